@@ -1,0 +1,1 @@
+"""Consensus checkpoints: manifest, files, transfer."""

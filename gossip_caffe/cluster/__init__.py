@@ -1,0 +1,1 @@
+"""A local cluster: embedded etcd, supervisor, scale."""

@@ -1,0 +1,1 @@
+"""Record sources, transforms, the loader process and its ring of batches."""

@@ -1,0 +1,1 @@
+"""The exchange: averaging, codec, partners, protocol, transport."""

@@ -1,0 +1,1 @@
+"""What is trained: the job's spec, its prototxts, its learning rate."""

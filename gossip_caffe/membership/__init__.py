@@ -1,0 +1,1 @@
+"""The store (etcd or in memory), leases, fences and the view of the members."""

@@ -1,0 +1,93 @@
+"""The event log: one JSON object a line, written by each peer, read by the history checker and the reports.
+
+Each line has ``t`` (wall seconds), ``m`` (monotonic seconds of the writing machine), ``peer`` and ``event``; the other
+fields depend on the event and are listed in docs/events.md. A killed writer leaves at most one torn last line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Protocol
+
+from gossip_caffe.clock import Clock
+
+SCHEMA_VERSION = 1
+
+
+class Event(StrEnum):
+    """Everything that a peer writes down."""
+
+    STARTED = "started"  # pid, incarnation, schema
+    STATE = "state"  # old, new, reason
+    FOUNDED = "founded"  # this peer made the job's first weights
+    JOINED = "joined"  # checkpoint, progress_samples: weights loaded, training begins
+    CLAIMED = "claimed"  # epoch, chunks
+    TRAINED = "trained"  # epoch, chunk, records, batch
+    DONE = "done"  # epoch, chunks, via ("exchange" | "checkpoint"), id
+    RELEASED = "released"  # epoch, chunks
+    OFFERED = "offered"  # exchange, partner
+    EXCHANGED = "exchanged"  # exchange, partner, side, outcome, distance
+    CHECKPOINTED = "checkpointed"  # checkpoint, digest, progress_samples, contributors
+    SOLVER_DIED = "solver-died"  # cause, batches_lost
+    LOADER_DIED = "loader-died"  # cause
+    PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_s
+    LEASE_LOST = "lease-lost"
+    FINISHED = "finished"  # checkpoint
+    LEFT = "left"  # reason
+
+
+class EventLog(Protocol):
+    """Where a peer's events go."""
+
+    def emit(self, event: Event, **fields: object) -> None:
+        """Write one event down; must be cheap."""
+        ...
+
+
+class JsonLinesLog:
+    """Events appended to a file, a line each, flushed line by line so that a kill loses at most the last one."""
+
+    def __init__(self, path: Path, peer: str, clock: Clock) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[str] = path.open("a", buffering=1, encoding="utf-8")
+        self._peer = peer
+        self._clock = clock
+
+    def emit(self, event: Event, **fields: object) -> None:
+        """Append the event as one line."""
+        line = {
+            "t": round(self._clock.wall(), 6),
+            "m": round(self._clock.monotonic(), 6),
+            "peer": self._peer,
+            "event": event.value,
+        }
+        self._file.write(json.dumps({**line, **fields}, separators=(",", ":")) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class MemoryLog:
+    """Events kept in a list, for tests and the simulator."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, object]] = []
+
+    def emit(self, event: Event, **fields: object) -> None:
+        """Keep the event."""
+        self.events.append({"event": event.value, **fields})
+
+
+def read_events(path: Path) -> Iterator[dict[str, object]]:
+    """Yield the events of one log file; a torn last line (the writer was killed) is left out."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if not line.endswith("\n"):
+                return
+            event = json.loads(line)
+            if isinstance(event, dict):
+                yield event

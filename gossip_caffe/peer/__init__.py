@@ -1,0 +1,1 @@
+"""The agent: wires the rooms below into one lifecycle."""

@@ -1,0 +1,1 @@
+"""Chunks, their plan and their ledger."""
