@@ -1,0 +1,47 @@
+"""What a peer says about itself every few seconds, under its lease; read by tables, never watched by other peers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """Live figures of one peer. ``loss`` and ``consensus_distance`` are None before the first of their kind."""
+
+    peer: str
+    state: str
+    reason: str = ""
+    iteration: int = 0
+    samples: int = 0
+    samples_per_s: float = 0.0
+    loss: float | None = None
+    learning_rate: float = 0.0
+    stalled_share: float = 0.0
+    epoch: int = 0
+    chunks_owned: int = 0
+    chunks_done: int = 0
+    exchanges_applied: int = 0
+    exchanges_failed: int = 0
+    consensus_distance: float | None = None
+    progress_samples: int = 0
+    budget_samples: int = 0
+    checkpoint: str = ""
+    agent_pid: int = 0
+    solver_pid: int = 0
+    loader_pid: int = 0
+    solver_restarts: int = 0
+
+    def to_json(self) -> bytes:
+        """The record as it stands in the store."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> PeerStatus:
+        """Read a record; fields of a newer version are left out. Raises ValueError when it is no status record."""
+        known = {field.name for field in fields(cls)}
+        record = json.loads(value)
+        if not isinstance(record, dict) or "peer" not in record:
+            raise ValueError("not a peer status record")
+        return cls(**{key: entry for key, entry in record.items() if key in known})
