@@ -1,0 +1,23 @@
+"""What one peer is started with; everything else it reads from its job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOptions:
+    """Settings of one peer process.
+
+    ``listen`` is where its gRPC server binds ("host:port", port 0 picks a free one). ``advertise`` is what others
+    call; empty means the address with which etcd is reached. ``run_dir`` takes its events and checkpoints.
+    """
+
+    endpoints: tuple[str, ...]
+    job: str
+    run_dir: Path
+    peer: str = ""
+    listen: str = "127.0.0.1:0"
+    advertise: str = ""
+    engine: str = "pycaffe"

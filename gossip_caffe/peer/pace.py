@@ -1,0 +1,53 @@
+"""How fast the job is, and what follows for this peer: pure arithmetic of progress and learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gossip_caffe.job.learning_rate import factor, warmup_factor
+from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.shards.epochs import Epochs
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalProgress:
+    """Samples that the whole job has trained: in folded epochs and in the done chunks of the open ones."""
+
+    folded: int
+    open_samples: int
+    epochs: Epochs
+
+    @property
+    def samples(self) -> int:
+        """Samples accounted as done; at most the budget."""
+        return min(self.epochs.samples_before(self.folded) + self.open_samples, self.epochs.budget_samples)
+
+
+def samples_of_others(job_samples: int, own_done_samples: int) -> int:
+    """Samples that others have trained, given the job's done count and what this peer has in it."""
+    return max(0, job_samples - own_done_samples)
+
+
+def rate_factor(settings: JobSettings, living: int, progress_samples: int, budget_samples: int) -> float:
+    """What the schedule's rate is multiplied by: the scaling for ``living`` peers, and the warm-up.
+
+    A lone peer has nothing to warm up to: its rate is the schedule's own.
+    """
+    scaling = factor(settings.lr_scaling, living)
+    if scaling == 1.0:
+        return 1.0
+    warm = warmup_factor(progress_samples / budget_samples, settings.warmup)
+    return 1.0 + (scaling - 1.0) * warm
+
+
+def checkpoint_interval(settings: JobSettings, budget_samples: int) -> int:
+    """Samples of the whole job between two checkpoints: the setting, or a twentieth of the budget."""
+    return settings.checkpoint_every_samples or max(1, budget_samples // 20)
+
+
+def claims_wanted(waiting_records: int, queued_batches: int, batch_records: int, chunk_records: int,
+                  prefetch_batches: int, records_per_s: float, ahead_s: float = 1.0) -> int:
+    """How many chunks to claim so that the loader never runs dry: a prefetch queue, or ``ahead_s`` of work."""
+    ahead = max(prefetch_batches * batch_records, int(records_per_s * ahead_s))
+    missing = ahead - waiting_records - queued_batches * batch_records
+    return max(0, -(-missing // chunk_records))

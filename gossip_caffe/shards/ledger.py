@@ -1,0 +1,197 @@
+"""The account of the open epochs in the store: which chunks are owned, by whom, and which are done.
+
+A chunk of an epoch is in one of three states, and a guarded transaction is the only way from one to the next:
+
+    free ── claim ──▶ owned ── settle ──▶ done
+      ▲                 │
+      └── release, or the owner's lease ends
+
+Owned is a key on the owner's lease, so it dies with its owner; done is a key without a lease. Both are counted by
+prefix, so what one peer reads and writes does not grow with the number of peers. Epochs whose every chunk is done are
+folded, in order, into one key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gossip_caffe.errors import StoreError
+from gossip_caffe.membership.fence import FencedWriter
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.store import (
+    Absent,
+    CreatedAt,
+    Delete,
+    DeletePrefix,
+    Guard,
+    KeyValue,
+    ModifiedAt,
+    Operation,
+    Put,
+    Store,
+)
+from gossip_caffe.shards.epochs import ChunkId, Epochs
+
+CHUNKS_PER_TRANSACTION = 32
+"""Two guards and two operations a chunk, beside the fence: well within etcd's 128 a transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Outcome of a claim: what is ours now (chunk → revision of ownership), and what was not to be had."""
+
+    owned: Mapping[int, int]
+    taken: frozenset[int]
+    done: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochState:
+    """An epoch as it was listed: chunks owned by anyone, and chunks done."""
+
+    owned: frozenset[int]
+    done: frozenset[int]
+
+
+class Ledger:
+    """One peer's hand on the account. Raises LeaseLost when the peer may not write any more, StoreUnavailable when
+    the store cannot be reached (nothing was written then)."""
+
+    def __init__(self, store: Store, writer: FencedWriter, keys: JobKeys, epochs: Epochs, peer: str) -> None:
+        self._store = store
+        self._writer = writer
+        self._keys = keys
+        self._epochs = epochs
+        self._peer = peer
+        self._folded_epochs = 0
+        self._folded_revision = 0
+
+    @property
+    def folded(self) -> int:
+        """Epochs 0 … folded-1 are finished, as far as this peer has read."""
+        return self._folded_epochs
+
+    async def refresh(self) -> int:
+        """Read how many epochs are folded."""
+        self._note_folded(await self._store.get(self._keys.folded))
+        return self._folded_epochs
+
+    async def claim(self, epoch: int, chunks: Sequence[int], lease: int) -> Claims:
+        """Try to own ``chunks`` of an epoch: each ends up in exactly one of the sets of the result."""
+        owned: dict[int, int] = {}
+        taken: set[int] = set()
+        done: set[int] = set()
+        for first in range(0, len(chunks), CHUNKS_PER_TRANSACTION):
+            wanted = list(chunks[first : first + CHUNKS_PER_TRANSACTION])
+            while wanted:
+                if epoch < self._folded_epochs:
+                    done.update(wanted)
+                    break
+                keys = [(self._keys.claim(epoch, chunk), self._keys.done_mark(epoch, chunk)) for chunk in wanted]
+                guards: list[Guard] = [self._folded_guard()]
+                guards += [Absent(key) for pair in keys for key in pair]
+                puts = [Put(claim, self._peer.encode(), lease) for claim, _ in keys]
+                result = await self._writer.transact(guards, puts)
+                if result.succeeded:
+                    owned.update(dict.fromkeys(wanted, result.revision))
+                    break
+                found = {item.key for item in result.found}
+                done.update(chunk for chunk, pair in zip(wanted, keys, strict=True) if pair[1] in found)
+                taken.update(chunk for chunk, pair in zip(wanted, keys, strict=True) if pair[0] in found)
+                wanted = [chunk for chunk in wanted if chunk not in done and chunk not in taken]
+                await self.refresh()
+        return Claims(owned, frozenset(taken - done), frozenset(done))
+
+    async def settle(self, owned: Mapping[ChunkId, int], via: str) -> tuple[list[ChunkId], list[ChunkId]]:
+        """Mark chunks done that are owned since the given revisions; returns (done, lost to somebody else).
+
+        ``via`` is why they may be called done: the id of the exchange or of the checkpoint that carried them.
+        """
+        settled: list[ChunkId] = []
+        lost: list[ChunkId] = []
+        value = json.dumps({"peer": self._peer, "via": via}).encode()
+        pending = sorted(owned, key=lambda chunk: (chunk.epoch, chunk.chunk))
+        while pending:
+            part = pending[:CHUNKS_PER_TRANSACTION]
+            pending = pending[CHUNKS_PER_TRANSACTION:]
+            while part:
+                guards = [CreatedAt(self._claim(chunk), owned[chunk]) for chunk in part]
+                operations: list[Operation] = []
+                for chunk in part:
+                    operations += [Put(self._keys.done_mark(chunk.epoch, chunk.chunk), value)]
+                    operations += [Delete(self._claim(chunk))]
+                result = await self._writer.transact(guards, operations)
+                if result.succeeded:
+                    settled += part
+                    break
+                ours = {item.key: item.create_revision for item in result.found}
+                gone = [chunk for chunk in part if ours.get(self._claim(chunk)) != owned[chunk]]
+                if not gone:
+                    raise StoreError(f"the store refused to settle {part} although they are ours")
+                lost += gone
+                part = [chunk for chunk in part if chunk not in gone]
+        return settled, lost
+
+    async def release(self, owned: Mapping[ChunkId, int]) -> None:
+        """Hand chunks back untrained; those that are no longer ours are left alone."""
+        pending = list(owned)
+        while pending:
+            part = pending[:CHUNKS_PER_TRANSACTION]
+            guards = [CreatedAt(self._claim(chunk), owned[chunk]) for chunk in part]
+            result = await self._writer.transact(guards, [Delete(self._claim(chunk)) for chunk in part])
+            if result.succeeded:
+                pending = pending[CHUNKS_PER_TRANSACTION:]
+                continue
+            ours = {item.key: item.create_revision for item in result.found}
+            pending = [chunk for chunk in pending if chunk not in part or ours.get(self._claim(chunk)) == owned[chunk]]
+
+    async def state(self, epoch: int) -> EpochState:
+        """List one open epoch; the reply has one key for each of its chunks that is owned or done."""
+        if epoch < self._folded_epochs:
+            return EpochState(frozenset(), frozenset(self._epochs.order(epoch)))
+        # Owned first: a chunk that is settled between the two lists then shows up in both, never in none.
+        owned = await self._store.list(self._keys.claims(epoch), keys_only=True)
+        done = await self._store.list(self._keys.done(epoch), keys_only=True)
+        if await self.refresh() > epoch:
+            return EpochState(frozenset(), frozenset(self._epochs.order(epoch)))
+        finished = frozenset(self._keys.chunk_of(item.key) for item in done.items)
+        return EpochState(frozenset(self._keys.chunk_of(item.key) for item in owned.items) - finished, finished)
+
+    async def done_count(self, epoch: int) -> int:
+        """How many chunks of an epoch are done; costs the same for any number of them."""
+        if epoch < self._folded_epochs:
+            return len(self._epochs.order(epoch))
+        return await self._store.count(self._keys.done(epoch))
+
+    async def fold(self) -> int:
+        """Fold the oldest open epoch as often as it is whole; returns how many epochs are folded now."""
+        await self.refresh()
+        while self._folded_epochs < self._epochs.count:
+            epoch = self._folded_epochs
+            if await self._store.count(self._keys.done(epoch)) < len(self._epochs.order(epoch)):
+                break
+            value = json.dumps({"epochs": epoch + 1}).encode()
+            await self._writer.transact(
+                [self._folded_guard()],
+                [Put(self._keys.folded, value), DeletePrefix(self._keys.done(epoch))],
+            )
+            await self.refresh()
+        return self._folded_epochs
+
+    def _claim(self, chunk: ChunkId) -> str:
+        return self._keys.claim(chunk.epoch, chunk.chunk)
+
+    def _folded_guard(self) -> Guard:
+        """Refuses a write that assumes an epoch open which another peer has folded meanwhile."""
+        if self._folded_revision:
+            return ModifiedAt(self._keys.folded, self._folded_revision)
+        return Absent(self._keys.folded)
+
+    def _note_folded(self, item: KeyValue | None) -> None:
+        if item is None:
+            self._folded_epochs, self._folded_revision = 0, 0
+        else:
+            self._folded_epochs = int(json.loads(item.value)["epochs"])
+            self._folded_revision = item.mod_revision
