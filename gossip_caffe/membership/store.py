@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gossip_caffe.errors import StoreError
+
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
@@ -170,3 +172,15 @@ class Store(Protocol):
     async def close(self) -> None:
         """End all watches and connections; leases are left to expire or to ``revoke``."""
         ...
+
+
+MAX_OPERATIONS = 128
+
+
+def checked_size(guards: Sequence[Guard], operations: Sequence[Operation]) -> None:
+    """Raise StoreError for a transaction that etcd's default limit would refuse."""
+    if len(guards) > MAX_OPERATIONS or len(operations) > MAX_OPERATIONS:
+        raise StoreError(
+            f"a transaction of {len(guards)} guards and {len(operations)} operations exceeds {MAX_OPERATIONS}",
+            remedy="split it",
+        )

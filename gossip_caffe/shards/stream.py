@@ -119,7 +119,11 @@ class RecordStream:
     def retrain(self, batches: int) -> list[Batch]:
         """The solver died and goes on from a snapshot with the first ``batches``: what must be fed again, in order."""
         self._trained = min(self._trained, batches)
-        return [batch for batch in self._batches if batch.sequence >= batches]
+        return self.from_sequence(batches)
+
+    def from_sequence(self, sequence: int) -> list[Batch]:
+        """The batches cut so far from number ``sequence`` on."""
+        return [batch for batch in self._batches if batch.sequence >= sequence]
 
     def durable(self, batches: int) -> list[ChunkId]:
         """Chunks newly finished, when the gradient of the first ``batches`` batches has left the peer."""

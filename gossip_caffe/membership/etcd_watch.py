@@ -1,0 +1,175 @@
+"""Watches that never die silently: all of a client on one stream, resumed where they were, listed anew after a gap.
+
+An etcd stream can stay open and yet be dead: a cancelled watch, a member without quorum, a frozen server. So every
+response counts as a sign of life, progress is asked for while it is quiet, and silence ends the stream. Progress
+revisions are never taken as a place to resume from: an event can still follow one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gossip_caffe.errors import StoreError
+from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.membership.etcd_channel import EtcdConnection
+from gossip_caffe.membership.store import Changed, KeyValue, Listing, Reset, WatchItem
+from gossip_caffe.wire import etcd_pb2 as pb
+
+LOG = logging.getLogger(__name__)
+ASK_AFTER_S = 2.0
+DEAD_AFTER_S = 5.0
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key after all keys with ``prefix``: etcd's ``range_end``."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b"\0"
+
+
+def key_value(item: pb.KeyValue) -> KeyValue:
+    """An etcd key as the product sees it."""
+    return KeyValue(item.key.decode(), item.value, item.create_revision, item.mod_revision, item.lease)
+
+
+@dataclass(slots=True)
+class _Watch:
+    prefix: str
+    items: asyncio.Queue[WatchItem] = field(default_factory=asyncio.Queue)
+    next_revision: int = 0  # 0: must be listed
+
+
+class WatchHub:
+    """All watches of one client."""
+
+    def __init__(self, connection: EtcdConnection, list_prefix: Callable[[str], Awaitable[Listing]]) -> None:
+        self._connection = connection
+        self._list = list_prefix
+        self._watches: dict[int, _Watch] = {}
+        self._next_id = 1
+        self._task: asyncio.Task[None] | None = None
+        self._stream: Any = None
+        self._writing = asyncio.Lock()
+        self._heard_at = 0.0
+
+    async def watch(self, prefix: str) -> AsyncIterator[WatchItem]:
+        """Everything under the prefix, then every change, until the client is closed."""
+        identity, watch = self._next_id, _Watch(prefix)
+        self._next_id += 1
+        self._watches[identity] = watch
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="etcd watches")
+        elif self._stream is not None:
+            # The one stream is opened again with all watches; rare, and simpler than opening on a live one.
+            self._stream.cancel()
+        try:
+            while True:
+                yield await watch.items.get()
+        finally:
+            del self._watches[identity]
+
+    async def close(self) -> None:
+        """End the stream."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        attempt = 0
+        while True:
+            endpoint = self._connection.endpoint
+            try:
+                for watch in list(self._watches.values()):
+                    if not watch.next_revision:
+                        listing = await self._list(watch.prefix)
+                        watch.items.put_nowait(Reset(listing))
+                        watch.next_revision = listing.revision + 1
+                endpoint = self._connection.endpoint
+                await self._read_stream()
+                attempt = 0
+            except grpc.aio.AioRpcError as error:
+                LOG.info("watch stream to %s ended: %s %s", endpoint, error.code().name, error.details())
+                self._connection.leave(endpoint)
+            except (StoreError, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and not self._stream_was_cancelled():
+                    raise
+                LOG.info("watches pause: %s", error)
+            await self._connection.clock.sleep(self._connection.pause_s(attempt))
+            attempt = min(attempt + 1, 8)
+
+    def _stream_was_cancelled(self) -> bool:
+        task = asyncio.current_task()
+        return self._stream is not None and self._stream.cancelled() and not (task and task.cancelling())
+
+    async def _read_stream(self) -> None:
+        """Read one stream until it ends, is silent for too long, or a watch on it was cancelled."""
+        open_stream = self._connection.channel().stream_stream(
+            "/etcdserverpb.Watch/Watch",
+            request_serializer=pb.WatchRequest.SerializeToString,
+            response_deserializer=pb.WatchResponse.FromString,
+        )
+        self._stream = open_stream(metadata=(("hasleader", "true"),))
+        self._heard_at = self._connection.clock.monotonic()
+        asking = asyncio.create_task(self._ask_while_quiet(self._stream))
+        try:
+            for identity, watch in list(self._watches.items()):
+                prefix = watch.prefix.encode()
+                await self._write(
+                    pb.WatchRequest(
+                        create_request=pb.WatchCreateRequest(
+                            key=prefix,
+                            range_end=prefix_end(prefix),
+                            start_revision=watch.next_revision,
+                            watch_id=identity,
+                        )
+                    )
+                )
+            async for response in self._stream:
+                self._heard_at = self._connection.clock.monotonic()
+                if not self._deliver(response):
+                    return
+        finally:
+            asking.cancel()
+            self._stream.cancel()
+
+    def _deliver(self, response: Any) -> bool:
+        """Hand on what a response holds; False when the stream has to be opened again."""
+        watch = self._watches.get(response.watch_id)
+        if response.compact_revision and watch is not None:
+            LOG.info("watch of %s is behind the compaction: listing again", watch.prefix)
+            watch.next_revision = 0
+            return False
+        if response.canceled:
+            LOG.info("etcd cancelled a watch: %s", response.cancel_reason)
+            return False
+        if watch is None:
+            return True
+        for event in response.events:
+            if event.kv.mod_revision < watch.next_revision:
+                continue
+            value = key_value(event.kv) if event.type == pb.Event.PUT else None
+            watch.items.put_nowait(Changed(event.kv.key.decode(), value, event.kv.mod_revision))
+        if response.events:
+            watch.next_revision = max(watch.next_revision, response.events[-1].kv.mod_revision + 1)
+        return True
+
+    async def _ask_while_quiet(self, stream: Any) -> None:
+        clock = self._connection.clock
+        while True:
+            await clock.sleep(ASK_AFTER_S)
+            if clock.monotonic() - self._heard_at > DEAD_AFTER_S:
+                LOG.info("watch stream to %s is silent", self._connection.endpoint)
+                self._connection.leave(self._connection.endpoint)
+                stream.cancel()
+                return
+            try:
+                await self._write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return
+
+    async def _write(self, request: Any) -> None:
+        async with self._writing:
+            await self._stream.write(request)

@@ -1,0 +1,106 @@
+"""Transactions of one writer that are applied exactly once, or never, and never after its lease.
+
+etcd may apply a transaction whose reply is lost, and may do so late. Every transaction of a writer therefore also
+requires and rewrites one key of the writer's own, which hangs on its lease:
+
+* the lease ended: the key is gone, and the transaction is refused;
+* the outcome is unknown: if the key holds the transaction's nonce, it was applied; if not, rewriting the key makes the
+  required revision stale, so that it never will be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from gossip_caffe.clock import Clock
+from gossip_caffe.errors import Ambiguous, LeaseLost, StoreUnavailable
+from gossip_caffe.membership.session import LeaseSession
+from gossip_caffe.membership.store import Absent, Guard, ModifiedAt, Operation, Put, Store, TxnResult
+
+_SETTLE_PAUSE_S = 0.1
+
+
+class _NeverApplied(Exception):
+    """A bump stands where the transaction would: it is dead."""
+
+
+class FencedWriter:
+    """All guarded writes of one peer, one at a time, in order."""
+
+    def __init__(self, store: Store, session: LeaseSession, key: str, clock: Clock) -> None:
+        self._store = store
+        self._session = session
+        self._key = key
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._revision = 0
+        self._nonces = 0
+
+    async def open(self) -> None:
+        """Put the fence; raises LeaseLost when another incarnation of this peer still has one."""
+        async with self._lock:
+            await self._write_settled([Absent(self._key)], [], opening=True)
+
+    async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
+        """Apply all operations if all guards hold; the result is certain.
+
+        Raises StoreUnavailable when it was not applied and never will be, LeaseLost when the lease is over (then it
+        was not applied either, or it was before the end: ownership is gone in both cases).
+        """
+        async with self._lock:
+            fence = ModifiedAt(self._key, self._revision)
+            return await self._write_settled([fence, *guards], operations)
+
+    async def _write_settled(
+        self, guards: Sequence[Guard], operations: Sequence[Operation], *, opening: bool = False
+    ) -> TxnResult:
+        self._check()
+        nonce = self._next_nonce()
+        try:
+            result = await self._store.transact(guards, [Put(self._key, nonce, self._session.id), *operations])
+        except Ambiguous:
+            return await self._settle(nonce)
+        if result.succeeded:
+            self._revision = result.revision
+            return result
+        fence = next((item for item in result.found if item.key == self._key), None)
+        if opening or fence is None or fence.mod_revision != self._revision:
+            raise LeaseLost(f"the fence {self._key} is not ours any more", remedy="register again")
+        found = tuple(item for item in result.found if item.key != self._key)
+        return TxnResult(False, result.revision, found)
+
+    async def _settle(self, nonce: bytes) -> TxnResult:
+        """Find out whether the transaction with ``nonce`` was applied, and see to it that it is not applied later.
+
+        Every bump requires what the transaction required, so at most one of them all is ever applied; the value of
+        the fence says which.
+        """
+        bumps: set[bytes] = set()
+        while True:
+            self._check()
+            try:
+                item = await self._store.get(self._key)
+                if item is not None and item.value == nonce:
+                    self._revision = item.mod_revision
+                    return TxnResult(True, item.mod_revision)
+                if item is not None and item.value in bumps:
+                    self._revision = item.mod_revision
+                    raise _NeverApplied
+                if item is None and self._revision:
+                    raise LeaseLost(f"the fence {self._key} is gone", remedy="register again")
+                bumps.add(bump := self._next_nonce())
+                guard: Guard = ModifiedAt(self._key, self._revision) if self._revision else Absent(self._key)
+                await self._store.transact([guard], [Put(self._key, bump, self._session.id)])
+            except _NeverApplied:
+                raise StoreUnavailable("the store lost a request; it was not applied", remedy="try again") from None
+            except (Ambiguous, StoreUnavailable):
+                await self._clock.sleep(_SETTLE_PAUSE_S)
+
+    def _check(self) -> None:
+        if not self._session.owns():
+            raise LeaseLost(f"the lease is over ({self._session.reason or 'not renewed in time'})", remedy="register again")
+
+    def _next_nonce(self) -> bytes:
+        self._nonces += 1
+        return b"%x.%d" % (self._session.id, self._nonces)

@@ -1,0 +1,109 @@
+"""Who lives: the record that each peer keeps under its lease, and the view that every peer has of all records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+
+from gossip_caffe.errors import LeaseLost
+from gossip_caffe.membership.fence import FencedWriter
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.session import LeaseSession
+from gossip_caffe.membership.store import Changed, Put, Reset, Store
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRecord:
+    """What others need to know of a peer. Rewritten only when one of these changes: every peer watches it.
+
+    ``address`` is "host:port" of its gRPC server; ``weight`` its share of the data relative to others;
+    ``fingerprint`` that of its weight layout, empty until its net stands.
+    """
+
+    peer: str
+    incarnation: str
+    address: str
+    host: str
+    pid: int
+    state: str
+    device: str = "cpu"
+    fingerprint: str = ""
+    weight: float = 1.0
+    version: str = ""
+
+    def to_json(self) -> bytes:
+        """The record as it stands in the store."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> PeerRecord:
+        """Read a record; fields of a newer version are left out. Raises ValueError when it is none."""
+        known = {field.name for field in fields(cls)}
+        record = json.loads(value)
+        if not isinstance(record, dict):
+            raise ValueError("not a peer record")
+        try:
+            return cls(**{key: entry for key, entry in record.items() if key in known})
+        except TypeError as error:
+            raise ValueError(f"not a peer record: {error}") from error
+
+
+class Registration:
+    """This peer's own record, under its lease."""
+
+    def __init__(self, writer: FencedWriter, session: LeaseSession, keys: JobKeys, record: PeerRecord) -> None:
+        self._writer = writer
+        self._session = session
+        self._keys = keys
+        self.record = replace(record, incarnation=f"{session.id:x}")
+
+    async def publish(self, **changes: object) -> None:
+        """Write the record, with changed fields. Raises LeaseLost or StoreUnavailable."""
+        self.record = replace(self.record, **changes)  # type: ignore[arg-type]
+        put = Put(self._keys.peer(self.record.peer), self.record.to_json(), self._session.id)
+        result = await self._writer.transact([], [put])
+        if not result.succeeded:
+            raise LeaseLost("the store does not know our lease any more", remedy="register again")
+
+
+class MembersView:
+    """All records of a job, kept up to date by a watch; the last known ones while the store is away."""
+
+    def __init__(self, store: Store, keys: JobKeys) -> None:
+        self._store = store
+        self._keys = keys
+        self.members: dict[str, PeerRecord] = {}
+        self.known = asyncio.Event()
+        self.on_change: list[Callable[[], None]] = []
+
+    async def follow(self) -> None:
+        """Keep the view up to date; returns when the store is closed."""
+        async for item in self._store.watch(self._keys.peers):
+            before = dict(self.members)
+            match item:
+                case Reset(listing):
+                    self.members = {}
+                    for entry in listing.items:
+                        self._note(entry.key, entry.value)
+                    self.known.set()
+                case Changed(key, None):
+                    self.members.pop(key.removeprefix(self._keys.peers), None)
+                case Changed(key, value) if value is not None:
+                    self._note(key, value.value)
+            if self.members != before:
+                for callback in self.on_change:
+                    callback()
+
+    def in_state(self, *states: str) -> Mapping[str, PeerRecord]:
+        """The members that are in one of the given states, by id."""
+        return {peer: record for peer, record in self.members.items() if record.state in states}
+
+    def _note(self, key: str, value: bytes) -> None:
+        peer = key.removeprefix(self._keys.peers)
+        try:
+            self.members[peer] = PeerRecord.from_json(value)
+        except ValueError:
+            # Somebody else's key, or a version that we cannot read: not a partner.
+            self.members.pop(peer, None)

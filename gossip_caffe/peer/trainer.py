@@ -1,0 +1,177 @@
+"""The two children of a peer, solver and loader, and the stream of batches through them; either may die at any time.
+
+A dead loader is started again and told once more what the solver has not been fed. A dead solver is started again from
+its newest snapshot, which survives it in shared memory; whatever it trained after that is fed again. One that keeps
+dying ends the peer, with the cause that Caffe printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.clock import Clock
+from gossip_caffe.data.loader_port import Loader, PlannedBatch
+from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.errors import DataError, SolverDied
+from gossip_caffe.observe.events import Event, EventLog
+from gossip_caffe.shards.epochs import ChunkId
+from gossip_caffe.shards.stream import Batch, RecordStream, records_of
+from gossip_caffe.solver.board import WeightBoard
+from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.solver.solver_port import Solver
+
+MAX_DEATHS_WITHOUT_PROGRESS = 3
+"""A child that dies this often without a batch trained in between will not get further by dying again."""
+
+
+class Trainer:
+    """Solver, loader, ring and stream of one peer.
+
+    ``make_solver`` makes a solver over the ring, and on the given board (None for the first, which makes its own);
+    ``make_loader`` makes a loader over the ring.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_records: int,
+        ring: BatchRing,
+        make_solver: Callable[[WeightBoard | None], Solver],
+        make_loader: Callable[[], Loader],
+        clock: Clock,
+        log: EventLog,
+    ) -> None:
+        self.stream = RecordStream(batch_records)
+        self.layout: WeightLayout
+        self.board: WeightBoard
+        self.solver_restarts = 0
+        self._ring = ring
+        self._make_solver = make_solver
+        self._make_loader = make_loader
+        self._clock = clock
+        self._log = log
+        self._solver: Solver
+        self._loader: Loader
+        self._deaths = 0
+        self._progress_at_death = -1
+        self._restarting = False
+        self._loader_ready = False
+        self.samples_trained = 0
+
+    @property
+    def solver_pid(self) -> int:
+        """Process id of the solver, 0 when it has none."""
+        return self._solver.pid if not self._restarting else 0
+
+    @property
+    def loader_pid(self) -> int:
+        """Process id of the loader, 0 when it has none."""
+        return self._loader.pid if not self._restarting else 0
+
+    @property
+    def queued_batches(self) -> int:
+        """Batches cut and not yet trained."""
+        return self.stream.next_sequence - self.board.batches
+
+    async def build(self) -> WeightLayout:
+        """Start both children; returns when the net stands. Raises SolverDied or DataError with the cause."""
+        self._solver, self._loader = self._make_solver(None), self._make_loader()
+        starting = asyncio.ensure_future(self._loader.start())
+        try:
+            self.layout = await self._solver.build()
+            await starting
+        finally:
+            starting.cancel()
+        self._loader_ready = True
+        return self.layout
+
+    async def start(self, weights: NDArray[np.float32] | None) -> None:
+        """Let the solver run, from ``weights`` (flat, shape (layout.size,)) or from its own fresh ones."""
+        await self._solver.start(weights)
+        self.board = self._solver.board
+
+    def feed(self, chunk: ChunkId, start: int, stop: int) -> None:
+        """Queue the records [start, stop) of a claimed chunk."""
+        self.stream.add(chunk, start, stop)
+
+    def cut(self, *, flush: bool = False) -> None:
+        """Hand every batch that is whole (with ``flush``: also the rest) to the loader."""
+        batches = []
+        while (batch := self.stream.cut(flush=flush)) is not None:
+            batches.append(batch)
+        if batches and self._loader_ready:
+            self._loader.plan([_planned(batch) for batch in batches])
+
+    def note_trained(self) -> int:
+        """Write down what was trained since the last call; returns its records."""
+        records = 0
+        for batch in self.stream.trained(self.board.batches):
+            self._log.emit(Event.TRAINED, sequence=batch.sequence, parts=records_of(batch.parts))
+            records += batch.records
+        self.samples_trained += records
+        return records
+
+    async def supervise(self) -> None:
+        """Restart whichever child ends; returns never. Raises SolverDied or DataError when that does not help."""
+        while True:
+            solver_end = asyncio.ensure_future(self._solver.wait())
+            loader_end = asyncio.ensure_future(self._loader.wait())
+            try:
+                await asyncio.wait({solver_end, loader_end}, return_when=asyncio.FIRST_COMPLETED)
+                if solver_end.done():
+                    await self._restart_solver(solver_end.result().cause)
+                else:
+                    await self._restart_loader(loader_end.result().cause)
+            finally:
+                solver_end.cancel()
+                loader_end.cancel()
+
+    async def _restart_solver(self, cause: str) -> None:
+        self._restarting, self._loader_ready = True, False
+        trained = self.board.batches
+        self.note_trained()
+        await self._loader.stop()
+        kept = self.board.published.batches
+        self._log.emit(Event.SOLVER_DIED, cause=cause, sequences_lost=[kept, trained])
+        self._count_death(SolverDied(f"the solver keeps dying: {cause}", remedy="see the peer's log"))
+        self._ring.rewind(kept)
+        self._solver, self._loader = self._make_solver(self.board), self._make_loader()
+        await self._loader.start()
+        self._resume_loader(self.stream.retrain(kept))
+        await self._solver.build()
+        await self._solver.start(None)
+        self.solver_restarts += 1
+        self._restarting = False
+
+    async def _restart_loader(self, cause: str) -> None:
+        self._restarting, self._loader_ready = True, False
+        self._log.emit(Event.LOADER_DIED, cause=cause)
+        self._count_death(DataError(f"the loader keeps dying: {cause}", remedy="see the peer's log"))
+        self._loader = self._make_loader()
+        await self._loader.start()
+        self._resume_loader(self.stream.from_sequence(self._ring.head))
+        self._restarting = False
+
+    def _resume_loader(self, batches: list[Batch]) -> None:
+        """Tell a new loader what is to come; from here on ``cut`` tells it the rest."""
+        self._loader.plan([_planned(batch) for batch in batches])
+        self._loader_ready = True
+
+    def _count_death(self, error: SolverDied | DataError) -> None:
+        progress = self.board.batches
+        self._deaths = self._deaths + 1 if progress <= self._progress_at_death else 1
+        self._progress_at_death = max(progress, self._progress_at_death)
+        if self._deaths >= MAX_DEATHS_WITHOUT_PROGRESS:
+            raise error
+
+    async def stop(self) -> None:
+        """End both children, the solver after its current step."""
+        await asyncio.gather(self._solver.stop(), self._loader.stop())
+
+
+def _planned(batch: Batch) -> PlannedBatch:
+    return PlannedBatch(batch.sequence, tuple((part.epoch, part.start, part.stop) for part in batch.parts))
