@@ -1,24 +1,24 @@
 """What is changed in Caffe's pinned source before it is compiled: a checked list, not a fork.
 
-Each change names a file, the exact text that must be there once or more, what replaces it, and why. A text that is not
+Each change names a file, the exact text that must be there, how often, what replaces it, and why. A text that is not
 there stops the build: the source is not the one that this list was written for.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Change:
-    """Replace ``old`` by ``new`` in ``file`` (every occurrence)."""
+    """Replace ``old``, which stands exactly ``times`` times in ``file``, by ``new``."""
 
     file: str
     old: str
     new: str
     why: str
+    times: int = 1
 
 
 class AdaptationError(Exception):
@@ -32,47 +32,79 @@ STALE = (
     "python/caffe/proto/caffe_pb2.py",
 )
 
-_LAYER = "include/caffe/layers/python_layer.hpp"
+_PYTHON_LAYER = "include/caffe/layers/python_layer.hpp"
 _BINDINGS = "python/caffe/_caffe.cpp"
-_LOCK_WHY = "a step may run without Python's lock, so whatever calls Python takes it first"
+_IO = "python/caffe/io.py"
+_LOCK = "a step may run without Python's lock, so whatever calls Python takes it first"
+_OWNER = "a layer that owned itself would never be freed; the net's shared_ptr owns the Python object"
+_IMAGES = "`import caffe` must not need SciPy and scikit-image: only these two functions do"
+
+
+def _locked(file: str, call: str) -> Change:
+    """Take Python's lock on the line before a call."""
+    return Change(file, f"    {call}", f"    PythonsLock lock;\n    {call}", _LOCK)
+
 
 CHANGES = (
     Change("src/caffe/net.cpp", '#include "caffe/test/test_caffe_main.hpp"\n', "", "a header of the C++ tests"),
-    Change("python/caffe/io.py", "arr.tostring()", "arr.tobytes()", "gone from NumPy 2.3"),
-    Change("python/caffe/io.py", "np.fromstring(", "np.frombuffer(", "gone from NumPy 2.3"),
     Change(
-        "python/caffe/io.py",
-        "import skimage.io\nfrom scipy.ndimage import zoom\n",
-        "try:\n    import skimage.io\n    from scipy.ndimage import zoom\nexcept ImportError:\n    pass\n",
-        "only load_image and resize_image need them; `import caffe` must not",
-    ),
-    Change(
-        "python/caffe/pycaffe.py",
-        "import caffe.io\n",
-        "from ._caffe import Solver\nfrom ._gossip import apply_update\nimport caffe.io\n\n"
-        "Solver.apply_update = apply_update\n",
-        "Caffe's own tests call Solver.apply_update",
-    ),
-    Change(
-        _LAYER,
-        "namespace caffe {\n\ntemplate",
+        _PYTHON_LAYER,
+        "namespace caffe {\n",
         "namespace caffe {\n\n"
         "class PythonsLock {\n"
         " public:\n"
         "  PythonsLock() : state_(PyGILState_Ensure()) {}\n"
-        "  ~PythonsLock() { PyGILState_Release(state_); }\n"
+        "  ~PythonsLock() { PyGILState_Release(state_); }\n\n"
         " private:\n"
-        "  PyGILState_STATE state_;\n"
-        "};\n\n"
-        "template",
-        _LOCK_WHY,
+        "  const PyGILState_STATE state_;\n"
+        "};\n",
+        _LOCK,
     ),
-    Change(_LAYER, '    self_.attr("param_str") =', '    PythonsLock lock;\n    self_.attr("param_str") =', _LOCK_WHY),
-    Change(_LAYER, '    self_.attr("reshape")', '    PythonsLock lock;\n    self_.attr("reshape")', _LOCK_WHY),
-    Change(_LAYER, '    self_.attr("forward")', '    PythonsLock lock;\n    self_.attr("forward")', _LOCK_WHY),
-    Change(_LAYER, '    self_.attr("backward")', '    PythonsLock lock;\n    self_.attr("backward")', _LOCK_WHY),
-    Change(_BINDINGS, "    on_gradients_ready_();", "    PythonsLock lock;\n    on_gradients_ready_();", _LOCK_WHY),
-    Change(_BINDINGS, "    on_start_();", "    PythonsLock lock;\n    on_start_();", _LOCK_WHY),
+    _locked(_PYTHON_LAYER, 'self_.attr("param_str") ='),
+    _locked(_PYTHON_LAYER, 'self_.attr("reshape")'),
+    _locked(_PYTHON_LAYER, 'self_.attr("forward")'),
+    _locked(_PYTHON_LAYER, 'self_.attr("backward")'),
+    _locked(_BINDINGS, "on_gradients_ready_();"),
+    _locked(_BINDINGS, "on_start_();"),
+    Change(_PYTHON_LAYER, "self_(bp::handle<>(bp::borrowed(self)))", "self_(self)", _OWNER),
+    Change(_PYTHON_LAYER, "    self_.attr(", "    self().attr(", _OWNER, times=6),
+    Change(
+        _PYTHON_LAYER,
+        "  bp::object self_;\n",
+        "  bp::object self() const { return bp::object(bp::handle<>(bp::borrowed(self_))); }\n\n"
+        "  PyObject* const self_;\n",
+        _OWNER,
+    ),
+    Change(_IO, "arr.tostring()", "arr.tobytes()", "gone from NumPy 2.3"),
+    Change(_IO, "np.fromstring(datum.data,", "np.frombuffer(bytearray(datum.data),", "gone from NumPy 2.3"),
+    Change(_IO, "import skimage.io\nfrom scipy.ndimage import zoom\n", "", _IMAGES),
+    Change(
+        _IO,
+        "    img = skimage.img_as_float(skimage.io.imread(filename, as_grey=not color))",
+        "    import skimage.io, skimage.util\n\n"
+        "    img = skimage.util.img_as_float(skimage.io.imread(filename, as_gray=not color))",
+        _IMAGES + " (and the option's name has changed since)",
+    ),
+    Change(
+        _IO,
+        "    if im.shape[-1] == 1 or im.shape[-1] == 3:\n",
+        "    from scipy.ndimage import zoom\n"
+        "    from skimage.transform import resize\n\n"
+        "    if im.shape[-1] == 1 or im.shape[-1] == 3:\n",
+        _IMAGES + " (and `resize` was never imported)",
+    ),
+    Change(
+        "python/caffe/pycaffe.py",
+        "import caffe.io\n",
+        "from ._caffe import Solver\nfrom ._gossip import apply_update\nimport caffe.io\n",
+        "BVLC 1.0 has Solver.apply_update, and Caffe's own tests call it",
+    ),
+    Change(
+        "python/caffe/pycaffe.py",
+        "# Attach methods to Net.\n",
+        "Solver.apply_update = apply_update\n\n# Attach methods to Net.\n",
+        "BVLC 1.0 has Solver.apply_update, and Caffe's own tests call it",
+    ),
 )
 
 
@@ -80,10 +112,12 @@ def adapt(source: Path) -> None:
     """Apply the whole list to an unpacked source tree. Raises AdaptationError naming the file that does not fit."""
     for name in STALE:
         (source / name).unlink(missing_ok=True)
-    shutil.rmtree(source / ".git", ignore_errors=True)
     for change in CHANGES:
         path = source / change.file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        if change.old not in text:
-            raise AdaptationError(f"{change.file} does not hold {change.old.splitlines()[0]!r} ({change.why})")
+        if (found := text.count(change.old)) != change.times:
+            raise AdaptationError(
+                f"{change.file}: {change.old.strip().splitlines()[0]!r} stands there {found} times, "
+                f"not {change.times} ({change.why}); the source is not the one that adaptations.py is for"
+            )
         path.write_text(text.replace(change.old, change.new), encoding="utf-8")

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from gossip_caffe.mixing import mixed, uniform
+
 _WEIGHT_STEP = 2.0 ** (1 / 4)
 
 
@@ -47,17 +49,4 @@ def owners(weights: list[float], names: list[str], chunks: int, seed: int) -> ND
 
 def _scores(name: str, ids: NDArray[np.uint64], seed: int, weight: float) -> NDArray[np.float64]:
     salt = np.frombuffer(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), dtype=np.uint64)[0]
-    uniform = (_mixed(ids ^ salt) >> np.uint64(11)).astype(np.float64)
-    uniform = (uniform + 0.5) / 2.0**53  # in (0, 1): the logarithm below is finite and negative
-    return -weight / np.log(uniform)
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser, twice: neighbours and names that differ in one bit come out independent."""
-    mixed = values
-    for _ in range(2):
-        mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return mixed
+    return -weight / np.log(uniform(mixed(ids ^ salt)))

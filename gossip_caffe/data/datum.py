@@ -1,0 +1,42 @@
+"""One record as Caffe stores it: a Datum, decoded to an array and a label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from gossip_caffe.errors import DataError
+from gossip_caffe.wire import caffe_wire_pb2 as wire
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """``values``: shape (channels, height, width), uint8 or float32."""
+
+    values: NDArray[np.uint8] | NDArray[np.float32]
+    label: int
+
+
+def decode(serialized: bytes, where: str) -> Record:
+    """A serialized Datum. Raises DataError that begins with ``where`` (source and key)."""
+    try:
+        datum = wire.Datum.FromString(serialized)
+    except DecodeError:
+        raise DataError(f"{where}: not a Datum", remedy="write the data set again, or remove the record") from None
+    if datum.encoded:
+        raise DataError(f"{where}: an encoded image, which is not supported yet", remedy="write raw Datums")
+    shape = (datum.channels, datum.height, datum.width)
+    values: NDArray[np.uint8] | NDArray[np.float32]
+    if datum.data:
+        values = np.frombuffer(datum.data, dtype=np.uint8)
+    else:
+        values = np.array(datum.float_data, dtype=np.float32)
+    if values.size == 0 or values.size != np.prod(shape):
+        raise DataError(
+            f"{where}: {values.size} values for a shape of {'×'.join(map(str, shape))}",
+            remedy="write the data set again, or remove the record",
+        )
+    return Record(values.reshape(shape), datum.label)

@@ -1,0 +1,185 @@
+"""Batches in shared memory, from one loader to one solver; either may be killed at any moment.
+
+The truth is two counters in the header, ``head`` (batches written) and ``tail`` (batches consumed); the eventfds only
+wake the other side. A side that dies between its two steps has moved no counter, so its successor does the same batch
+again. Layout: a header page (counters, then the tops as JSON), then the slots, each two int64 (sequence, records) and
+one float32 array per top, all aligned to 64 bytes.
+
+Counters are aligned 8-byte words, each with one writer. The consumer must see a batch before the counter that announces
+it: x86-64 keeps the order of stores, and on other machines the eventfd's system calls lie in between.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.errors import EnvironmentProblem
+from gossip_caffe.job.spec import TopSpec
+from gossip_caffe.sharedmem import SharedMemory
+
+_MAGIC = 0x676F_7373_6970_0001
+_HEADER_BYTES = 4096
+_JSON_AT = 128
+_HEAD, _TAIL = 4, 5  # index in the header's int64 words, after magic, slots, batch records and JSON length
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch in its slot. ``arrays``: one per top, shape (records, *shape), float32, views into shared memory."""
+
+    sequence: int
+    records: int
+    arrays: list[NDArray[np.float32]]
+
+
+class BatchRing:
+    """One ring, as one process sees it. ``fds`` is what another process needs to ``attach``."""
+
+    def __init__(self, memory: SharedMemory, ready_fd: int, free_fd: int) -> None:
+        self._memory = memory
+        self._ready_fd = ready_fd
+        self._free_fd = free_fd
+        self._words: NDArray[np.int64] = np.frombuffer(memory.view, dtype=np.int64, count=_JSON_AT // 8)
+        if int(self._words[0]) != _MAGIC:
+            raise EnvironmentProblem("the descriptor is no batch ring", remedy="start the peer again")
+        self.slots, self.batch_records = int(self._words[1]), int(self._words[2])
+        described = bytes(memory.view[_JSON_AT : _JSON_AT + int(self._words[3])])
+        self.tops = tuple(TopSpec(name, tuple(shape)) for name, shape in json.loads(described))
+        self._slot_bytes, offsets = _slot_layout(self.tops, self.batch_records)
+        self._meta: list[NDArray[np.int64]] = []
+        self._arrays: list[list[NDArray[np.float32]]] = []
+        for slot in range(self.slots):
+            base = _HEADER_BYTES + slot * self._slot_bytes
+            self._meta.append(np.frombuffer(memory.view, dtype=np.int64, count=2, offset=base))
+            self._arrays.append(
+                [
+                    np.frombuffer(
+                        memory.view, np.float32, self.batch_records * math.prod(top.shape), base + offset
+                    ).reshape(self.batch_records, *top.shape)
+                    for top, offset in zip(self.tops, offsets, strict=True)
+                ]
+            )
+
+    @classmethod
+    def create(cls, tops: Sequence[TopSpec], batch_records: int, slots: int) -> BatchRing:
+        """Make a ring. Raises EnvironmentProblem when memory is short."""
+        described = json.dumps([[top.name, list(top.shape)] for top in tops]).encode()
+        if _JSON_AT + len(described) > _HEADER_BYTES:
+            raise EnvironmentProblem("the data layer's tops have too long names", remedy="shorten them")
+        slot_bytes, _ = _slot_layout(tops, batch_records)
+        memory = SharedMemory.create("batches", _HEADER_BYTES + slots * slot_bytes)
+        memory.view[_JSON_AT : _JSON_AT + len(described)] = described
+        words = np.frombuffer(memory.view, dtype=np.int64, count=_JSON_AT // 8)
+        words[:6] = [_MAGIC, slots, batch_records, len(described), 0, 0]
+        flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
+        return cls(memory, os.eventfd(0, flags), os.eventfd(0, flags))
+
+    @classmethod
+    def attach(cls, fds: Sequence[int]) -> BatchRing:
+        """Map a ring that another process made, from its ``fds``."""
+        memory_fd, ready_fd, free_fd = fds
+        return cls(SharedMemory.attach(memory_fd), ready_fd, free_fd)
+
+    @property
+    def fds(self) -> tuple[int, int, int]:
+        """Descriptors to hand over."""
+        return self._memory.fd, self._ready_fd, self._free_fd
+
+    @property
+    def ready_fd(self) -> int:
+        """Becomes readable when a batch was written; for a consumer that waits for other things too."""
+        return self._ready_fd
+
+    @property
+    def head(self) -> int:
+        """Number of the next batch to be written."""
+        return int(self._words[_HEAD])
+
+    @property
+    def tail(self) -> int:
+        """Number of the next batch to be consumed."""
+        return int(self._words[_TAIL])
+
+    @property
+    def ready(self) -> int:
+        """Batches written and not consumed."""
+        return self.head - self.tail
+
+    def reserve(self, timeout_s: float) -> list[NDArray[np.float32]] | None:
+        """Producer: the arrays of the next free slot, shape (batch_records, *shape); None when none came free."""
+        if self.head - self.tail >= self.slots:
+            _wait(self._free_fd, timeout_s)
+            if self.head - self.tail >= self.slots:
+                return None
+        return self._arrays[self.head % self.slots]
+
+    def commit(self, sequence: int, records: int) -> None:
+        """Producer: the reserved slot holds batch ``sequence``, its first ``records`` rows count."""
+        head = self.head
+        if sequence != head:
+            raise EnvironmentProblem(f"batch {sequence} was loaded where {head} is due", remedy="report this defect")
+        self._meta[head % self.slots][:] = (sequence, records)
+        self._words[_HEAD] = head + 1
+        os.eventfd_write(self._ready_fd, 1)
+
+    def take(self, timeout_s: float) -> Batch | None:
+        """Consumer: the next batch, valid until ``release``; None when none came in time."""
+        if not self.ready:
+            _wait(self._ready_fd, timeout_s)
+            if not self.ready:
+                return None
+        slot = self.tail % self.slots
+        sequence, records = (int(word) for word in self._meta[slot])
+        return Batch(sequence, records, [array[:records] for array in self._arrays[slot]])
+
+    def records_of(self, sequence: int) -> int:
+        """Consumer: how many records a batch holds that was written and not released."""
+        return int(self._meta[sequence % self.slots][1])
+
+    def drain_ready(self) -> None:
+        """Consumer: take the wake-ups that have come; the counters say what is there."""
+        _wait(self._ready_fd, 0.0)
+
+    def release(self) -> None:
+        """Consumer: the batch that was taken is used up."""
+        self._words[_TAIL] = self.tail + 1
+        os.eventfd_write(self._free_fd, 1)
+
+    def rewind(self, sequence: int) -> None:
+        """Empty the ring; the next batch is ``sequence``. Only while neither loader nor solver lives."""
+        self._words[_HEAD] = self._words[_TAIL] = sequence
+        os.eventfd_write(self._free_fd, 1)
+
+    def close(self) -> None:
+        """Let go of descriptors and memory."""
+        os.close(self._ready_fd)
+        os.close(self._free_fd)
+        del self._words, self._meta, self._arrays
+        self._memory.close()
+
+
+def _slot_layout(tops: Sequence[TopSpec], batch_records: int) -> tuple[int, list[int]]:
+    at, offsets = 64, []
+    for top in tops:
+        offsets.append(at)
+        at += -(-4 * batch_records * math.prod(top.shape) // 64) * 64
+    return at, offsets
+
+
+def _wait(fd: int, timeout_s: float) -> None:
+    """Wait for a wake-up and take it; which may be one too many or meant for a predecessor."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    if poller.poll(timeout_s * 1000):
+        try:
+            os.eventfd_read(fd)
+        except BlockingIOError:
+            pass  # the other process took it

@@ -1,0 +1,93 @@
+"""What a net's text says about a phase: which layers are in it, and which of them bring the data.
+
+Follows Caffe's Net::FilterNet and Net::StateMeetsRule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gossip_caffe.job.prototxt import Document, Field, Message
+
+SOURCE_TYPES = frozenset(
+    {"Data", "AnnotatedData", "HDF5Data", "ImageData", "MemoryData", "WindowData", "DummyData", "Input"}
+)
+LEGACY_FIELDS = ("layers", "input", "input_dim", "input_shape")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a net: its fields, and the field that it is in its net."""
+
+    place: Field
+    fields: Message
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.fields.text("name")
+
+    @property
+    def type(self) -> str:
+        """The layer's type."""
+        return self.fields.text("type")
+
+    @property
+    def tops(self) -> list[str]:
+        """Names of its outputs."""
+        return self.fields.texts("top")
+
+
+def layers_of(net: Message) -> list[Layer]:
+    """All layers of a net, in order. Raises ModelError for the formats of before 2014."""
+    for name in LEGACY_FIELDS:
+        if (entry := net.last(name)) is not None:
+            raise net.document.error(
+                entry.start,
+                f"{name!r} is a legacy form that is not read yet",
+                "upgrade the file with Caffe's upgrade_net_proto_text",
+            )
+    return [Layer(place, net.document.message_of(place)) for place in net.all("layer")]
+
+
+def included(layer: Message, phase: str, stages: frozenset[str] = frozenset(), level: int = 0) -> bool:
+    """Whether a layer is in the net of that phase, level and stages."""
+    includes, excludes = layer.messages("include"), layer.messages("exclude")
+    if includes:
+        return any(_meets(rule, phase, stages, level) for rule in includes)
+    return not any(_meets(rule, phase, stages, level) for rule in excludes)
+
+
+def _meets(rule: Message, phase: str, stages: frozenset[str], level: int) -> bool:
+    if rule.last("phase") is not None and rule.text("phase") != phase:
+        return False
+    if rule.last("min_level") is not None and level < rule.integer("min_level"):
+        return False
+    if rule.last("max_level") is not None and level > rule.integer("max_level"):
+        return False
+    return stages.issuperset(rule.texts("stage")) and stages.isdisjoint(rule.texts("not_stage"))
+
+
+def source_layer(document: Document, net: Message, stages: frozenset[str]) -> Layer:
+    """The one layer that brings the TRAIN phase its data. Raises ModelError naming what is there instead."""
+    layers = layers_of(net)
+    sources = [
+        layer
+        for layer in layers
+        if included(layer.fields, "TRAIN", stages) and (layer.type in SOURCE_TYPES or not layer.fields.all("bottom"))
+    ]
+    if not sources:
+        at = layers[0].place.start if layers else 0
+        raise document.error(at, "the TRAIN phase has no data layer", 'add a layer of type "Data" with backend LMDB')
+    if len(sources) > 1:
+        names = ", ".join(repr(layer.name) for layer in sources)
+        raise document.error(sources[1].place.start, f"several data layers in the TRAIN phase ({names})",
+                             "bring all tops from one Data layer: several are not supported yet")
+    source = sources[0]
+    if source.type != "Data":
+        raise document.error(
+            source.place.start,
+            f"layer {source.name!r} brings data as {source.type}",
+            'convert the data to LMDB and use a layer of type "Data": other sources are not supported yet',
+        )
+    return source

@@ -1,0 +1,280 @@
+"""A reader of protobuf's text format that keeps every byte: fields know where they stand in the text.
+
+Caffe's own reader needs its schema, aborts the process on an error, and forgets comments and layout. A job's files are
+the user's, so they are read with positions (for messages that name file and line) and changed by replacing spans.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gossip_caffe.errors import ModelError
+
+_TOKEN = re.compile(
+    r"""(?P<space>[\s\ufeff]+|\#[^\n]*)
+      | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+      | (?P<number>-?\s*(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[fF]?))
+      | (?P<word>-?[A-Za-z_][A-Za-z0-9_.]*)
+      | (?P<mark>[{}<>:;,\[\]])""",
+    re.VERBOSE,
+)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of text that means something; ``start`` and ``end`` are offsets into the whole."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A value as it was written; strings that stand side by side are one."""
+
+    tokens: tuple[Token, ...]
+
+    @property
+    def raw(self) -> str:
+        """The text as written."""
+        return " ".join(token.text for token in self.tokens)
+
+    @property
+    def text(self) -> str:
+        """The value as text: a string without its quotes and escapes, anything else as written."""
+        if self.tokens[0].kind != "string":
+            return self.tokens[0].text
+        return "".join(_unescaped(token.text[1:-1]) for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """``name: value`` or ``name { … }``; a list ``name: [a, b]`` reads as several fields with one span."""
+
+    name: str
+    value: Scalar | Message
+    start: int
+    end: int
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Fields in the order of the text."""
+
+    fields: tuple[Field, ...]
+    document: Document = field(repr=False, compare=False)
+
+    def all(self, name: str) -> list[Field]:
+        """Every field of that name."""
+        return [entry for entry in self.fields if entry.name == name]
+
+    def last(self, name: str) -> Field | None:
+        """The field of that name that counts when it is not a repeated one: the last."""
+        return next((entry for entry in reversed(self.fields) if entry.name == name), None)
+
+    def messages(self, name: str) -> list[Message]:
+        """Every field of that name as a message; raises ModelError where it is a scalar."""
+        return [self.document.message_of(entry) for entry in self.all(name)]
+
+    def message(self, name: str) -> Message | None:
+        """The last field of that name as a message, or None."""
+        return self.document.message_of(entry) if (entry := self.last(name)) else None
+
+    def texts(self, name: str) -> list[str]:
+        """Every field of that name as text."""
+        return [self.document.scalar_of(entry).text for entry in self.all(name)]
+
+    def text(self, name: str, default: str = "") -> str:
+        """A string or enum field."""
+        return self.document.scalar_of(entry).text if (entry := self.last(name)) else default
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """An integer field; raises ModelError with its place when it is none."""
+        return self.document.integer_of(entry) if (entry := self.last(name)) else default
+
+    def number(self, name: str, default: float = 0.0) -> float:
+        """A float field; raises ModelError with its place when it is none."""
+        return self.document.number_of(entry) if (entry := self.last(name)) else default
+
+    def boolean(self, name: str, default: bool = False) -> bool:
+        """A bool field."""
+        return self.document.boolean_of(entry) if (entry := self.last(name)) else default
+
+
+class Document:
+    """A text and its root message. ``name`` is what errors call it, usually the file's path."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.text = text
+        self.name = name
+        self.root = _Reader(self).read()
+
+    def error(self, at: int, what: str, remedy: str = "") -> ModelError:
+        """An error at an offset, with line and column."""
+        line, column = self.place(at)
+        return ModelError(f"{self.name}:{line}:{column}: {what}", remedy=remedy)
+
+    def place(self, at: int) -> tuple[int, int]:
+        """Line and column of an offset, from 1."""
+        before = self.text[:at]
+        return before.count("\n") + 1, at - (before.rfind("\n") + 1) + 1
+
+    def message_of(self, entry: Field) -> Message:
+        """A field's value as a message."""
+        if isinstance(entry.value, Message):
+            return entry.value
+        raise self.error(entry.start, f"{entry.name} must be a message", f"write {entry.name} {{ … }}")
+
+    def scalar_of(self, entry: Field) -> Scalar:
+        """A field's value as a scalar."""
+        if isinstance(entry.value, Scalar):
+            return entry.value
+        raise self.error(entry.start, f"{entry.name} must be a single value", f"write {entry.name}: VALUE")
+
+    def integer_of(self, entry: Field) -> int:
+        """A field's value as an integer: decimal, hexadecimal or octal."""
+        raw = self.scalar_of(entry).text.replace(" ", "")
+        digits = raw.lstrip("-")
+        base = 16 if digits[:2].lower() == "0x" else 8 if len(digits) > 1 and digits.startswith("0") else 10
+        try:
+            return int(raw, base)
+        except ValueError:
+            raise self.error(entry.start, f"{entry.name} is {raw!r}, not an integer") from None
+
+    def number_of(self, entry: Field) -> float:
+        """A field's value as a float; a trailing f, inf and nan are allowed."""
+        raw = self.scalar_of(entry).text.replace(" ", "")
+        try:
+            return float(raw if raw.lstrip("-").lower() in {"inf", "infinity", "nan"} else raw.rstrip("fF"))
+        except ValueError:
+            raise self.error(entry.start, f"{entry.name} is {raw!r}, not a number") from None
+
+    def boolean_of(self, entry: Field) -> bool:
+        """A field's value as a bool: true, t, 1 or false, f, 0."""
+        raw = self.scalar_of(entry).text
+        if raw in {"true", "True", "t", "1"}:
+            return True
+        if raw in {"false", "False", "f", "0"}:
+            return False
+        raise self.error(entry.start, f"{entry.name} is {raw!r}, not true or false")
+
+
+class _Reader:
+    """Recursive descent over the tokens."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._tokens = list(self._split(document.text))
+        self._at = 0
+
+    def _split(self, text: str) -> Iterator[Token]:
+        at = 0
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                # The document's methods need only its text and name, which are set before it is read.
+                what = "a string that does not end" if text[at] in "\"'" else f"unexpected {text[at]!r}"
+                raise self._document.error(at, what)
+            if match.lastgroup != "space":
+                yield Token(str(match.lastgroup), match.group(), at, match.end())
+            at = match.end()
+
+    def read(self) -> Message:
+        fields = self._fields(None)
+        return Message(tuple(fields), self._document)
+
+    def _peek(self) -> Token | None:
+        return self._tokens[self._at] if self._at < len(self._tokens) else None
+
+    def _next(self, wanted: str) -> Token:
+        token = self._peek()
+        if token is None:
+            raise self._document.error(len(self._document.text), f"the file ends where {wanted} should be")
+        self._at += 1
+        return token
+
+    def _fields(self, closing: str | None) -> list[Field]:
+        fields: list[Field] = []
+        while True:
+            token = self._peek()
+            if token is None:
+                if closing:
+                    raise self._document.error(len(self._document.text), f"the file ends where {closing!r} should be")
+                return fields
+            if closing and token.text == closing and token.kind == "mark":
+                return fields
+            if token.text in {";", ","}:
+                self._at += 1
+                continue
+            fields += self._field()
+
+    def _field(self) -> list[Field]:
+        name = self._next("a field")
+        if name.kind != "word":
+            raise self._document.error(name.start, f"unexpected {name.text!r} where a field's name should be")
+        token = self._peek()
+        if token is not None and token.text == ":":
+            self._at += 1
+            token = self._peek()
+        elif token is None or token.text not in {"{", "<"}:
+            raise self._document.error(name.end, f"{name.text} needs ':' or '{{' after it")
+        if token is not None and token.text == "[" and token.kind == "mark":
+            values, end = self._list()
+        else:
+            value, end = self._value()
+            values = [value]
+        line, column = self._document.place(name.start)
+        return [Field(name.text, value, name.start, end, line, column) for value in values]
+
+    def _list(self) -> tuple[list[Scalar | Message], int]:
+        self._next("'['")
+        values: list[Scalar | Message] = []
+        while True:
+            token = self._peek()
+            if token is not None and token.text == "]":
+                return values, self._next("']'").end
+            if token is not None and token.text == ",":
+                self._at += 1
+                continue
+            values.append(self._value()[0])
+
+    def _value(self) -> tuple[Scalar | Message, int]:
+        token = self._next("a value")
+        if token.kind == "mark":
+            closing = {"{": "}", "<": ">"}.get(token.text)
+            if closing is None:
+                raise self._document.error(token.start, f"unexpected {token.text!r} where a value should be")
+            fields = self._fields(closing)
+            return Message(tuple(fields), self._document), self._next(closing).end
+        tokens = [token]
+        while token.kind == "string" and (more := self._peek()) is not None and more.kind == "string":
+            tokens.append(self._next("a string"))
+        return Scalar(tuple(tokens)), tokens[-1].end
+
+
+def _unescaped(text: str) -> str:
+    def replace(match: re.Match[str]) -> str:
+        code = match.group(1)
+        if code[0] in "xX":
+            return chr(int(code[1:], 16))
+        if code[0].isdigit():
+            return chr(int(code, 8))
+        return _ESCAPES.get(code, code)
+
+    return re.sub(r"\\([0-7]{1,3}|[xX][0-9a-fA-F]{1,2}|.)", replace, text, flags=re.DOTALL)
+
+
+def edited(text: str, edits: list[tuple[int, int, str]]) -> str:
+    """The text with spans [start, end) replaced; everything else stays byte for byte. Spans must not overlap."""
+    result, at = [], 0
+    for start, end, replacement in sorted(edits):
+        result += [text[at:start], replacement]
+        at = end
+    return "".join([*result, text[at:]])

@@ -1,0 +1,202 @@
+"""A job: one model being trained, with all that a peer needs to take part but the data itself.
+
+It is stored in etcd as JSON, once, and never changes: peers come and go and read the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gossip_caffe.errors import UsageError
+
+T = TypeVar("T")
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TransformSpec:
+    """``transform_param`` of a data layer, named as in Caffe. ``mean_file`` is a path to a BlobProto, or empty."""
+
+    scale: float = 1.0
+    mirror: bool = False
+    crop_size: int = 0
+    mean_values: tuple[float, ...] = ()
+    mean_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TopSpec:
+    """One output of the data layer: ``shape`` is that of a single record, float32; () for a label."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """The data of the TRAIN phase and how it is cut.
+
+    ``chunk_keys`` holds the key of each chunk's first record, in hexadecimal, so that every peer finds a chunk
+    without a scan. Chunks have ``chunk_records`` records each, the last one what is left.
+    """
+
+    layer: str
+    backend: str
+    source: str
+    records: int
+    chunk_records: int
+    chunk_keys: tuple[str, ...]
+    batch_records: int
+    tops: tuple[TopSpec, ...]
+    transform: TransformSpec = TransformSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class RateSchedule:
+    """The solver's learning-rate policy, fields named as in Caffe's SolverParameter."""
+
+    policy: str
+    base_lr: float
+    gamma: float = 0.0
+    power: float = 0.0
+    stepsize: int = 0
+    stepvalues: tuple[int, ...] = ()
+    max_iter: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """How peers train together; each may be set with ``--set name=value`` when the job is made."""
+
+    exchange_every_iterations: int = 8
+    exchange_jitter: float = 0.2
+    codec: str = "float16"
+    lr_scaling: str = "sqrt"
+    warmup: float = 0.05
+    lease_ttl_s: float = 5.0
+    checkpoint_every_samples: int = 0
+    seed: int = 1
+    prefetch_batches: int = 8
+    shuffle: bool = True
+
+
+_CHOICES = {"codec": ("float32", "float16"), "lr_scaling": ("none", "sqrt", "linear")}
+_RANGES = {
+    "exchange_every_iterations": (1, 1_000_000),
+    "exchange_jitter": (0.0, 0.9),
+    "warmup": (0.0, 1.0),
+    "lease_ttl_s": (2.0, 600.0),
+    "checkpoint_every_samples": (0, 2**62),
+    "seed": (0, 2**31 - 1),
+    "prefetch_batches": (2, 1024),
+}
+
+
+def with_overrides(settings: JobSettings, overrides: typing.Mapping[str, str]) -> JobSettings:
+    """Settings with some fields given as text. Raises UsageError naming the field and what it takes."""
+    known = {field.name: field for field in dataclasses.fields(JobSettings)}
+    values: dict[str, Any] = {}
+    for name, text in overrides.items():
+        if name not in known:
+            raise UsageError(f"there is no setting {name!r}", remedy=f"known settings: {', '.join(sorted(known))}")
+        kind = type(getattr(settings, name))
+        try:
+            value = text.lower() in {"1", "true", "yes"} if kind is bool else kind(text)
+        except ValueError:
+            raise UsageError(f"--set {name}={text}: not a {kind.__name__}", remedy=f"give a {kind.__name__}") from None
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise UsageError(f"--set {name}={text}: unknown", remedy=f"choose one of {', '.join(_CHOICES[name])}")
+        if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+            low, high = _RANGES[name]
+            raise UsageError(f"--set {name}={text}: out of range", remedy=f"give a value from {low} to {high}")
+        values[name] = value
+    return dataclasses.replace(settings, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job. Texts are whole prototxts.
+
+    ``solver_text`` and ``train_net_text`` are the user's own; ``solver_for_peer`` is what a peer's solver is built
+    from: the same with the data layer replaced and the net inlined. ``test_net_text`` is empty when no phase TEST was
+    found. ``budget_samples`` is max_iter × batch × iter_size, whoever trains them.
+    """
+
+    name: str
+    solver_text: str
+    train_net_text: str
+    solver_for_peer: str
+    test_net_text: str
+    test_iter: int
+    solver_type: str
+    iter_size: int
+    budget_samples: int
+    data: DataSpec
+    schedule: RateSchedule
+    settings: JobSettings
+
+    @property
+    def samples_per_iteration(self) -> int:
+        """Samples that one iteration of one solver trains."""
+        return self.data.batch_records * self.iter_size
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything but the name: two jobs with one fingerprint train the same."""
+        content = {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        """The job as it stands in the store."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> JobSpec:
+        """Read a job. Raises UsageError naming the field that is missing or of a wrong type."""
+        try:
+            record = json.loads(value)
+        except ValueError as error:
+            raise UsageError(f"the job's record is no JSON ({error})", remedy="create the job again") from None
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise UsageError(
+                "the job was made by another version of gossip-caffe", remedy="use that version, or create it again"
+            )
+        return read_fields(cls, record, "job")
+
+
+def read_fields(kind: type[T], record: object, where: str) -> T:
+    """A frozen dataclass from its JSON form (nested dataclasses and tuples included).
+
+    Raises UsageError naming the path of the field that does not fit.
+    """
+    if not isinstance(record, dict):
+        raise UsageError(f"{where} is no object", remedy="create the job again")
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name in record:
+            values[field.name] = _read(hints[field.name], record[field.name], f"{where}.{field.name}")
+        elif field.default is dataclasses.MISSING:
+            raise UsageError(f"{where}.{field.name} is missing", remedy="create the job again")
+    return kind(**values)
+
+
+def _read(hint: Any, value: object, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return read_fields(typing.cast(type[Any], hint), value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise UsageError(f"{where} is no list", remedy="create the job again")
+        element = typing.get_args(hint)[0]
+        return tuple(_read(element, entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, types.GenericAlias) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UsageError(f"{where} is a {type(value).__name__}, not a {hint.__name__}", remedy="create the job again")
+    return value

@@ -1,0 +1,24 @@
+"""Random-looking numbers that are a function of their input: alike on every machine, whoever asks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TWO_TO_53 = 2.0**53
+
+
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser, twice: inputs that differ in one bit come out independent (Steele et al. 2014)."""
+    result = values
+    for _ in range(2):
+        result = result + np.uint64(0x9E3779B97F4A7C15)
+        result = (result ^ (result >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        result = (result ^ (result >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        result = result ^ (result >> np.uint64(31))
+    return result
+
+
+def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Mixed bits as numbers in the open interval (0, 1)."""
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) / _TWO_TO_53

@@ -1,0 +1,49 @@
+"""What the solver process needs of the thing that trains: Caffe, or a small stand-in for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.solver.layout import WeightLayout
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What an engine is built from. ``solver_text``: a self-contained prototxt whose data layer reads the ring."""
+
+    engine: str
+    solver_text: str
+    iter_size: int
+    batch_records: int
+    seed: int
+    device: str = "cpu"
+
+
+class SolverEngine(Protocol):
+    """One solver. Flat vectors have shape (layout.size,), float32."""
+
+    layout: WeightLayout
+
+    def read_weights(self, out: NDArray[np.float32]) -> None:
+        """Copy the weights out."""
+        ...
+
+    def write_weights(self, weights: NDArray[np.float32]) -> None:
+        """Replace the weights."""
+        ...
+
+    def add_to_weights(self, correction: NDArray[np.float32]) -> None:
+        """Add to the weights."""
+        ...
+
+    def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:
+        """One iteration on the next ``batches`` batches of the ring, which are there; returns its loss.
+
+        ``batches`` is the job's iter_size, or less when what is left of the data does not fill an iteration.
+        """
+        ...

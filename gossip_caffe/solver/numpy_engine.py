@@ -1,0 +1,69 @@
+"""A small real trainer in NumPy: softmax regression with momentum, on the same ring as Caffe. For tests."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.layout import WeightLayout
+
+CLASSES = 10
+MOMENTUM = 0.9
+
+
+class NumpyEngine:
+    """Softmax regression of the ring's second top (labels 0…9) on its first."""
+
+    def __init__(self, spec: EngineSpec, ring: BatchRing) -> None:
+        self._features = math.prod(ring.tops[0].shape)
+        self.layout = WeightLayout.of([("ip", 0, (CLASSES, self._features)), ("ip", 1, (CLASSES,))])
+        rng = np.random.default_rng(spec.seed)
+        self._flat = (0.01 * rng.standard_normal(self.layout.size)).astype(np.float32)
+        self._velocity = np.zeros_like(self._flat)
+
+    def read_weights(self, out: NDArray[np.float32]) -> None:
+        """Copy the weights out."""
+        np.copyto(out, self._flat)
+
+    def write_weights(self, weights: NDArray[np.float32]) -> None:
+        """Replace the weights."""
+        np.copyto(self._flat, weights)
+
+    def add_to_weights(self, correction: NDArray[np.float32]) -> None:
+        """Add to the weights."""
+        self._flat += correction
+
+    def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:
+        """One iteration on the next batches of the ring; returns the mean loss."""
+        gradient, loss = np.zeros_like(self._flat), 0.0
+        for _ in range(batches):
+            batch = ring.take(0.0)
+            if batch is None:
+                raise RuntimeError("step was called without a batch in the ring")
+            loss += self._add_gradient(batch.arrays[0], batch.arrays[1], gradient) / batches
+            ring.release()
+        self._velocity *= np.float32(MOMENTUM)
+        self._velocity += np.float32(learning_rate / batches) * gradient
+        self._flat -= self._velocity
+        return loss
+
+    def _add_gradient(
+        self, data: NDArray[np.float32], labels: NDArray[np.float32], gradient: NDArray[np.float32]
+    ) -> float:
+        weights, bias = self.layout.split(self._flat)
+        inputs = data.reshape(len(data), self._features)
+        scores = inputs @ weights.T + bias
+        scores -= scores.max(axis=1, keepdims=True)
+        shares = np.exp(scores)
+        shares /= shares.sum(axis=1, keepdims=True)
+        rows, truth = np.arange(len(data)), labels.astype(np.int64)
+        loss = float(-np.log(np.maximum(shares[rows, truth], 1e-20)).mean())
+        shares[rows, truth] -= 1
+        shares /= len(data)
+        for total, part in zip(self.layout.split(gradient), (shares.T @ inputs, shares.sum(axis=0)), strict=True):
+            total += part
+        return loss

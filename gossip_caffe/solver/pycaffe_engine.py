@@ -1,0 +1,119 @@
+"""The engine that is Caffe. Only the solver process imports this: a CHECK in Caffe aborts the whole process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import caffe
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.errors import EnvironmentProblem
+from gossip_caffe.solver import source_layer
+from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.layout import WeightLayout
+
+try:
+    from caffe import _gossip
+except ImportError:  # a pycaffe that is not ours
+    _gossip = None
+
+
+class PycaffeEngine:
+    """One Caffe solver, on the CPU. Raises EnvironmentProblem when the pycaffe at hand cannot do what is needed."""
+
+    def __init__(self, spec: EngineSpec, ring: BatchRing) -> None:
+        if spec.device != "cpu":
+            raise EnvironmentProblem(f"device {spec.device!r} is not supported yet", remedy="train on the CPU")
+        caffe.set_mode_cpu()
+        caffe.set_random_seed(spec.seed)
+        source_layer.feed_from(ring)
+        self._solver = solver_of(spec.solver_text)
+        self._iter_size = spec.iter_size
+        self._blobs = parameter_blobs(self._solver.net)
+        self.layout = WeightLayout.of([(layer, index, tuple(blob.shape)) for layer, index, blob in self._blobs])
+        if _gossip is None and not hasattr(getattr(self._solver, "param", None), "base_lr"):
+            raise EnvironmentProblem(
+                f"the pycaffe at {caffe.__file__} cannot set the learning rate of a step",
+                remedy="use the one that 'make pycaffe' builds",
+            )
+
+    def read_weights(self, out: NDArray[np.float32]) -> None:
+        """Copy the weights out."""
+        for (_, _, blob), part in zip(self._blobs, self.layout.split(out), strict=True):
+            np.copyto(part, blob.data)
+
+    def write_weights(self, weights: NDArray[np.float32]) -> None:
+        """Replace the weights."""
+        for (_, _, blob), part in zip(self._blobs, self.layout.split(weights), strict=True):
+            blob.data[...] = part
+
+    def add_to_weights(self, correction: NDArray[np.float32]) -> None:
+        """Add to the weights."""
+        for (_, _, blob), part in zip(self._blobs, self.layout.split(correction), strict=True):
+            np.add(blob.data, part, out=blob.data)
+
+    def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:
+        """One iteration of Caffe's own Step; a short one (see ``_short_step``) when batches are missing."""
+        del ring  # the net's source layer reads it
+        self._set_learning_rate(learning_rate)
+        if batches < self._iter_size:
+            return self._short_step(batches)
+        if _gossip is not None:
+            _gossip.step(self._solver, 1)
+        else:
+            self._solver.step(1)
+        return self._loss()
+
+    def _short_step(self, batches: int) -> float:
+        """An iteration on fewer passes than iter_size. Caffe divides the gradient by iter_size, so scale it back."""
+        net = self._solver.net
+        for _, _, blob in self._blobs:
+            blob.diff[...] = 0
+        loss = 0.0
+        for _ in range(batches):
+            net.forward()
+            net.backward()
+            loss += self._loss() / batches
+        for _, _, blob in self._blobs:
+            blob.diff[...] *= np.float32(self._iter_size / batches)
+        self._solver.apply_update()
+        return loss
+
+    def _set_learning_rate(self, rate: float) -> None:
+        if _gossip is not None:
+            _gossip.set_learning_rate(self._solver, rate)
+        else:
+            self._solver.param.base_lr = rate
+
+    def _loss(self) -> float:
+        """Sum of the outputs with a loss weight, as Caffe logs it."""
+        net = self._solver.net
+        weights = dict(zip(net._blob_names, net._blob_loss_weights, strict=True))
+        return float(sum(weights[name] * net.blobs[name].data.sum() for name in net.outputs if weights[name]))
+
+
+def solver_of(text: str) -> Any:
+    """A Caffe solver from a prototxt's text, through anonymous memory: Caffe reads files only."""
+    fd = os.memfd_create("gossip-caffe-solver.prototxt", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:  # noqa: PTH123 - a descriptor has no path
+            file.write(text.encode())
+        return caffe.get_solver(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def parameter_blobs(net: Any) -> list[tuple[str, int, Any]]:
+    """All parameter blobs as (layer, index, blob); blobs that share memory (parameters of one name) once."""
+    seen: set[int] = set()
+    blobs = []
+    for layer, parameters in net.params.items():
+        for index, blob in enumerate(parameters):
+            address = blob.data.__array_interface__["data"][0]
+            if address not in seen:
+                seen.add(address)
+                blobs.append((layer, index, blob))
+    return blobs

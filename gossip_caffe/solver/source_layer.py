@@ -1,0 +1,51 @@
+"""The layer that stands in a peer's net where its data layer stood: its tops come from the ring of batches.
+
+Caffe makes it by name, so the ring is handed over through this module. The solver steps only when the batches that it
+needs are in the ring: nothing here ever waits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import caffe
+
+from gossip_caffe.data.ring import BatchRing
+
+_ring: BatchRing | None = None
+
+
+def feed_from(ring: BatchRing) -> None:
+    """Let every source layer made from now on read ``ring``; call it before the solver is built."""
+    global _ring  # noqa: PLW0603 - Caffe makes the layer from its names alone
+    _ring = ring
+
+
+class BatchSource(caffe.Layer):  # type: ignore[misc]
+    """Tops as the ring describes them; a batch that is cut short reshapes the net for its iteration."""
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        """Check that the ring fits the net."""
+        if _ring is None or len(top) != len(_ring.tops):
+            raise RuntimeError("the ring of batches does not fit the net's data layer")
+        for blob, spec in zip(top, _ring.tops, strict=True):
+            blob.reshape(_ring.batch_records, *spec.shape)
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        """Follow the next batch's number of records."""
+        if _ring is None or (batch := _ring.take(0.0)) is None:
+            return
+        for blob, array in zip(top, batch.arrays, strict=True):
+            if blob.shape[0] != len(array):
+                blob.reshape(*array.shape)
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        """Copy the next batch in, and free its slot."""
+        if _ring is None or (batch := _ring.take(0.0)) is None:
+            raise RuntimeError("the net ran without a batch in the ring")
+        for blob, array in zip(top, batch.arrays, strict=True):
+            blob.data[...] = array
+        _ring.release()
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        """Data has no gradient."""
