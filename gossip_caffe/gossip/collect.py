@@ -1,0 +1,55 @@
+"""The consensus of several peers: the mean of their newest snapshots."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.errors import ExchangeFailed
+from gossip_caffe.gossip.average import Mean, all_finite
+from gossip_caffe.gossip.codec import CODECS
+from gossip_caffe.gossip.message import Message, Refusal, Transport
+
+MAX_CONTRIBUTORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """``weights``: shape (size,), float32; ``contributors``: the peers whose weights are in it."""
+
+    weights: NDArray[np.float32]
+    contributors: tuple[str, ...]
+
+
+async def consensus(
+    request: Message,
+    own: NDArray[np.float32],
+    others: Mapping[str, str],
+    transport: Transport,
+    rng: random.Random,
+    deadline_s: float = 10.0,
+) -> Consensus:
+    """Own weights and those of up to seven random others (peer → address); who does not answer is left out."""
+    mean = Mean(own.size)
+    mean.add(own)
+    contributors = [request.peer]
+    theirs = np.empty_like(own)
+    for peer in rng.sample(sorted(others), min(len(others), MAX_CONTRIBUTORS - 1)):
+        try:
+            answer = await transport.snapshot(others[peer], request, deadline_s)
+        except ExchangeFailed:
+            continue
+        codec = CODECS.get(answer.codec)
+        if answer.refusal is not Refusal.NONE or codec is None or answer.fingerprint != request.fingerprint:
+            continue
+        if len(answer.payload) != codec.payload_bytes(own.size):
+            continue
+        codec.decode(answer.payload, theirs)
+        if all_finite(theirs):
+            mean.add(theirs)
+            contributors.append(peer)
+    return Consensus(mean.result(), tuple(contributors))

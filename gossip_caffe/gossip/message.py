@@ -1,0 +1,77 @@
+"""An offer or an answer, whole, as both the protocol and the transports see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from gossip_caffe.errors import ExchangeFailed
+from gossip_caffe.wire import gossip_pb2 as wire
+
+
+class Refusal(IntEnum):
+    """Why an offer was not applied; the values and their meaning are those of protos/gossip.proto."""
+
+    NONE = wire.REFUSAL_NONE
+    CROSSING = wire.CROSSING
+    LAYOUT_MISMATCH = wire.LAYOUT_MISMATCH
+    NOT_TRAINING = wire.NOT_TRAINING
+    NON_FINITE = wire.NON_FINITE
+    CORRUPT_FRAME = wire.CORRUPT_FRAME
+    OVERLOADED = wire.OVERLOADED
+    SHUTTING_DOWN = wire.SHUTTING_DOWN
+    UNKNOWN_CODEC = wire.UNKNOWN_CODEC
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One side of an exchange. ``payload`` holds ``values`` weights in ``codec``; empty in a refusal."""
+
+    exchange_id: str
+    peer: str
+    job: str
+    fingerprint: str
+    version: int = 0
+    codec: str = ""
+    values: int = 0
+    payload: bytes = b""
+    refusal: Refusal = Refusal.NONE
+    reason: str = ""
+
+
+class FramesCorrupt(ExchangeFailed):
+    """What arrived is not what was sent: a checksum, a length or the order does not fit."""
+
+
+class Transport(Protocol):
+    """Carries whole messages to peers at "host:port". Raises ExchangeFailed when no whole answer came in time."""
+
+    async def exchange(self, address: str, offer: Message, deadline_s: float) -> Message:
+        """Deliver an offer and return the answer."""
+        ...
+
+    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Message:
+        """Ask for the newest weights; nothing changes at the other side."""
+        ...
+
+
+class Answerer(Protocol):
+    """What answers offers and snapshot requests at the other side of a transport."""
+
+    async def answer(self, offer: Message) -> Message:
+        """The answer to an offer, after it was applied; or a refusal."""
+        ...
+
+    async def show(self, request: Message) -> Message:
+        """The newest weights; or a refusal."""
+        ...
+
+    def refuse_corrupt(self, exchange_id: str, reason: str) -> Message:
+        """The refusal of an offer that did not arrive whole."""
+        ...
+
+    @property
+    def largest_payload_bytes(self) -> int:
+        """What announces more than this is not read at all."""
+        ...
