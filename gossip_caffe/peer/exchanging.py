@@ -1,17 +1,102 @@
 """When this peer starts an exchange, and with whom; the exchange itself is the gossip room's.
 
-At most one exchange of its own is in flight. The solver steps on meanwhile: nothing here is ever waited for by it.
+One exchange of its own is in flight at a time. The solver steps on meanwhile and never waits for any of this.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
-from gossip_caffe.gossip.partners import Suspects, choose
+from gossip_caffe.gossip.partners import Suspects, choose, next_exchange
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.observe.events import Event, EventLog
+from gossip_caffe.solver.board import WeightBoard
 
-LOOK_EVERY_S = 0.005
+SHORTEST_LOOK_S = 0.002
+LONGEST_LOOK_S = 0.25
+IDLE_PAUSE_S = 0.1
+
+
+def until_due_s(iterations_left: int, step_s: float) -> float:
+    """How long to sleep before looking again, when an exchange is due in so many iterations of ``step_s``."""
+    return min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, 0.5 * iterations_left * step_s))
+
+
+class Exchanging:
+    """The cadence of one peer's own exchanges.
+
+    ``partners`` gives the living partners (peer → address); ``shared`` is called with the outcome of each exchange
+    that both sides applied; ``urgent`` says that learning waits to leave the peer although no step comes any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        exchanger: Exchanger,
+        board: WeightBoard,
+        settings: JobSettings,
+        partners: Callable[[], Mapping[str, str]],
+        shared: Callable[[Outcome], None],
+        urgent: Callable[[], bool],
+        clock: Clock,
+        rng: random.Random,
+        log: EventLog,
+    ) -> None:
+        self._exchanger = exchanger
+        self._board = board
+        self._settings = settings
+        self._partners = partners
+        self._shared = shared
+        self._urgent = urgent
+        self._clock = clock
+        self._rng = rng
+        self._log = log
+        self._suspects = Suspects()
+
+    async def run(self) -> None:
+        """Exchange whenever it is due, for ever."""
+        due = self._next_due()
+        while True:
+            self._board.pump()
+            left = due - self._board.iteration
+            if left > 0 and not self._urgent():
+                await self._clock.sleep(until_due_s(left, self._board.step_s))
+                continue
+            outcome = await self.exchange()
+            due = self._next_due()
+            if outcome is None or outcome.kind is not OutcomeKind.APPLIED:
+                await self._clock.sleep(IDLE_PAUSE_S if left <= 0 else SHORTEST_LOOK_S)
+
+    async def exchange(self) -> Outcome | None:
+        """One exchange with a random partner, now; None when there is no partner to be had."""
+        partners = self._partners()
+        choice = choose(partners, self._suspects, self._clock.monotonic(), self._rng)
+        if choice.partner is None:
+            return None
+        self._log.emit(Event.OFFERED, partner=choice.partner)
+        outcome = await self._exchanger.offer_to(choice.partner, partners[choice.partner])
+        if outcome.kind in {OutcomeKind.FAILED, OutcomeKind.REJECTED}:
+            self._suspects.failed(choice.partner, self._clock.monotonic())
+        else:
+            self._suspects.succeeded(choice.partner)
+        self._log.emit(
+            Event.EXCHANGED,
+            exchange=outcome.exchange_id,
+            partner=outcome.partner,
+            side="offered",
+            outcome=outcome.kind.value,
+            distance=outcome.distance,
+            reason=outcome.reason,
+        )
+        if outcome.kind is OutcomeKind.APPLIED:
+            self._shared(outcome)
+        return outcome
+
+    def _next_due(self) -> int:
+        settings = self._settings
+        return next_exchange(
+            self._board.iteration, settings.exchange_every_iterations, settings.exchange_jitter, self._rng
+        )

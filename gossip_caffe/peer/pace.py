@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gossip_caffe.job.learning_rate import factor, warmup_factor
 from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.shards.epochs import Epochs
 
+AHEAD_S = 1.0
+"""How much work a peer claims ahead: enough to ride over a slow store, little enough to be taken over quickly."""
 
-@dataclass(frozen=True, slots=True)
-class GlobalProgress:
-    """Samples that the whole job has trained: in folded epochs and in the done chunks of the open ones."""
-
-    folded: int
-    open_samples: int
-    epochs: Epochs
-
-    @property
-    def samples(self) -> int:
-        """Samples accounted as done; at most the budget."""
-        return min(self.epochs.samples_before(self.folded) + self.open_samples, self.epochs.budget_samples)
 
 
 def samples_of_others(job_samples: int, own_done_samples: int) -> int:
@@ -45,9 +32,9 @@ def checkpoint_interval(settings: JobSettings, budget_samples: int) -> int:
     return settings.checkpoint_every_samples or max(1, budget_samples // 20)
 
 
-def claims_wanted(waiting_records: int, queued_batches: int, batch_records: int, chunk_records: int,
-                  prefetch_batches: int, records_per_s: float, ahead_s: float = 1.0) -> int:
-    """How many chunks to claim so that the loader never runs dry: a prefetch queue, or ``ahead_s`` of work."""
-    ahead = max(prefetch_batches * batch_records, int(records_per_s * ahead_s))
-    missing = ahead - waiting_records - queued_batches * batch_records
-    return max(0, -(-missing // chunk_records))
+def claims_wanted(
+    *, queued_records: int, batch_records: int, chunk_records: int, prefetch_batches: int, records_per_s: float
+) -> int:
+    """How many chunks to claim so that the loader never runs dry: a prefetch queue, or a second of work."""
+    ahead = max(prefetch_batches * batch_records, round(records_per_s * AHEAD_S))
+    return max(0, -(-(ahead - queued_records) // chunk_records))

@@ -1,0 +1,187 @@
+"""Checkpoints on a disk: whole and verified, or not there.
+
+A checkpoint is a folder. It is written under a temporary name, flushed to the disk, and renamed; so a name that is
+there stands for a whole checkpoint, and what a crash leaves is swept away by the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.checkpoint.caffemodel import read_caffemodel, write_caffemodel
+from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, FileEntry, Manifest
+from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound
+from gossip_caffe.gossip.average import all_finite
+
+PIECE_BYTES = 1 << 20
+_UNFINISHED = ".unfinished-"
+
+
+class CheckpointFolder:
+    """The checkpoints that one peer holds."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        for leftover in root.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def ids(self) -> list[str]:
+        """Checkpoints that are there, oldest first by name."""
+        return sorted(path.name for path in self.root.iterdir() if (path / MANIFEST).is_file())
+
+    def path(self, checkpoint: str, file: str = "") -> Path:
+        """Where a checkpoint or one of its files is. Raises NotFound for names that lead elsewhere."""
+        for name in (checkpoint, file):
+            if "/" in name or name in {".", ".."} or name.startswith("."):
+                raise NotFound(f"no checkpoint file {checkpoint!r}/{file!r}", remedy="list the checkpoints")
+        return self.root / checkpoint / file if file else self.root / checkpoint
+
+    def write(self, manifest: Manifest, weights: NDArray[np.float32]) -> Manifest:
+        """Write a checkpoint of flat weights; returns its manifest with the files in it.
+
+        Raises EnvironmentProblem when the disk does not take it; nothing of it is left then.
+        """
+        layout = manifest.weight_layout()
+        return self.write_files(manifest, {MODEL: lambda file: write_caffemodel(file, layout, weights)})
+
+    def write_files(self, manifest: Manifest, files: Mapping[str, Callable[[BinaryIO], None]]) -> Manifest:
+        """Write any files and the manifest that lists them, atomically."""
+        unfinished = self.root / f"{_UNFINISHED}{manifest.checkpoint}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            unfinished.mkdir()
+            entries = [_write(unfinished / name, write) for name, write in files.items()]
+            manifest = manifest.with_files(entries)
+            _write(unfinished / MANIFEST, lambda file: _put(file, manifest.to_json()))
+            self.finish(unfinished, manifest.checkpoint)
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise EnvironmentProblem(
+                f"cannot write checkpoint {manifest.checkpoint} to {self.root} ({error.strerror})",
+                remedy="free some disk space, or give another --run-dir",
+            ) from error
+        return manifest
+
+    def unfinished(self, checkpoint: str) -> Path:
+        """An empty folder in which a checkpoint is put together before ``finish``."""
+        path = self.root / f"{_UNFINISHED}{checkpoint}"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def finish(self, unfinished: Path, checkpoint: str) -> None:
+        """Give a folder that is whole its name, durably."""
+        target = self.path(checkpoint)
+        _flush_folder(unfinished)
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.rename(target)
+        _flush_folder(self.root)
+
+    def manifest(self, checkpoint: str) -> Manifest:
+        """The manifest of a checkpoint that is there. Raises NotFound or CheckpointRefused."""
+        path = self.path(checkpoint, MANIFEST)
+        try:
+            return Manifest.from_json(path.read_bytes())
+        except FileNotFoundError:
+            raise NotFound(f"there is no checkpoint {checkpoint!r} in {self.root}", remedy="list them") from None
+
+    def load(self, checkpoint: str, *, job_fingerprint: str, layout_fingerprint: str) -> tuple[Manifest, NDArray[np.float32]]:
+        """Verify a checkpoint whole and return its weights. Raises NotFound or CheckpointRefused with the reason."""
+        manifest = self.manifest(checkpoint)
+        if manifest.checkpoint != checkpoint:
+            raise self._refused(checkpoint, f"its manifest is that of {manifest.checkpoint}")
+        if manifest.job_fingerprint != job_fingerprint:
+            raise self._refused(checkpoint, "it is of another job")
+        layout = manifest.weight_layout()
+        if layout.fingerprint != layout_fingerprint:
+            raise self._refused(checkpoint, "it is of another net")
+        model = b""
+        for entry in manifest.files:
+            content = self._read(checkpoint, entry.name)
+            if len(content) != entry.size_bytes:
+                raise self._refused(checkpoint, f"{entry.name} has {len(content)} bytes, not {entry.size_bytes}")
+            if hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise self._refused(checkpoint, f"{entry.name} is not what was written (SHA-256 differs)")
+            if entry.name == MODEL:
+                model = content
+        if not model:
+            raise self._refused(checkpoint, f"it has no {MODEL}")
+        weights = read_caffemodel(model, layout)
+        if not all_finite(weights):
+            raise self._refused(checkpoint, "its weights hold NaN or Inf")
+        return manifest, weights
+
+    def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
+        """Size of a file in bytes, and its pieces from an offset on, for others to pull. Raises NotFound."""
+        path = self.path(checkpoint, file)
+        if not path.is_file():
+            raise NotFound(f"no {file} of checkpoint {checkpoint} here", remedy="ask another holder")
+        return path.stat().st_size, _pieces(path, offset)
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove all but the newest ``keep``; returns what was removed."""
+        removed = self.ids()[:-keep] if keep else self.ids()
+        for checkpoint in removed:
+            shutil.rmtree(self.path(checkpoint))
+        return removed
+
+    def _read(self, checkpoint: str, name: str) -> bytes:
+        try:
+            return self.path(checkpoint, name).read_bytes()
+        except FileNotFoundError:
+            raise self._refused(checkpoint, f"{name} is missing") from None
+
+    def _refused(self, checkpoint: str, why: str) -> CheckpointRefused:
+        return CheckpointRefused(f"checkpoint {checkpoint}: {why}", remedy="use another checkpoint")
+
+
+class _Hashing:
+    """A file that hashes and counts what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, piece: bytes | memoryview) -> int:
+        self.digest.update(piece)
+        self.size_bytes += len(piece)
+        return self._file.write(piece)
+
+
+def _write(path: Path, write: Callable[[BinaryIO], None]) -> FileEntry:
+    with path.open("wb") as file:
+        hashing = _Hashing(file)
+        write(hashing)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(path.name, hashing.size_bytes, hashing.digest.hexdigest())
+
+
+def _put(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+
+
+def _flush_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+async def _pieces(path: Path, offset: int) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        while piece := file.read(PIECE_BYTES):
+            yield piece

@@ -1,0 +1,125 @@
+"""What a checkpoint is: of which job and net, how far it was, which files it has, and what they must hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from gossip_caffe.errors import CheckpointRefused
+from gossip_caffe.solver.layout import WeightLayout
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MODEL = "model.caffemodel"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a checkpoint."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checkpoint's description.
+
+    ``folded`` epochs were finished, and ``done`` holds the done chunks of each open epoch as ranges [start, stop), both
+    read before the weights were collected: everything that they name is in the weights of the peers that trained it.
+    """
+
+    checkpoint: str
+    job: str
+    job_fingerprint: str
+    layout: tuple[tuple[str, int, tuple[int, ...]], ...]
+    progress_samples: int
+    folded: int
+    done: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+    maker: str
+    contributors: tuple[str, ...]
+    made_at: float
+    files: tuple[FileEntry, ...] = ()
+
+    def with_files(self, files: Iterable[FileEntry]) -> Manifest:
+        """The same with its files listed."""
+        return replace(self, files=tuple(files))
+
+    def weight_layout(self) -> WeightLayout:
+        """How the weights lie in the flat vector."""
+        return WeightLayout.of(self.layout)
+
+    def to_json(self) -> bytes:
+        """The manifest as a file; the same bytes for the same manifest."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, indent=1).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Manifest:
+        """Read a manifest. Raises CheckpointRefused naming what does not fit."""
+        try:
+            record = json.loads(content)
+            if record.pop("format") != FORMAT:
+                raise CheckpointRefused("the manifest is of another version", remedy="use another checkpoint")
+            manifest = cls(
+                checkpoint=_text(record, "checkpoint"),
+                job=_text(record, "job"),
+                job_fingerprint=_text(record, "job_fingerprint"),
+                layout=tuple((str(layer), int(index), _ints(shape)) for layer, index, shape in record["layout"]),
+                progress_samples=int(record["progress_samples"]),
+                folded=int(record["folded"]),
+                done=tuple(
+                    (int(epoch), tuple((int(start), int(stop)) for start, stop in ranges))
+                    for epoch, ranges in record["done"]
+                ),
+                maker=_text(record, "maker"),
+                contributors=tuple(map(str, record["contributors"])),
+                made_at=float(record["made_at"]),
+                files=tuple(
+                    FileEntry(_text(entry, "name"), int(entry["size_bytes"]), _text(entry, "sha256"))
+                    for entry in record["files"]
+                ),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointRefused(
+                f"the manifest cannot be read ({type(error).__name__}: {error})", remedy="use another checkpoint"
+            ) from None
+        for entry in manifest.files:
+            if "/" in entry.name or entry.name in {"", ".", "..", MANIFEST}:
+                raise CheckpointRefused(f"the manifest lists a file {entry.name!r}", remedy="use another checkpoint")
+        return manifest
+
+
+def ranges_of(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Numbers as ranges [start, stop), ascending."""
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
+        else:
+            ranges.append((number, number + 1))
+    return tuple(ranges)
+
+
+def numbers_of(ranges: Iterable[tuple[int, int]]) -> frozenset[int]:
+    """The numbers that ranges [start, stop) hold."""
+    return frozenset(number for start, stop in ranges for number in range(start, stop))
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is no text")
+    return value
+
+
+def _ints(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)

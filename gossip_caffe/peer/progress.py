@@ -1,0 +1,49 @@
+"""Where the whole job is, as this peer knows it, and what follows for its solver."""
+
+from __future__ import annotations
+
+from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.peer.pace import rate_factor, samples_of_others
+from gossip_caffe.shards.epochs import Epochs
+from gossip_caffe.shards.ledger import Ledger
+from gossip_caffe.solver.board import WeightBoard
+
+LOOK_EVERY_S = 0.5
+PEERS_A_SECOND = 100
+"""All peers together look about this often: the store's load does not grow with their number."""
+
+
+def look_after_s(living: int) -> float:
+    """How long a peer waits between two looks at the job's progress."""
+    return max(LOOK_EVERY_S, living / PEERS_A_SECOND)
+
+
+class Progress:
+    """Samples that the job has trained, read by counting done marks."""
+
+    def __init__(self, spec: JobSpec, epochs: Epochs) -> None:
+        self._spec = spec
+        self._epochs = epochs
+        self._open: dict[int, int] = {}
+        self.folded = 0
+        self.samples = 0
+
+    @property
+    def finished(self) -> bool:
+        """Every epoch of the budget is done."""
+        return self.folded >= self._epochs.count
+
+    async def look(self, ledger: Ledger, newest_epoch: int) -> None:
+        """Read it anew; ``newest_epoch`` is the last one that this peer knows to be open. Raises StoreError."""
+        self.folded = await ledger.refresh()
+        samples = self._epochs.samples_before(self.folded)
+        for epoch in range(self.folded, min(newest_epoch + 1, self._epochs.count)):
+            chunks = await ledger.done_count(epoch)
+            samples += min(chunks * self._spec.data.chunk_records, self._epochs.samples_in(epoch))
+        self.samples = min(samples, self._epochs.budget_samples)
+
+    def steer(self, board: WeightBoard, own_done_samples: int, living: int) -> None:
+        """Tell the solver where the job is and how fast to learn."""
+        others = samples_of_others(self.samples, own_done_samples)
+        factor = rate_factor(self._spec.settings, living, self.samples, self._spec.budget_samples)
+        board.set_pace(others, factor)
