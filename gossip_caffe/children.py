@@ -1,7 +1,7 @@
 """A peer's child processes: spawned, spoken to over a socket, waited for, and never left behind.
 
-Messages are JSON objects, each with a length before it, on a Unix stream socket; descriptors ride along. What a child
-prints on stderr is kept (its last part), because that is where Caffe says why it aborts.
+Messages are JSON objects, each with a length before it, on a Unix stream socket; descriptors ride along. What
+a child prints on stderr is kept (its last part), because that is where Caffe says why it aborts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from gossip_caffe.processes import spawn
 
 KEPT_STDERR_LINES = 200
+_KEPT_LINE_BYTES = 4096
 _LENGTH = struct.Struct("<I")
 _MAX_FDS = 8
 
@@ -54,7 +55,10 @@ class Control:
         return self._socket.fileno()
 
     def receive(self, timeout_s: float | None) -> tuple[dict[str, Any], list[int]] | None:
-        """The next message and its descriptors, or None when none came in time. Raises EOFError: the parent is gone."""
+        """Take the next message and its descriptors; None when none came in time.
+
+        Raises EOFError when the parent is gone.
+        """
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         while True:
@@ -69,7 +73,10 @@ class Control:
                     return message, fds
             if not poller.poll(None if timeout_s is None else timeout_s * 1000):
                 return None
-            data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_FDS)
+            try:
+                data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            except ConnectionResetError:
+                data = b""  # it was closed with messages of ours unread
             if not data:
                 raise EOFError("the control socket is closed")
             self._buffer += data
@@ -80,7 +87,7 @@ class Control:
         body = json.dumps(message).encode()
         try:
             self._socket.sendall(_LENGTH.pack(len(body)) + body)
-        except BrokenPipeError:
+        except ConnectionError:
             pass
 
 
@@ -91,20 +98,20 @@ class Child:
         self._module = module
         self._arguments = arguments
         self._on_message = on_message
-        self._process: subprocess.Popen[bytes]
+        self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket
         self._received = b""
         self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._stderr: deque[str] = deque(maxlen=KEPT_STDERR_LINES)
         self._stderr_rest = b""
-        self._ended: asyncio.Future[ChildEnd]
+        self._ended: asyncio.Future[ChildEnd] | None = None
         self._pidfd = -1
         self._stderr_fd = -1
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
+        """The child's process id; 0 before it was started."""
+        return self._process.pid if self._process is not None else 0
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Spawn it; must be called from the main thread, with the event loop running."""
@@ -122,29 +129,34 @@ class Child:
         ours.setblocking(False)
         self._socket, self._stderr_fd = ours, reader
         self._ended = loop.create_future()
-        self._pidfd = os.pidfd_open(self._process.pid)
+        self._pidfd = os.pidfd_open(self.pid)
         loop.add_reader(self._pidfd, self._on_end)
         loop.add_reader(reader, self._read_stderr)
         loop.add_reader(ours, self._read_socket)
 
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
-        """Send a message; never blocks: what the socket does not take now is sent when it does."""
+        """Send a message; never blocks: what the socket does not take now is sent when it does.
+
+        What a child that has ended is sent is dropped.
+        """
+        if not self.running:
+            return  # its end is what ``wait`` tells
         body = json.dumps({**message, "fds": len(fds)} if fds else message).encode()
         self._outgoing.append((_LENGTH.pack(len(body)) + body, tuple(os.dup(fd) for fd in fds)))
         self._write_socket()
 
     async def wait(self) -> ChildEnd:
-        """How it ended, once it has."""
-        return await asyncio.shield(self._ended)
+        """Wait until it has ended, and tell how. One that was never started ended well."""
+        return await asyncio.shield(self._ended) if self._ended is not None else ChildEnd(0, ())
 
     @property
     def running(self) -> bool:
-        """True until it has ended."""
-        return not self._ended.done()
+        """True from its start until it has ended."""
+        return self._ended is not None and not self._ended.done()
 
     def signal(self, number: int) -> None:
         """Send it a signal; nothing happens when it has ended."""
-        if self.running:
+        if self._process is not None and self.running:
             self._process.send_signal(number)
 
     async def stop(self, message: Mapping[str, object], deadline_s: float) -> ChildEnd:
@@ -159,6 +171,8 @@ class Child:
         return await self.wait()
 
     def _on_end(self) -> None:
+        if self._process is None or self._ended is None:
+            return
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
@@ -173,8 +187,7 @@ class Child:
         self._close_socket()
         if self._stderr_rest:
             self._stderr.append(self._stderr_rest.decode("utf-8", "replace"))
-        if not self._ended.done():
-            self._ended.set_result(ChildEnd(code, tuple(self._stderr)))
+        self._ended.set_result(ChildEnd(code, tuple(self._stderr)))
 
     def _read_stderr(self) -> None:
         while self._stderr_fd >= 0:
@@ -187,8 +200,9 @@ class Child:
                 os.close(self._stderr_fd)
                 self._stderr_fd = -1
                 return
-            *lines, self._stderr_rest = (self._stderr_rest + data).split(b"\n")
-            self._stderr.extend(line.decode("utf-8", "replace") for line in lines)
+            *lines, rest = (self._stderr_rest + data).split(b"\n")
+            self._stderr.extend(line[-_KEPT_LINE_BYTES:].decode("utf-8", "replace") for line in lines)
+            self._stderr_rest = rest[-_KEPT_LINE_BYTES:]
 
     def _read_socket(self) -> None:
         while True:
@@ -220,6 +234,7 @@ class Child:
                 asyncio.get_running_loop().add_writer(self._socket, self._write_socket)
                 return
             except OSError:
+                self._outgoing.appendleft((data, fds))
                 self._close_socket()
                 return
             for fd in fds:

@@ -8,7 +8,7 @@ import os
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-import grpc  # noqa: E402 - the environment must be set first
-import grpc.aio  # noqa: E402
+import grpc
+import grpc.aio
 
 __all__ = ["grpc"]

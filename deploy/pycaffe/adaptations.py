@@ -1,7 +1,7 @@
 """What is changed in Caffe's pinned source before it is compiled: a checked list, not a fork.
 
-Each change names a file, the exact text that must be there, how often, what replaces it, and why. A text that is not
-there stops the build: the source is not the one that this list was written for.
+Each change names a file, the exact text that must be there, how often, what replaces it, and why. A text that
+is not there stops the build: the source is not the one that this list was written for.
 """
 
 from __future__ import annotations
@@ -40,13 +40,24 @@ _OWNER = "a layer that owned itself would never be freed; the net's shared_ptr o
 _IMAGES = "`import caffe` must not need SciPy and scikit-image: only these two functions do"
 
 
+def _with_limits(file: str) -> Change:
+    """Include what declares FLT_MAX: older Boosts did it by chance."""
+    old = "#include <algorithm>\n"
+    return Change(file, old, old + "#include <cfloat>\n", "FLT_MAX is used without its header")
+
+
 def _locked(file: str, call: str) -> Change:
     """Take Python's lock on the line before a call."""
     return Change(file, f"    {call}", f"    PythonsLock lock;\n    {call}", _LOCK)
 
 
 CHANGES = (
-    Change("src/caffe/net.cpp", '#include "caffe/test/test_caffe_main.hpp"\n', "", "a header of the C++ tests"),
+    Change(
+        "src/caffe/net.cpp", '#include "caffe/test/test_caffe_main.hpp"\n', "", "a header of the C++ tests"
+    ),
+    _with_limits("src/caffe/layers/detection_output_layer.cpp"),
+    _with_limits("src/caffe/util/bbox_util.cpp"),
+    _with_limits("src/caffe/util/sampler.cpp"),
     Change(
         _PYTHON_LAYER,
         "namespace caffe {\n",
@@ -74,6 +85,12 @@ CHANGES = (
         "  bp::object self() const { return bp::object(bp::handle<>(bp::borrowed(self_))); }\n\n"
         "  PyObject* const self_;\n",
         _OWNER,
+    ),
+    Change(
+        _BINDINGS,
+        '  bp::scope().attr("__version__")',
+        '  import_array1();\n  bp::scope().attr("__version__")',
+        "the definitions below name NumPy's array type, which newer Pythons look up at once",
     ),
     Change(_IO, "arr.tostring()", "arr.tobytes()", "gone from NumPy 2.3"),
     Change(_IO, "np.fromstring(datum.data,", "np.frombuffer(bytearray(datum.data),", "gone from NumPy 2.3"),
@@ -109,7 +126,7 @@ CHANGES = (
 
 
 def adapt(source: Path) -> None:
-    """Apply the whole list to an unpacked source tree. Raises AdaptationError naming the file that does not fit."""
+    """Apply the whole list to an unpacked source tree. Raises AdaptationError naming the file at fault."""
     for name in STALE:
         (source / name).unlink(missing_ok=True)
     for change in CHANGES:

@@ -1,47 +1,52 @@
 """Builds the pycaffe wheel for the running Python, once per recipe, and prints where it is.
 
-The source is a pinned source distribution, checked by hash; it is adapted (adaptations.py), compiled (CMakeLists.txt)
-and packed into a cache outside of the checkout:
+The source is a pinned source distribution (pinned.py), adapted (adaptations.py), compiled (compiling.py with
+CMakeLists.txt) and packed (wheel_file.py) into a cache outside of the checkout:
 
-    ${GOSSIP_CAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/gossip-caffe}/pycaffe/<python>-<numpy>-<platform>-<recipe>/
+    ${GOSSIP_CAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/gossip-caffe}/pycaffe/<python>-<numpy>-<machine>-<recipe>/
 
-Needs only the standard library, and NumPy in the running Python (for its headers).
+    ${GOSSIP_CAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/gossip-caffe}/pycaffe/<python>-<numpy>-<os>-<recipe>/
+is goes to stderr, the wheel's path to stdout.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
+import contextlib
 import fcntl
 import hashlib
 import os
-import re
 import shutil
-import subprocess
+import signal
 import sys
 import sysconfig
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import needs
+import pinned
+import wheel_file
 from adaptations import AdaptationError, adapt
+from compiling import BuildError, compile_package, say
 
 HERE = Path(__file__).resolve().parent
-SOURCE_NAME = "brocolli-caffe"
-SOURCE_VERSION = "9.0.2"
-SOURCE_SHA256 = "c6410cc60bdd6db685d441b66be7df05410f8850ac88d6b75d48ef9b2315c08a"
-WHEEL_NAME = "gossip_caffe_pycaffe"
-WHEEL_VERSION = f"1.0.0+brocolli{SOURCE_VERSION}.1"
+RECIPE = (
+    "CMakeLists.txt",
+    "adaptations.py",
+    "compiling.py",
+    "gossip_extension.cpp",
+    "_gossip.pyi",
+    "pinned.py",
+    "wheel_file.py",
+)
+NAME = "gossip-caffe-pycaffe"
+VERSION = f"1.0.0+brocolli{pinned.CAFFE.version}.2"
+SUMMARY = "Caffe with its Python interface, and what elastic training needs of its solvers"
 REQUIRES = ("numpy>=1.26", "protobuf>=3.20", "six>=1.16")
-RECIPE = ("CMakeLists.txt", "adaptations.py", "gossip_extension.cpp", "_gossip.pyi", "build.py")
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
-
-
-class BuildError(Exception):
-    """One line: what failed, where the log is, what to do."""
+EXIT_NOT_FOUND, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 3, 6, 130
 
 
 def cache_root() -> Path:
@@ -52,6 +57,7 @@ def cache_root() -> Path:
 
 
 def python_tag() -> str:
+    """The running Python, as wheels name it."""
     return f"cp{sys.version_info.major}{sys.version_info.minor}"
 
 
@@ -60,164 +66,176 @@ def cache_key() -> str:
     try:
         numpy = metadata.version("numpy").partition(".")[0]
     except metadata.PackageNotFoundError:
-        raise BuildError("NumPy is not installed in this Python; install it first (its headers are needed)") from None
-    recipe = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in RECIPE)).hexdigest()[:12]
+        raise BuildError(
+            f"{sys.executable} lacks NumPy, whose headers are needed; run 'make pycaffe', which installs it"
+        ) from None
+    parts = [VERSION.encode(), repr(REQUIRES).encode(), *((HERE / name).read_bytes() for name in RECIPE)]
+    recipe = hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
     return f"{python_tag()}-numpy{numpy}-{sysconfig.get_platform()}-{recipe}"
 
 
-def wheel_in(folder: Path) -> Path | None:
-    """The finished wheel of a cache folder, if there is one."""
-    return next(iter(sorted(folder.glob("*.whl"))), None)
+def cached_wheel() -> Path | None:
+    """The wheel of this recipe for the running Python, if it has been built."""
+    return next((cache_root() / "pycaffe" / cache_key()).glob("*.whl"), None)
 
 
-def check_platform() -> None:
-    if sys.version_info[:2] not in SUPPORTED:
-        raise BuildError(f"Python {sys.version.split()[0]} is not supported; use 3.11, 3.12 or 3.13")
-    for tool in ("cmake", "ninja", "g++", "protoc"):
-        if shutil.which(tool) is None:
-            raise BuildError(f"{tool} is missing; run 'make setup', which installs the system packages")
-    library = f"libboost_python{sys.version_info.major}{sys.version_info.minor}.so"
-    folders = [Path("/usr/lib"), Path("/usr/lib") / f"{os.uname().machine}-linux-gnu", Path("/usr/local/lib")]
-    if not any((folder / library).exists() for folder in folders):
-        offered = sorted({name.name for folder in folders for name in folder.glob("libboost_python3*.so")})
-        have = ", ".join(offered) or "none"
+def missing_packages() -> list[needs.Need]:
+    """The system packages that a build still needs."""
+    return needs.missing(
+        sys.version_info[:2],
+        distribution=needs.distribution_python(),
+        include=Path(sysconfig.get_path("include")),
+    )
+
+
+def check_machine() -> pinned.Pinned | None:
+    """Refuse what cannot be built; returns the Boost to carry along, or None when the system's serves."""
+    version = sys.version_info[:2]
+    if version not in SUPPORTED:
+        raise BuildError(f"Python {version[0]}.{version[1]} is not supported; use 3.11, 3.12 or 3.13")
+    if absent := missing_packages():
         raise BuildError(
-            f"the system's boost.python does not serve this Python ({library} is missing; there: {have}); "
-            "run make with PYTHON=python3.X of a version that it serves"
+            f"missing on this machine: {', '.join(need.package for need in absent)}; "
+            f"run '{needs.install_command(absent)}'"
         )
+    if needs.system_boost_serves(version, None, needs.installed):
+        return None
+    if boost := pinned.carried_boost(python_tag(), os.uname().machine):
+        return boost
+    raise BuildError(
+        f"this system's boost.python does not serve Python {version[0]}.{version[1]}, and none is pinned for "
+        f"{os.uname().machine}; use the distribution's own Python"
+    )
 
 
-def fetch_source(folder: Path, log: Path) -> Path:
-    """The pinned source archive, downloaded with pip's own settings unless it is cached."""
-    archive = folder / f"{SOURCE_NAME}-{SOURCE_VERSION}.tar.gz"
-    if not archive.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-        command += ["--no-build-isolation", "--dest", str(folder), f"{SOURCE_NAME}=={SOURCE_VERSION}"]
-        with log.open("a") as out:
-            subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False)
-    if not archive.exists():
-        raise BuildError(f"cannot download {SOURCE_NAME} {SOURCE_VERSION}; see {log}, or put the file at {archive}")
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != SOURCE_SHA256:
-        archive.unlink()
-        raise BuildError(f"{archive.name} has hash {found[:12]}…, not the pinned {SOURCE_SHA256[:12]}…; it was removed")
-    return archive
-
-
-def run_logged(command: Sequence[str], log: Path, what: str, *, progress: bool = False) -> None:
-    """Run a command with its output in the log; with ``progress`` a line for every tenth that ninja has done."""
-    with log.open("a") as out:
-        out.write(f"$ {' '.join(command)}\n")
-        out.flush()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert process.stdout is not None
-        told = 0
+@contextlib.contextmanager
+def sole_builder(lock: Path) -> Iterator[None]:
+    """Hold the lock of one wheel; a second build of it waits here."""
+    with lock.open("w") as file:
         try:
-            for line in process.stdout:
-                out.write(line)
-                step = re.match(r"\[(\d+)/(\d+)\]", line)
-                if progress and step and (tenth := 10 * int(step[1]) // int(step[2])) > told:
-                    told = tenth
-                    print(f"  compiling pycaffe: {10 * tenth}%", file=sys.stderr, flush=True)
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            process.wait()
-    if process.returncode:
-        raise BuildError(f"{what} failed (exit {process.returncode}); see the end of {log}")
-
-
-def compile_package(source: Path, build: Path, log: Path, jobs: int) -> Path:
-    """Compile; returns the folder that holds the importable ``caffe`` package."""
-    configure = ["cmake", "-S", str(HERE), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
-    configure += [f"-DCAFFE_SOURCE={source}", f"-DPython3_EXECUTABLE={sys.executable}"]
-    run_logged(configure, log, "configuring pycaffe")
-    run_logged(["ninja", "-C", str(build), "-j", str(jobs)], log, "compiling pycaffe", progress=True)
-    package = build / "package"
-    run_logged(["strip", "--strip-unneeded", *map(str, sorted(package.rglob("*.so")))], log, "stripping pycaffe")
-    ignore = shutil.ignore_patterns("test", "__pycache__", "*.cpp")
-    shutil.copytree(source / "python" / "caffe", package / "caffe", dirs_exist_ok=True, ignore=ignore)
-    shutil.copy(HERE / "_gossip.pyi", package / "caffe")
-    (package / "caffe" / "proto" / "__init__.py").touch()
-    return package
-
-
-def pack_wheel(package: Path, licence: Path, folder: Path) -> Path:
-    """Write the wheel (the binary distribution format 1.0: files, METADATA, WHEEL and RECORD in a zip)."""
-    tag = f"{python_tag()}-{python_tag()}-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
-    info = f"{WHEEL_NAME}-{WHEEL_VERSION}.dist-info"
-    described = ["Metadata-Version: 2.1", f"Name: {WHEEL_NAME.replace('_', '-')}", f"Version: {WHEEL_VERSION}"]
-    described += ["Summary: Caffe with its Python interface, and what elastic training needs of its solvers"]
-    described += ["License: BSD-2-Clause", *(f"Requires-Dist: {name}" for name in REQUIRES)]
-    files = {path.relative_to(package).as_posix(): path.read_bytes() for path in sorted(package.rglob("*")) if path.is_file()}
-    files[f"{info}/METADATA"] = ("\n".join(described) + "\n").encode()
-    files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: gossip-caffe\nRoot-Is-Purelib: false\nTag: {tag}\n".encode()
-    files[f"{info}/licenses/LICENSE"] = licence.read_bytes()
-    record = []
-    for name, content in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        record.append(f"{name},sha256={digest},{len(content)}")
-    files[f"{info}/RECORD"] = ("\n".join([*record, f"{info}/RECORD,,"]) + "\n").encode()
-    wheel = folder / f"{WHEEL_NAME}-{WHEEL_VERSION}-{tag}.whl"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return wheel
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another build of the same wheel")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def build(jobs: int, *, force: bool) -> Path:
-    """The wheel's path; builds it when the cache does not have it. A second build at the same time waits."""
-    folder = cache_root() / "pycaffe" / cache_key()
-    if not force and (wheel := wheel_in(folder)):
+    """The wheel's path; builds it when the cache lacks it. Nothing half-built is ever in its place."""
+    if not force and (wheel := cached_wheel()):
         return wheel
-    check_platform()
+    boost = check_machine()
+    folder = cache_root() / "pycaffe" / cache_key()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waiting for another build of the same wheel", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if not force and (wheel := wheel_in(folder)):
+    log = folder.with_name(f"{folder.name}.log")
+    with sole_builder(folder.with_name(f"{folder.name}.lock")):
+        if not force and (wheel := cached_wheel()):
             return wheel
-        log = folder.parent / f"{folder.name}.log"
+        for left in folder.parent.glob(f"building-{folder.name}-*"):  # of a build that was killed
+            shutil.rmtree(left)
         log.write_text("")
-        print(f"building pycaffe for {python_tag()} with {jobs} jobs, about 8 CPU minutes (log: {log})", file=sys.stderr)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as temporary:
-            work = Path(temporary)
-            with tarfile.open(fetch_source(cache_root() / "sources", log)) as archive:
-                archive.extractall(work, filter="data")
-            source = work / f"{SOURCE_NAME}-{SOURCE_VERSION}"
-            adapt(source)
-            package = compile_package(source, work / "build", log, jobs)
-            finished = work / "finished"
-            finished.mkdir()
-            pack_wheel(package, source / "LICENSE", finished)
-            shutil.copytree(source / "python" / "caffe" / "test", finished / "caffes_own_tests")
+        say(f"building for {python_tag()} with {jobs} compilers, about 9 minutes of CPU time (log: {log})")
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"building-{folder.name}-") as temporary:
+            finished = build_in(Path(temporary), log, jobs, boost)
             shutil.rmtree(folder, ignore_errors=True)
             finished.rename(folder)
-        wheel = wheel_in(folder)
+    wheel = next(folder.glob("*.whl"))
+    say(f"built {wheel}")
+    return wheel
+
+
+def build_in(work: Path, log: Path, jobs: int, boost: pinned.Pinned | None) -> Path:
+    """Build within a folder that goes away; returns a folder in it with the wheel."""
+    sources = cache_root() / "sources"
+    prefix = None
+    if boost:
+        say(f"fetching {boost.project} {boost.version}: this system's Boost does not serve this Python")
+        pinned.unpack(pinned.fetch(boost, sources, log), work / "boost")
+        prefix = work / "boost" / "cmeel.prefix"
+    say(f"fetching {pinned.CAFFE.project} {pinned.CAFFE.version}")
+    pinned.unpack(pinned.fetch(pinned.CAFFE, sources, log), work)
+    source = work / pinned.CAFFE.file.removesuffix(".tar.gz")
+    adapt(source)
+    package = compile_package(source, work / "build", log, jobs, prefix)
+    finished = work / "finished"
+    finished.mkdir()
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    described = wheel_file.Description(
+        NAME,
+        VERSION,
+        SUMMARY,
+        "BSD-2-Clause",
+        REQUIRES,
+        f"=={sys.version_info.major}.{sys.version_info.minor}.*",
+    )
+    licences = {"LICENSE": (source / "LICENSE").read_bytes()}
+    wheel_file.pack(package, described, f"{python_tag()}-{python_tag()}-{platform}", licences, finished)
+    return finished
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="compilers at a time (default: all cores)",
+    )
+    parser.add_argument("--force", action="store_true", help="build even when the cache has the wheel")
+    parser.add_argument("--wheel-dir", type=Path, metavar="DIR", help="also copy the wheel into DIR")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--print-path", action="store_true", help="print the cached wheel's path; build nothing"
+    )
+    asked.add_argument(
+        "--missing-packages", action="store_true", help="print the system packages to install, each with why"
+    )
+    return parser
+
+
+def answer(options: argparse.Namespace) -> int:
+    """Do what the options ask for; returns the exit code."""
+    if options.missing_packages:
+        for need in missing_packages():
+            print(f"{need.package}\t{need.why}")
+        return 0
+    if options.print_path:
+        wheel = cached_wheel()
         if wheel is None:
-            raise BuildError(f"the wheel is not in {folder} after its build")
-        return wheel
+            say("not built yet; run without --print-path")
+            return EXIT_NOT_FOUND
+    else:
+        wheel = build(options.jobs, force=options.force)
+    if options.wheel_dir:
+        options.wheel_dir.mkdir(parents=True, exist_ok=True)
+        wheel = Path(shutil.copy(wheel, options.wheel_dir))
+    print(wheel)
+    return 0
+
+
+def interrupt(signum: int, frame: object) -> None:  # noqa: ARG001 - the shape of a signal handler
+    """Let SIGTERM end a build as Ctrl-C does: compilers stopped, nothing left."""
+    raise KeyboardInterrupt
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at a time (default: all cores)")
-    parser.add_argument("--force", action="store_true", help="build even when the cache has the wheel")
-    options = parser.parse_args()
+    """Parse, build, print; one line for what can be foreseen."""
+    signal.signal(signal.SIGTERM, interrupt)
     try:
-        print(build(options.jobs, force=options.force))
-    except (BuildError, AdaptationError) as error:
-        print(f"pycaffe: {error}", file=sys.stderr)
-        return 6
+        return answer(arguments().parse_args())
+    except (BuildError, AdaptationError, pinned.FetchError) as error:
+        say(str(error))
+        return EXIT_ENVIRONMENT
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        say(f"{error.strerror or error}{where}; is the cache's disk full or read-only?")
+        return EXIT_ENVIRONMENT
     except KeyboardInterrupt:
-        print("pycaffe: interrupted; nothing half-built is left", file=sys.stderr)
-        return 130
-    return 0
+        say("interrupted; nothing half-built is left")
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

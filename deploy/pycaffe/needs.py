@@ -1,6 +1,6 @@
-"""What building pycaffe asks of the machine: Debian's and Ubuntu's packages, and how to see that they are there.
+"""What building pycaffe asks of the machine: packages of Debian and Ubuntu, and how to see what is there.
 
-Looked up by what they install, not in the package database, so that libraries that were installed in another way count.
+They are looked up by what they install, not in the package database: what came in another way counts.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def python_headers(version: tuple[int, int], include: Path) -> Need | None:
 
 def boost_python(version: tuple[int, int]) -> Need:
     """The package with boost.python, present only if it serves this Python."""
-    return Need("libboost-python-dev", "Python bindings", library=f"libboost_python{version[0]}{version[1]}.so")
+    return Need(
+        "libboost-python-dev", "Python bindings", library=f"libboost_python{version[0]}{version[1]}.so"
+    )
 
 
 def installed(need: Need) -> bool:
@@ -68,7 +70,9 @@ def installed(need: Need) -> bool:
         return shutil.which(need.program) is not None
     triplet = sysconfig.get_config_var("MULTIARCH") or ""
     if need.header:
-        return any((root / "include" / part / need.header).exists() for root in FOLDERS for part in ("", triplet))
+        return any(
+            (root / "include" / part / need.header).exists() for root in FOLDERS for part in ("", triplet)
+        )
     return any((root / "lib" / part / need.library).exists() for root in FOLDERS for part in ("", triplet))
 
 

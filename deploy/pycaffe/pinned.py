@@ -1,7 +1,7 @@
 """Archives that are fetched from the package index by exact version and SHA-256, and kept in the cache.
 
-pip fetches them, with whatever index, mirror or proxy it is set up with here. A file that is put into the cache by hand
-serves as well: the hash decides.
+pip fetches them, with whatever index, mirror or proxy it is set up with here. A file that is put into the
+cache by hand serves as well: the hash decides.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def carried_boost(python_tag: str, machine: str) -> Pinned | None:
 
 
 def fetch(pinned: Pinned, folder: Path, log: Path) -> Path:
-    """The archive in ``folder``, downloaded if it is not there; pip's output goes to the log. Raises FetchError."""
+    """The archive in ``folder``, downloaded if it is not there; pip's output is logged. Raises FetchError."""
     archive = folder / pinned.file
     if not archive.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,14 +82,18 @@ def fetch(pinned: Pinned, folder: Path, log: Path) -> Path:
 def _download(pinned: Pinned, folder: Path, log: Path) -> None:
     """Run pip; what it leaves in ``folder`` shows whether it did."""
     if importlib.util.find_spec("pip") is None:
-        raise FetchError(f"{sys.executable} has no pip; run 'make setup', or use the Python of a virtual environment")
+        raise FetchError(
+            f"{sys.executable} has no pip; run 'make setup', or use the Python of a virtual environment"
+        )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
     if pinned.file.endswith(".whl"):
         command += ["--only-binary", ":all:"]
     else:
         command += ["--no-binary", ":all:"]
         if importlib.util.find_spec("setuptools"):
-            command.append("--no-build-isolation")  # pip reads the archive's name with setuptools; this one will do
+            command.append(
+                "--no-build-isolation"
+            )  # pip reads the archive's name with setuptools; this one will do
     with log.open("a") as out:
         out.write(f"$ {' '.join(command)} {pinned.project}=={pinned.version}\n")
         out.flush()
@@ -103,9 +107,6 @@ def unpack(archive: Path, folder: Path, *, under: str = "") -> None:
             wheel.extractall(folder)
         return
     with tarfile.open(archive) as tar:
-        wanted = [
-            member
-            for member in tar
-            if ".git" not in Path(member.name).parts and member.name.startswith(under)
-        ]
-        tar.extractall(folder, members=wanted, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in every 3.11
+        wanted = [part for part in tar if ".git" not in Path(part.name).parts and part.name.startswith(under)]
+        tar.extractall(folder, members=wanted)

@@ -1,4 +1,4 @@
-"""Packs a folder into a wheel: the binary distribution format 1.0, a zip of files, METADATA, WHEEL and RECORD."""
+"""Packs a folder into a wheel (binary distribution format 1.0): a zip of files and of three about them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ class Description:
     requires_python: str
 
 
-def pack(package: Path, described: Description, tag: str, licences: Mapping[str, bytes], folder: Path) -> Path:
-    """Write the wheel of everything under ``package`` into ``folder``; ``licences`` are named texts. Returns its path."""
+def pack(
+    package: Path, described: Description, tag: str, licences: Mapping[str, bytes], folder: Path
+) -> Path:
+    """Write the wheel of all that is under ``package`` into ``folder``; ``licences`` are named texts."""
     escaped = described.name.replace("-", "_")
     info = f"{escaped}-{described.version}.dist-info"
     content = {

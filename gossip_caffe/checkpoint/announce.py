@@ -41,7 +41,11 @@ async def announce(
 ) -> bool:
     """Say that a checkpoint is there, held by its maker; False when a guard (the maker's duty) failed."""
     announcement = Announcement(
-        manifest.checkpoint, manifest.digest, manifest.progress_samples, manifest.made_at, {manifest.maker: address}
+        manifest.checkpoint,
+        manifest.digest,
+        manifest.progress_samples,
+        manifest.made_at,
+        {manifest.maker: address},
     )
     put = Put(keys.checkpoint(manifest.checkpoint), announcement.to_json())
     return (await writer.transact(list(guards), [put])).succeeded
@@ -53,7 +57,9 @@ async def announced(store: Store, keys: JobKeys) -> list[Announcement]:
     return [Announcement.from_json(item.value) for item in reversed(listing.items)]
 
 
-async def add_holder(store: Store, writer: FencedWriter, keys: JobKeys, checkpoint: str, peer: str, address: str) -> None:
+async def add_holder(
+    store: Store, writer: FencedWriter, keys: JobKeys, checkpoint: str, peer: str, address: str
+) -> None:
     """Say that another peer holds a whole copy; nothing happens when the checkpoint is no longer announced."""
     while (item := await store.get(keys.checkpoint(checkpoint))) is not None:
         now = Announcement.from_json(item.value)

@@ -31,7 +31,9 @@ async def take(store: Store, writer: FencedWriter, keys: JobKeys, peer: str, lea
         item = result.found[0] if result.found else None
     if item is None:
         return Held(False, "", 0)
-    return Held(item.value == peer.encode() and item.lease == lease, item.value.decode(), item.create_revision)
+    return Held(
+        item.value == peer.encode() and item.lease == lease, item.value.decode(), item.create_revision
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,9 @@ class Due:
     reason: str
 
 
-def due(progress_samples: int, last_samples: int, every_samples: int, *, finished: bool, alone_unsettled: bool) -> Due:
+def due(
+    progress_samples: int, last_samples: int, every_samples: int, *, finished: bool, alone_unsettled: bool
+) -> Due:
     """``alone_unsettled``: there is no partner, and learning waits for a checkpoint to count as done."""
     if finished:
         return Due(True, "the budget is trained")

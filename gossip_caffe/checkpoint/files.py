@@ -93,9 +93,13 @@ class CheckpointFolder:
         try:
             return Manifest.from_json(path.read_bytes())
         except FileNotFoundError:
-            raise NotFound(f"there is no checkpoint {checkpoint!r} in {self.root}", remedy="list them") from None
+            raise NotFound(
+                f"there is no checkpoint {checkpoint!r} in {self.root}", remedy="list them"
+            ) from None
 
-    def load(self, checkpoint: str, *, job_fingerprint: str, layout_fingerprint: str) -> tuple[Manifest, NDArray[np.float32]]:
+    def load(
+        self, checkpoint: str, *, job_fingerprint: str, layout_fingerprint: str
+    ) -> tuple[Manifest, NDArray[np.float32]]:
         """Verify a checkpoint whole and return its weights. Raises NotFound or CheckpointRefused with the reason."""
         manifest = self.manifest(checkpoint)
         if manifest.checkpoint != checkpoint:
@@ -109,7 +113,9 @@ class CheckpointFolder:
         for entry in manifest.files:
             content = self._read(checkpoint, entry.name)
             if len(content) != entry.size_bytes:
-                raise self._refused(checkpoint, f"{entry.name} has {len(content)} bytes, not {entry.size_bytes}")
+                raise self._refused(
+                    checkpoint, f"{entry.name} has {len(content)} bytes, not {entry.size_bytes}"
+                )
             if hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise self._refused(checkpoint, f"{entry.name} is not what was written (SHA-256 differs)")
             if entry.name == MODEL:

@@ -73,7 +73,9 @@ class Manifest:
                 checkpoint=_text(record, "checkpoint"),
                 job=_text(record, "job"),
                 job_fingerprint=_text(record, "job_fingerprint"),
-                layout=tuple((str(layer), int(index), _ints(shape)) for layer, index, shape in record["layout"]),
+                layout=tuple(
+                    (str(layer), int(index), _ints(shape)) for layer, index, shape in record["layout"]
+                ),
                 progress_samples=int(record["progress_samples"]),
                 folded=int(record["folded"]),
                 done=tuple(
@@ -90,11 +92,14 @@ class Manifest:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointRefused(
-                f"the manifest cannot be read ({type(error).__name__}: {error})", remedy="use another checkpoint"
+                f"the manifest cannot be read ({type(error).__name__}: {error})",
+                remedy="use another checkpoint",
             ) from None
         for entry in manifest.files:
             if "/" in entry.name or entry.name in {"", ".", "..", MANIFEST}:
-                raise CheckpointRefused(f"the manifest lists a file {entry.name!r}", remedy="use another checkpoint")
+                raise CheckpointRefused(
+                    f"the manifest lists a file {entry.name!r}", remedy="use another checkpoint"
+                )
         return manifest
 
 

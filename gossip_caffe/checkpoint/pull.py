@@ -48,8 +48,15 @@ async def pull(
                 total = sum(entry.size_bytes for entry in manifest.files)
                 done = 0
                 for entry in manifest.files:
-                    await _file(client, address, job, announcement.checkpoint, entry, unfinished,
-                                lambda size, before=done: on_progress(before + size, total))
+                    await _file(
+                        client,
+                        address,
+                        job,
+                        announcement.checkpoint,
+                        entry,
+                        unfinished,
+                        lambda size, before=done: on_progress(before + size, total),
+                    )
                     done += entry.size_bytes
                 folder.finish(unfinished, announcement.checkpoint)
                 return manifest

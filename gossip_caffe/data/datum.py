@@ -14,18 +14,21 @@ from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """``values``: shape (channels, height, width), uint8 or float32."""
+    """``values``: shape (channels, height, width), uint8 or float32. ``where``: source and key."""
 
     values: NDArray[np.uint8] | NDArray[np.float32]
     label: int
+    where: str
 
 
 def decode(serialized: bytes, where: str) -> Record:
-    """A serialized Datum. Raises DataError that begins with ``where`` (source and key)."""
+    """Read a serialized Datum. Raises DataError that begins with ``where`` (source and key)."""
     try:
         datum = wire.Datum.FromString(serialized)
     except DecodeError:
-        raise DataError(f"{where}: not a Datum", remedy="write the data set again, or remove the record") from None
+        raise DataError(
+            f"{where}: not a Datum", remedy="write the data set again, or remove the record"
+        ) from None
     if datum.encoded:
         raise DataError(f"{where}: an encoded image, which is not supported yet", remedy="write raw Datums")
     shape = (datum.channels, datum.height, datum.width)
@@ -39,4 +42,4 @@ def decode(serialized: bytes, where: str) -> Record:
             f"{where}: {values.size} values for a shape of {'×'.join(map(str, shape))}",
             remedy="write the data set again, or remove the record",
         )
-    return Record(values.reshape(shape), datum.label)
+    return Record(values.reshape(shape), datum.label, where)

@@ -1,24 +1,48 @@
-"""Records in an LMDB, as Caffe's tools write them: read-only, in cursor order, found by the first key of a chunk."""
+"""Records in an LMDB, as Caffe's tools write them: read-only, in cursor order, found by chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 
 from gossip_caffe.data.datum import Record, decode
+from gossip_caffe.data.transform import Transformer
 from gossip_caffe.errors import DataError
+from gossip_caffe.job.spec import TransformSpec
+
+_PROGRESS_EVERY_RECORDS = 1 << 16
 
 
 def _open(path: str) -> lmdb.Environment:
     if not (Path(path) / "data.mdb").exists():
-        raise DataError(f"there is no LMDB at {path}", remedy="check data_param.source, or write the data set")
+        raise DataError(
+            f"there is no LMDB at {path}", remedy="check data_param.source, or write the data set"
+        )
     try:
-        # No lock file: the data may lie on a read-only file system, and nobody writes to it while it is trained.
+        # No lock file: the data may lie on a read-only file system, and nobody writes while it is trained.
         return lmdb.open(path, readonly=True, lock=False, readahead=False, max_readers=1, subdir=True)
     except lmdb.Error as error:
-        raise DataError(f"cannot open the LMDB at {path} ({error})", remedy="write the data set again") from None
+        raise DataError(
+            f"cannot open the LMDB at {path} ({error})", remedy="write the data set again"
+        ) from None
+
+
+@contextmanager
+def _cursor(path: str) -> Iterator[lmdb.Cursor]:
+    """Open, and close again soon: LMDB allows a process to have a file open only once."""
+    environment = _open(path)
+    try:
+        with environment.begin() as transaction, transaction.cursor() as cursor:
+            yield cursor
+    except lmdb.Error as error:
+        raise DataError(
+            f"cannot read the LMDB at {path} ({error})", remedy="write the data set again"
+        ) from None
+    finally:
+        environment.close()
 
 
 class LmdbDataSet:
@@ -26,63 +50,85 @@ class LmdbDataSet:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._environment = _open(path)
-        self.records = int(self._environment.stat()["entries"])
+        environment = _open(path)
+        self.records = int(environment.stat()["entries"])
+        environment.close()
         if not self.records:
             raise DataError(f"the LMDB at {path} is empty", remedy="write the data set")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the first record."""
-        with self._environment.begin() as transaction, transaction.cursor() as cursor:
+        with _cursor(path) as cursor:
             cursor.first()
-            channels, height, width = decode(cursor.value(), _where(self._path, cursor.key())).values.shape
-            return channels, height, width
+            record = decode(bytes(cursor.value()), _where(path, bytes(cursor.key())))
+        channels, height, width = record.values.shape
+        self._first = record
+        self.shape = (channels, height, width)
 
-    def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
-        """Key of the first record of each chunk, by one pass over the keys."""
-        with self._environment.begin() as transaction, transaction.cursor() as cursor:
-            keys = enumerate(cursor.iternext(keys=True, values=False))
-            return tuple(key.hex() for index, key in keys if index % chunk_records == 0)
+    def check(self, transform: TransformSpec) -> None:
+        """Raise DataError when the transformation does not fit the first record."""
+        Transformer(transform, seed=0).check(self._first)
+
+    def chunk_keys(
+        self, chunk_records: int, progress: Callable[[int], None] | None = None
+    ) -> tuple[str, ...]:
+        """Find the key of the first record of each chunk, by one pass over the keys.
+
+        ``progress`` is told from time to time how many records were passed.
+        """
+        found = []
+        with _cursor(self._path) as cursor:
+            for index, key in enumerate(cursor.iternext(keys=True, values=False)):
+                if index % chunk_records == 0:
+                    found.append(bytes(key).hex())
+                if progress is not None and index % _PROGRESS_EVERY_RECORDS == 0:
+                    progress(index)
+        return tuple(found)
 
 
 class LmdbSource:
     """Random access by chunk; one long read transaction, which a read-only file makes free."""
 
-    def __init__(self, path: str, *, chunk_records: int, chunk_keys: tuple[str, ...]) -> None:
+    def __init__(self, path: str, *, records: int, chunk_records: int, chunk_keys: tuple[str, ...]) -> None:
         self._path = path
         self._chunk_records = chunk_records
         self._keys = [bytes.fromhex(key) for key in chunk_keys]
         self._environment = _open(path)
+        found = int(self._environment.stat()["entries"])
+        if found != records:
+            self._environment.close()
+            raise DataError(
+                f"the LMDB at {path} has {found} records, the job was made for {records}",
+                remedy="bring the same data to this machine, or create the job again",
+            )
         self._transaction = self._environment.begin()
         self._cursor = self._transaction.cursor()
         self._at = -1
 
     def read(self, start: int, stop: int) -> Iterator[Record]:
-        """The records [start, stop) in cursor order."""
-        if self._at != start:
-            self._seek(start)
-        for index in range(start, stop):
-            key = self._cursor.key()
-            record = decode(self._cursor.value(), _where(self._path, key))
-            self._at = index + 1
-            if not self._cursor.next():
-                self._at = -1
-                if index + 1 < stop:
+        """Yield the records [start, stop) in cursor order. Raises DataError naming the LMDB and the key."""
+        try:
+            if self._at != start:
+                self._seek(start)
+            for index in range(start, stop):
+                if self._at != index:
                     raise DataError(
-                        f"{self._path} ends after {index + 1} records", remedy="it changed: create the job again"
+                        f"{self._path} ends after {index} records", remedy="it changed: create the job again"
                     )
-            yield record
+                record = decode(self._cursor.value(), _where(self._path, self._cursor.key()))
+                self._at = index + 1 if self._cursor.next() else -1
+                yield record
+        except lmdb.Error as error:
+            raise DataError(
+                f"cannot read the LMDB at {self._path} ({error})", remedy="write the data set again"
+            ) from None
 
     def _seek(self, index: int) -> None:
         chunk, steps = divmod(index, self._chunk_records)
         if not self._cursor.set_key(self._keys[chunk]):
             raise DataError(
                 f"{_where(self._path, self._keys[chunk])}: the first record of chunk {chunk} is gone",
-                remedy="this machine has other data than the job was made for, or it changed: create the job again",
+                remedy="bring the same data to this machine, or create the job again",
             )
-        for _ in range(steps):
-            self._cursor.next()
+        moved = all(self._cursor.next() for _ in range(steps))
+        self._at = index if moved else -1
 
     def close(self) -> None:
         """Close the LMDB."""

@@ -1,7 +1,8 @@
 """The loader process: reads planned records, transforms them, and fills the ring.
 
-Messages to it: {"open": DataSpec, "seed": n} with the ring's descriptors; {"plan": [[sequence, [[epoch, start, stop],
-…]], …]}; {"stop": true}. From it: {"ready": true}; {"failed": one line, "remedy": …} before it ends with exit code 7.
+Messages to it: {"open": DataSpec, "seed": n} with the ring's descriptors; {"plan": [[sequence, [[epoch,
+start, stop], …]], …]}; {"stop": true}. From it: {"ready": true}; {"failed": one line, "remedy": …} before it
+ends with exit code 7.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Batches in shared memory, from one loader to one solver; either may be killed at any moment.
 
-The truth is two counters in the header, ``head`` (batches written) and ``tail`` (batches consumed); the eventfds only
-wake the other side. A side that dies between its two steps has moved no counter, so its successor does the same batch
-again. Layout: a header page (counters, then the tops as JSON), then the slots, each two int64 (sequence, records) and
-one float32 array per top, all aligned to 64 bytes.
+The truth is two counters in the header, ``head`` (batches written) and ``tail`` (batches consumed); the
+eventfds only wake the other side, and a wake-up may be lost or one too many. A side that dies between its two
+steps has moved no counter, so its successor does the same batch again. Layout: a header page (counters, then
+the tops as JSON), then the slots, each two int64 (sequence, records) and one float32 array per top, all
+aligned to 64 bytes.
 
-Counters are aligned 8-byte words, each with one writer. The consumer must see a batch before the counter that announces
-it: x86-64 keeps the order of stores, and on other machines the eventfd's system calls lie in between.
+Counters are aligned 8-byte words, each with one writer. The consumer must see a batch before the counter that
+announces it, which x86-64 guarantees: it keeps the order of stores. Another processor needs a fence there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import json
 import math
 import os
 import select
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +29,15 @@ from gossip_caffe.sharedmem import SharedMemory
 
 _MAGIC = 0x676F_7373_6970_0001
 _HEADER_BYTES = 4096
+_DEFECT = "report this defect"
 _JSON_AT = 128
 _HEAD, _TAIL = 4, 5  # index in the header's int64 words, after magic, slots, batch records and JSON length
+_LONGEST_POLL_S = 0.1  # so late a batch is noticed whose writer was killed before it could wake anybody
 
 
 @dataclass(slots=True)
 class Batch:
-    """A batch in its slot. ``arrays``: one per top, shape (records, *shape), float32, views into shared memory."""
+    """A batch in its slot. ``arrays``: a view per top, shape (records, *shape), float32."""
 
     sequence: int
     records: int
@@ -71,6 +75,11 @@ class BatchRing:
     @classmethod
     def create(cls, tops: Sequence[TopSpec], batch_records: int, slots: int) -> BatchRing:
         """Make a ring. Raises EnvironmentProblem when memory is short."""
+        if not tops or batch_records < 1 or slots < 1:
+            raise EnvironmentProblem(
+                f"a ring of {slots} slots for {batch_records} records and {len(tops)} tops",
+                remedy="set prefetch_batches and batch_size to 1 or more",
+            )
         described = json.dumps([[top.name, list(top.shape)] for top in tops]).encode()
         if _JSON_AT + len(described) > _HEADER_BYTES:
             raise EnvironmentProblem("the data layer's tops have too long names", remedy="shorten them")
@@ -114,28 +123,29 @@ class BatchRing:
         return self.head - self.tail
 
     def reserve(self, timeout_s: float) -> list[NDArray[np.float32]] | None:
-        """Producer: the arrays of the next free slot, shape (batch_records, *shape); None when none came free."""
-        if self.head - self.tail >= self.slots:
-            _wait(self._free_fd, timeout_s)
-            if self.head - self.tail >= self.slots:
-                return None
+        """Producer: the next free slot's arrays, shape (batch_records, *shape); None when none came free."""
+        if not _wait(self._free_fd, lambda: self.ready < self.slots, timeout_s):
+            return None
         return self._arrays[self.head % self.slots]
 
     def commit(self, sequence: int, records: int) -> None:
-        """Producer: the reserved slot holds batch ``sequence``, its first ``records`` rows count."""
+        """Producer: the reserved slot holds batch ``sequence``, its first ``records`` rows count.
+
+        Raises EnvironmentProblem when that is not the batch that is due, or has no slot.
+        """
         head = self.head
-        if sequence != head:
-            raise EnvironmentProblem(f"batch {sequence} was loaded where {head} is due", remedy="report this defect")
+        if sequence != head or self.ready >= self.slots or not 0 < records <= self.batch_records:
+            raise EnvironmentProblem(
+                f"batch {sequence} of {records} records was loaded where {head} is due", remedy=_DEFECT
+            )
         self._meta[head % self.slots][:] = (sequence, records)
         self._words[_HEAD] = head + 1
         os.eventfd_write(self._ready_fd, 1)
 
     def take(self, timeout_s: float) -> Batch | None:
         """Consumer: the next batch, valid until ``release``; None when none came in time."""
-        if not self.ready:
-            _wait(self._ready_fd, timeout_s)
-            if not self.ready:
-                return None
+        if not _wait(self._ready_fd, lambda: self.ready > 0, timeout_s):
+            return None
         slot = self.tail % self.slots
         sequence, records = (int(word) for word in self._meta[slot])
         return Batch(sequence, records, [array[:records] for array in self._arrays[slot]])
@@ -146,10 +156,12 @@ class BatchRing:
 
     def drain_ready(self) -> None:
         """Consumer: take the wake-ups that have come; the counters say what is there."""
-        _wait(self._ready_fd, 0.0)
+        _drain(self._ready_fd)
 
     def release(self) -> None:
-        """Consumer: the batch that was taken is used up."""
+        """Consumer: the batch that was taken is used up. Raises EnvironmentProblem when there is none."""
+        if not self.ready:
+            raise EnvironmentProblem(f"batch {self.tail} was released and never written", remedy=_DEFECT)
         self._words[_TAIL] = self.tail + 1
         os.eventfd_write(self._free_fd, 1)
 
@@ -159,7 +171,9 @@ class BatchRing:
         os.eventfd_write(self._free_fd, 1)
 
     def close(self) -> None:
-        """Let go of descriptors and memory."""
+        """Let go of descriptors and memory; the ring is of no use afterwards."""
+        if self._memory.fd < 0:
+            return
         os.close(self._ready_fd)
         os.close(self._free_fd)
         del self._words, self._meta, self._arrays
@@ -174,12 +188,26 @@ def _slot_layout(tops: Sequence[TopSpec], batch_records: int) -> tuple[int, list
     return at, offsets
 
 
-def _wait(fd: int, timeout_s: float) -> None:
-    """Wait for a wake-up and take it; which may be one too many or meant for a predecessor."""
+def _wait(fd: int, ready: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait until ``ready``, looking whenever ``fd`` says so and now and then without."""
+    if ready():
+        return True
+    if timeout_s <= 0:
+        return False
+    deadline = time.monotonic() + timeout_s
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    if poller.poll(timeout_s * 1000):
-        try:
-            os.eventfd_read(fd)
-        except BlockingIOError:
-            pass  # the other process took it
+    while not ready():
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return False
+        poller.poll(1000 * min(left_s, _LONGEST_POLL_S))
+        _drain(fd)
+    return True
+
+
+def _drain(fd: int) -> None:
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        pass  # nothing has come

@@ -1,4 +1,4 @@
-"""The data of the demonstration: scikit-learn's 1,797 handwritten digits of 8×8 pixels, as LMDBs that Caffe reads."""
+"""The data of the demonstration: scikit-learn's 1,797 digits of 8×8 pixels, as LMDBs that Caffe reads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Digits:
 
 
 def load_digits() -> Digits:
-    """The whole set, in the order of scikit-learn. Raises EnvironmentProblem when scikit-learn is not installed."""
+    """Return the whole set in scikit-learn's order. Raises EnvironmentProblem without scikit-learn."""
     try:
         from sklearn import datasets  # noqa: PLC0415 - an extra; nothing else of the package needs it
     except ImportError:
@@ -54,12 +54,10 @@ def split(digits: Digits, seed: int) -> tuple[Digits, Digits]:
     order = list(range(len(digits)))
     random.Random(seed).shuffle(order)
     train, test = (
-        np.array(order[:TRAIN_RECORDS]),
-        np.array(order[TRAIN_RECORDS : TRAIN_RECORDS + TEST_RECORDS]),
+        Digits(digits.images[chosen], digits.labels[chosen])
+        for chosen in (order[:TRAIN_RECORDS], order[TRAIN_RECORDS : TRAIN_RECORDS + TEST_RECORDS])
     )
-    return Digits(digits.images[train], digits.labels[train]), Digits(
-        digits.images[test], digits.labels[test]
-    )
+    return train, test
 
 
 def datums(digits: Digits) -> Iterator[tuple[bytes, bytes]]:
@@ -72,7 +70,7 @@ def datums(digits: Digits) -> Iterator[tuple[bytes, bytes]]:
 
 
 def write_lmdb(path: Path, records: Iterable[tuple[bytes, bytes]]) -> None:
-    """A new LMDB with these records; whatever stood at ``path`` is replaced."""
+    """Write a new LMDB with these records; whatever stood at ``path`` is replaced."""
     if path.exists():
         shutil.rmtree(path)
     path.parent.mkdir(parents=True, exist_ok=True)

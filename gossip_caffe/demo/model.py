@@ -39,7 +39,7 @@ def iterations(epochs: int) -> int:
 
 
 def net_text(data: str) -> str:
-    """A LeNet for 8×8 pixels; ``data`` is the folder of both LMDBs as it shall stand in the text."""
+    """Return a LeNet for 8×8 pixels; ``data`` is the folder of both LMDBs as it shall stand in the text."""
     return f"""name: "DigitsLeNet"
 {_data_layer("TRAIN", f"{data}/train_lmdb", BATCH)}
 {_data_layer("TEST", f"{data}/test_lmdb", TEST_BATCH)}
@@ -68,7 +68,7 @@ layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top:
 
 
 def solver_text(net: str, *, max_iter: int, seed: int, snapshot_prefix: str) -> str:
-    """SGD with momentum, its rate divided by ten at three quarters of ``max_iter`` iterations."""
+    """Return an SGD solver with momentum; its rate falls to a tenth at three quarters of ``max_iter``."""
     return f"""net: "{net}"
 test_iter: {TEST_ITER}
 test_interval: {max(1, max_iter // 20)}
@@ -81,7 +81,7 @@ momentum: 0.9
 weight_decay: 0.0005
 display: 100
 max_iter: {max_iter}
-snapshot: {max_iter}
+snapshot: {max(1, max_iter // 20)}
 snapshot_prefix: "{snapshot_prefix}"
 solver_mode: CPU
 random_seed: {seed}

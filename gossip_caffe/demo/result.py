@@ -14,11 +14,11 @@ MAX_GAP_POINTS = 1.0
 class DemoResult:
     """The figures of one run.
 
-    ``accuracy`` is that of the last consensus checkpoint, ``accuracy_single`` that of one plain Caffe solver which
-    trained as many samples, both on the test set, 0 to 1. A record counts once per epoch: ``records_trained`` of the
-    budget were learned, ``records_lost`` were not, ``records_twice`` were trained more than once (a killed peer's
-    unshared work is). ``peers_joined`` counts the peers that began to train after the first peers all did;
-    ``peers_killed`` those that were killed and did not come back.
+    ``accuracy`` is that of the last consensus checkpoint, ``accuracy_single`` that of one plain Caffe solver
+    which trained as many samples, both on the test set, 0 to 1. A record counts once per epoch:
+    ``records_trained`` of the budget were learned, ``records_lost`` were not, ``records_twice`` were trained
+    more than once (a killed peer's unshared work is). ``peers_joined`` counts the peers that began to train
+    after the first peers all did; ``peers_killed`` those that were killed.
     """
 
     accuracy: float
@@ -54,7 +54,7 @@ class DemoResult:
         return reasons
 
     def last_lines(self, picture: Path) -> list[str]:
-        """What stands at the end of the output; the last is ``RESULT`` and one JSON object."""
+        """Return what stands at the end of the output; the last is ``RESULT`` and one JSON object."""
         return [
             f"consensus accuracy {self.accuracy:.2%} (single solver {self.accuracy_single:.2%}; "
             f"gap {self.gap_points:+.2f} points)",
@@ -65,7 +65,7 @@ class DemoResult:
         ]
 
     def figures(self) -> dict[str, float | int]:
-        """The figures of the RESULT line."""
+        """Return the figures of the RESULT line."""
         return {
             "accuracy": round(self.accuracy, 6),
             "accuracy_single": round(self.accuracy_single, 6),
@@ -78,5 +78,5 @@ class DemoResult:
 
 
 def result_line(figures: dict[str, float | int]) -> str:
-    """``RESULT {json}`` on one line: what a program reads of a run."""
+    """Return ``RESULT {json}`` on one line: what a program reads of a run."""
     return f"RESULT {json.dumps(figures, allow_nan=False)}"

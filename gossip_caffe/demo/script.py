@@ -42,7 +42,7 @@ class Scene:
 
 
 def next_act(scene: Scene) -> Join | Kill | Wait:
-    """The next thing to do, and why. The join comes before the kill."""
+    """Decide the next thing to do, and say why. The join comes before the kill."""
     if not scene.joined:
         if scene.progress >= JOIN_AT:
             return Join(f"{scene.progress:.0%} of the budget is trained")

@@ -52,6 +52,7 @@ class Mean:
     """The mean of several vectors, accumulated in float64."""
 
     def __init__(self, size: int) -> None:
+        self.size = size
         self._sum = np.zeros(size, dtype=np.float64)
         self.count = 0
 

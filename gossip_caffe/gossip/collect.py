@@ -36,20 +36,47 @@ async def consensus(
     """Own weights and those of up to seven random others (peer → address); who does not answer is left out."""
     mean = Mean(own.size)
     mean.add(own)
-    contributors = [request.peer]
-    theirs = np.empty_like(own)
-    for peer in rng.sample(sorted(others), min(len(others), MAX_CONTRIBUTORS - 1)):
+    contributors = await _gather(mean, request, others, MAX_CONTRIBUTORS - 1, transport, rng, deadline_s)
+    return Consensus(mean.result(), (request.peer, *contributors))
+
+
+async def mean_of(
+    request: Message,
+    size: int,
+    peers: Mapping[str, str],
+    transport: Transport,
+    rng: random.Random,
+    deadline_s: float = 10.0,
+) -> Consensus | None:
+    """The mean of up to eight random peers, without own weights; None when nobody answered."""
+    mean = Mean(size)
+    contributors = await _gather(mean, request, peers, MAX_CONTRIBUTORS, transport, rng, deadline_s)
+    return Consensus(mean.result(), tuple(contributors)) if contributors else None
+
+
+async def _gather(
+    mean: Mean,
+    request: Message,
+    peers: Mapping[str, str],
+    most: int,
+    transport: Transport,
+    rng: random.Random,
+    deadline_s: float,
+) -> list[str]:
+    contributors = []
+    theirs = np.empty(mean.size, dtype=np.float32)
+    for peer in rng.sample(sorted(peers), min(len(peers), most)):
         try:
-            answer = await transport.snapshot(others[peer], request, deadline_s)
+            answer = await transport.snapshot(peers[peer], request, deadline_s)
         except ExchangeFailed:
             continue
         codec = CODECS.get(answer.codec)
         if answer.refusal is not Refusal.NONE or codec is None or answer.fingerprint != request.fingerprint:
             continue
-        if len(answer.payload) != codec.payload_bytes(own.size):
+        if len(answer.payload) != codec.payload_bytes(mean.size):
             continue
         codec.decode(answer.payload, theirs)
         if all_finite(theirs):
             mean.add(theirs)
             contributors.append(peer)
-    return Consensus(mean.result(), tuple(contributors))
+    return contributors

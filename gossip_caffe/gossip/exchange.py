@@ -137,7 +137,9 @@ class Exchanger:
         snapshot = self._weights.snapshot(mine)
         exchange_id = f"{self._peer}-{self._rng.getrandbits(48):012x}"
         if not all_finite(mine):
-            return self._end(OutcomeKind.REFUSED, exchange_id, partner, snapshot, Refusal.NON_FINITE, "own weights")
+            return self._end(
+                OutcomeKind.REFUSED, exchange_id, partner, snapshot, Refusal.NON_FINITE, "own weights"
+            )
         offer = self._message(exchange_id, mine, snapshot)
         self._own = _Own(exchange_id, partner)
         started = self._clock.monotonic()
@@ -148,9 +150,13 @@ class Exchanger:
         finally:
             self._own = None
         if answer.refusal is Refusal.CROSSING:
-            return self._end(OutcomeKind.WITHDRAWN, exchange_id, partner, snapshot, Refusal.CROSSING, answer.reason)
+            return self._end(
+                OutcomeKind.WITHDRAWN, exchange_id, partner, snapshot, Refusal.CROSSING, answer.reason
+            )
         if answer.refusal is not Refusal.NONE:
-            return self._end(OutcomeKind.REFUSED, exchange_id, partner, snapshot, answer.refusal, answer.reason)
+            return self._end(
+                OutcomeKind.REFUSED, exchange_id, partner, snapshot, answer.refusal, answer.reason
+            )
         theirs = np.empty(size, dtype=np.float32)
         if (problem := self._problem(answer, theirs)) is not None:
             return self._end(OutcomeKind.REJECTED, exchange_id, partner, snapshot, *problem)
@@ -203,7 +209,10 @@ class Exchanger:
         if self.accepting is not None:
             return self.accepting, "this peer does not exchange now"
         if offer.job != self._job or offer.fingerprint != self._fingerprint:
-            return Refusal.LAYOUT_MISMATCH, f"this peer trains job {self._job} with layout {self._fingerprint[:12]}"
+            return (
+                Refusal.LAYOUT_MISMATCH,
+                f"this peer trains job {self._job} with layout {self._fingerprint[:12]}",
+            )
         # Of two offers that cross, the one of the lower id stands; it is our own exactly when our id is lower. When
         # ours is the higher one, the partner refuses it; should it have answered before it offered, its answer is
         # applied: the two exchanges then follow each other, and each conserves the sum.
@@ -254,7 +263,10 @@ class Exchanger:
         if codec is None:
             return Refusal.UNKNOWN_CODEC, f"no codec {message.codec!r} here"
         if len(message.payload) != codec.payload_bytes(out.size):
-            return Refusal.CORRUPT_FRAME, f"{len(message.payload)} bytes for {out.size} values of {codec.name}"
+            return (
+                Refusal.CORRUPT_FRAME,
+                f"{len(message.payload)} bytes for {out.size} values of {codec.name}",
+            )
         codec.decode(message.payload, out)
         if not all_finite(out):
             return Refusal.NON_FINITE, f"the weights of {message.peer} hold NaN or Inf"
@@ -267,14 +279,17 @@ class Exchanger:
         half(mine, theirs, mine)
         self._weights.add_correction(mine)
         before = self.mean_distance
-        self.mean_distance = apart if before is None else DISTANCE_MEMORY * before + (1 - DISTANCE_MEMORY) * apart
+        self.mean_distance = (
+            apart if before is None else DISTANCE_MEMORY * before + (1 - DISTANCE_MEMORY) * apart
+        )
         return apart
 
     def _remember(self, answer: Message) -> None:
         """Keep an answer for a repeated offer, within bounds."""
         self._cache[answer.exchange_id] = answer
         self._cache_bytes += len(answer.payload)
-        while len(self._cache) > CACHED_ANSWERS or (self._cache_bytes > CACHED_BYTES and len(self._cache) > 1):
+        while len(self._cache) > CACHED_ANSWERS or (
+            self._cache_bytes > CACHED_BYTES and len(self._cache) > 1
+        ):
             _, old = self._cache.popitem(last=False)
             self._cache_bytes -= len(old.payload)
-

@@ -24,7 +24,7 @@ def to_frames(message: Message) -> Iterator[Any]:
             codec=message.codec,
             values=message.values,
             payload_bytes=len(message.payload),
-            refusal=int(message.refusal),
+            refusal=wire.Refusal.ValueType(message.refusal),
             reason=message.reason,
         )
     )
@@ -44,7 +44,9 @@ async def from_frames(stream: AsyncIterator[Any], largest_payload_bytes: int) ->
                 raise FramesCorrupt("the stream does not begin with a header")
             header = part.header
             if not 0 <= header.payload_bytes <= largest_payload_bytes:
-                raise FramesCorrupt(f"{header.payload_bytes} bytes announced, {largest_payload_bytes} is the most")
+                raise FramesCorrupt(
+                    f"{header.payload_bytes} bytes announced, {largest_payload_bytes} is the most"
+                )
             continue
         frame = part.frame
         if frame.offset != len(payload) or len(payload) + len(frame.data) > header.payload_bytes:

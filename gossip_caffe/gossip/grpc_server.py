@@ -24,10 +24,12 @@ class FileHolder(Protocol):
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
-    """"host:port" taken apart; raises UsageError naming the option."""
+    """ "host:port" taken apart; raises UsageError naming the option."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"{option} {address!r} is no HOST:PORT", remedy="give for example 0.0.0.0:7100, or port 0")
+        raise UsageError(
+            f"{option} {address!r} is no HOST:PORT", remedy="give for example 0.0.0.0:7100, or port 0"
+        )
     return host, int(port)
 
 

@@ -71,7 +71,9 @@ class GrpcTransport:
                 yield message.data
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
-                raise NotFound(f"{address} does not hold {file} of {checkpoint}", remedy="ask another") from error
+                raise NotFound(
+                    f"{address} does not hold {file} of {checkpoint}", remedy="ask another"
+                ) from error
             raise CheckpointRefused(f"{address} failed: {error.code().name} {error.details()}") from error
         finally:
             call.cancel()

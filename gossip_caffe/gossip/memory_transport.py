@@ -12,7 +12,8 @@ from gossip_caffe.gossip.message import Answerer, Message
 @dataclass(slots=True)
 class MemoryNetwork:
     """All peers of a network. ``before_offer`` and ``before_answer`` run on the way, and may wait, change the message,
-    or raise ExchangeFailed to lose it."""
+    or raise ExchangeFailed to lose it.
+    """
 
     peers: dict[str, Answerer] = field(default_factory=dict)
     before_offer: Callable[[Message], Awaitable[Message]] | None = None

@@ -6,6 +6,9 @@ TARGET_CHUNKS = 400
 
 
 def choose_chunk_records(records: int, batch_records: int, iter_size: int) -> int:
-    """Records a chunk: whole iterations of one solver, such that there are about 400 chunks and at least one batch."""
+    """Choose the records of a chunk: whole iterations of one solver, so that there are about 400 chunks.
+
+    Of a data set smaller than 400 iterations it is one iteration.
+    """
     iteration = batch_records * iter_size
     return iteration * max(1, round(records / iteration / TARGET_CHUNKS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gossip_caffe.errors import ModelError
@@ -13,44 +15,54 @@ _F = np.float32
 
 
 def rate(schedule: RateSchedule, iteration: int) -> float:
-    """The rate of iteration ``iteration``, in float32 as Caffe's SGDSolver::GetLearningRate computes it.
+    """Compute the rate of iteration ``iteration`` as Caffe's SGDSolver<float>::GetLearningRate does.
 
-    Caffe mixes widths: parameters are floats, ``pow`` of a float and an int is done in double, and the result is a
-    float again. Raises ModelError for a policy that Caffe does not have.
+    The widths are those of C++ there: a ``pow`` of a float and an int is done in double and rounded at the
+    end, one of two floats is a float. Here that is done in double too and then rounded, which is the C
+    library's result but for the last bit of one value in some thousands. Two differences, both because a peer
+    takes the iteration from the whole job's progress: every step value that was passed counts at once, and
+    beyond max_iter the policy "poly" stays at 0 instead of becoming NaN. Raises ModelError for a policy that
+    Caffe does not have.
     """
     base, gamma, power = _F(schedule.base_lr), _F(schedule.gamma), _F(schedule.power)
-    match schedule.policy:
-        case "fixed":
-            return float(base)
-        case "step":
-            return float(_F(float(base) * float(gamma) ** (iteration // schedule.stepsize)))
-        case "multistep":
-            steps = sum(1 for value in schedule.stepvalues if iteration >= value)
-            return float(_F(float(base) * float(gamma) ** steps))
-        case "exp":
-            return float(_F(float(base) * float(gamma) ** iteration))
-        case "inv":
-            # pow(float, float) stays in float
-            return float(_F(base * np.power(_F(1) + gamma * _F(iteration), -power, dtype=_F)))
-        case "poly":
-            left = _F(1.0) - _F(_F(iteration) / _F(schedule.max_iter))
-            return float(_F(base * np.power(left, power, dtype=_F)))
-        case "sigmoid":
-            exponent = float(-gamma) * (float(iteration) - schedule.stepsize)
-            return float(_F(float(base) * (1.0 / (1.0 + float(np.exp(exponent))))))
-    raise ModelError(
-        f"unknown lr_policy {schedule.policy!r}", remedy=f"use one of {', '.join(POLICIES)}"
-    )
+    with np.errstate(over="ignore", under="ignore"):
+        match schedule.policy:
+            case "fixed":
+                result = base
+            case "step":
+                result = _F(float(base) * _power(gamma, iteration // schedule.stepsize))
+            case "multistep":
+                steps = sum(1 for value in schedule.stepvalues if iteration >= value)
+                result = _F(float(base) * _power(gamma, steps))
+            case "exp":
+                result = _F(float(base) * _power(gamma, iteration))
+            case "inv":
+                result = base * _F(_power(_F(1) + gamma * _F(iteration), -float(power)))
+            case "poly":
+                left = _F(1) - _F(min(iteration, schedule.max_iter)) / _F(schedule.max_iter)
+                result = base * _F(_power(left, float(power)))
+            case "sigmoid":
+                exponent = -gamma * (_F(iteration) - _F(schedule.stepsize))
+                result = base * (_F(1) / (_F(1) + _F(np.exp(np.float64(exponent)))))
+            case _:
+                raise ModelError(
+                    f"unknown lr_policy {schedule.policy!r}", remedy=f"use one of {', '.join(POLICIES)}"
+                )
+    return float(result)
+
+
+def _power(base: np.float32, exponent: float) -> float:
+    return float(np.power(np.float64(base), np.float64(exponent)))
 
 
 def factor(scaling: str, living: int) -> float:
-    """What ``living`` peers multiply the schedule's rate by: 1, √n or n for "none", "sqrt", "linear"."""
+    """Return what ``living`` peers multiply the rate by: 1, √n or n for "none", "sqrt", "linear"."""
     peers = max(1, living)
-    return {"none": 1.0, "sqrt": float(np.sqrt(peers)), "linear": float(peers)}[scaling]
+    return {"none": 1.0, "sqrt": math.sqrt(peers), "linear": float(peers)}[scaling]
 
 
 def warmup_factor(progress: float, warmup: float) -> float:
-    """How far the warm-up is, 0 to 1, at a share ``progress`` of the budget; it lasts a share ``warmup`` of it."""
+    """Return how far the warm-up is, 0 to 1, at a share ``progress`` of the budget; it lasts ``warmup``."""
     if warmup <= 0:
         return 1.0
     return min(1.0, max(0.0, progress / warmup))

@@ -50,39 +50,66 @@ def layers_of(net: Message) -> list[Layer]:
     return [Layer(place, net.document.message_of(place)) for place in net.all("layer")]
 
 
-def included(layer: Message, phase: str, stages: frozenset[str] = frozenset(), level: int = 0) -> bool:
-    """Whether a layer is in the net of that phase, level and stages."""
+@dataclass(frozen=True, slots=True)
+class NetState:
+    """What a net's include and exclude rules are held against."""
+
+    phase: str
+    level: int = 0
+    stages: frozenset[str] = frozenset()
+
+    def merged(self, state: Message | None) -> NetState:
+        """Return this state with what a ``state`` message of the net or of the solver adds, as Caffe does."""
+        if state is None:
+            return self
+        stages = self.stages.union(state.texts("stage"))
+        return NetState(self.phase, state.integer("level", self.level), stages)
+
+
+def included(layer: Message, state: NetState) -> bool:
+    """Tell whether a layer is in the net of that state."""
     includes, excludes = layer.messages("include"), layer.messages("exclude")
     if includes:
-        return any(_meets(rule, phase, stages, level) for rule in includes)
-    return not any(_meets(rule, phase, stages, level) for rule in excludes)
+        return any(_meets(rule, state) for rule in includes)
+    return not any(_meets(rule, state) for rule in excludes)
 
 
-def _meets(rule: Message, phase: str, stages: frozenset[str], level: int) -> bool:
-    if rule.last("phase") is not None and rule.text("phase") != phase:
+def _meets(rule: Message, state: NetState) -> bool:
+    phase = {"0": "TRAIN", "1": "TEST"}.get(rule.text("phase"), rule.text("phase"))
+    if phase not in {"", state.phase}:
         return False
-    if rule.last("min_level") is not None and level < rule.integer("min_level"):
+    if rule.last("min_level") is not None and state.level < rule.integer("min_level"):
         return False
-    if rule.last("max_level") is not None and level > rule.integer("max_level"):
+    if rule.last("max_level") is not None and state.level > rule.integer("max_level"):
         return False
-    return stages.issuperset(rule.texts("stage")) and stages.isdisjoint(rule.texts("not_stage"))
+    return state.stages.issuperset(rule.texts("stage")) and state.stages.isdisjoint(rule.texts("not_stage"))
 
 
-def source_layer(document: Document, net: Message, stages: frozenset[str]) -> Layer:
-    """The one layer that brings the TRAIN phase its data. Raises ModelError naming what is there instead."""
+def brings_data(layer: Layer) -> bool:
+    """Tell whether a layer makes its tops from something outside of the net."""
+    if layer.type == "Parameter":  # a blob that is learned
+        return False
+    return layer.type in SOURCE_TYPES or not layer.fields.all("bottom")
+
+
+def source_layer(document: Document, net: Message, state: NetState) -> Layer:
+    """Find the one layer that brings its data. Raises ModelError naming what is there instead."""
     layers = layers_of(net)
-    sources = [
-        layer
-        for layer in layers
-        if included(layer.fields, "TRAIN", stages) and (layer.type in SOURCE_TYPES or not layer.fields.all("bottom"))
-    ]
+    sources = [layer for layer in layers if included(layer.fields, state) and brings_data(layer)]
     if not sources:
         at = layers[0].place.start if layers else 0
-        raise document.error(at, "the TRAIN phase has no data layer", 'add a layer of type "Data" with backend LMDB')
+        raise document.error(
+            at,
+            f"the {state.phase} phase has no data layer",
+            'add a layer of type "Data" with backend LMDB',
+        )
     if len(sources) > 1:
         names = ", ".join(repr(layer.name) for layer in sources)
-        raise document.error(sources[1].place.start, f"several data layers in the TRAIN phase ({names})",
-                             "bring all tops from one Data layer: several are not supported yet")
+        raise document.error(
+            sources[1].place.start,
+            f"several data layers in the {state.phase} phase ({names})",
+            "bring all tops from one Data layer: several are not supported yet",
+        )
     source = sources[0]
     if source.type != "Data":
         raise document.error(

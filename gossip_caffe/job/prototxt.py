@@ -1,11 +1,14 @@
 """A reader of protobuf's text format that keeps every byte: fields know where they stand in the text.
 
-Caffe's own reader needs its schema, aborts the process on an error, and forgets comments and layout. A job's files are
-the user's, so they are read with positions (for messages that name file and line) and changed by replacing spans.
+Caffe's own reader needs its schema, aborts the process on an error, and forgets comments and layout. A job's
+files are the user's, so they are read with positions (for messages that name file and line) and changed by
+replacing spans. Extensions and Any (``[name]``) are left out: Caffe has none.
 """
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,12 +18,12 @@ from gossip_caffe.errors import ModelError
 _TOKEN = re.compile(
     r"""(?P<space>[\s\ufeff]+|\#[^\n]*)
       | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
-      | (?P<number>-?\s*(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[fF]?))
-      | (?P<word>-?[A-Za-z_][A-Za-z0-9_.]*)
+      | (?P<number>-?\s*(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[fF]?)(?![\w.]))
+      | (?P<word>-?[A-Za-z_][A-Za-z0-9_]*)
       | (?P<mark>[{}<>:;,\[\]])""",
     re.VERBOSE,
 )
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,23 @@ class Scalar:
     @property
     def text(self) -> str:
         """The value as text: a string without its quotes and escapes, anything else as written."""
-        if self.tokens[0].kind != "string":
+        if self.kind != "string":
             return self.tokens[0].text
-        return "".join(_unescaped(token.text[1:-1]) for token in self.tokens)
+        # Escapes are bytes, and a character may be written as several of them.
+        return b"".join(_unescaped(token.text[1:-1]) for token in self.tokens).decode("utf-8", "replace")
+
+    @property
+    def kind(self) -> str:
+        """How it was written: "string", "number" or "word"."""
+        return self.tokens[0].kind
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """``name: value`` or ``name { … }``; a list ``name: [a, b]`` reads as several fields with one span."""
+    """``name: value`` or ``name { … }``; a list ``name: [a, b]`` reads as several fields with one span.
+
+    ``end`` is after the separator, if there is one, so that a field can be cut out.
+    """
 
     name: str
     value: Scalar | Message
@@ -109,11 +121,16 @@ class Message:
 
 
 class Document:
-    """A text and its root message. ``name`` is what errors call it, usually the file's path."""
+    """A text, its tokens and its root message. ``name`` is what errors call it, usually the file's path.
+
+    Raises ModelError "name:line:column: what" where the text is none.
+    """
 
     def __init__(self, text: str, name: str) -> None:
         self.text = text
         self.name = name
+        self._line_starts = [0, *(match.end() for match in re.finditer("\n", text))]
+        self.tokens = tuple(self._split())
         self.root = _Reader(self).read()
 
     def error(self, at: int, what: str, remedy: str = "") -> ModelError:
@@ -123,8 +140,8 @@ class Document:
 
     def place(self, at: int) -> tuple[int, int]:
         """Line and column of an offset, from 1."""
-        before = self.text[:at]
-        return before.count("\n") + 1, at - (before.rfind("\n") + 1) + 1
+        line = bisect.bisect_right(self._line_starts, at)
+        return line, at - self._line_starts[line - 1] + 1
 
     def message_of(self, entry: Field) -> Message:
         """A field's value as a message."""
@@ -140,30 +157,48 @@ class Document:
 
     def integer_of(self, entry: Field) -> int:
         """A field's value as an integer: decimal, hexadecimal or octal."""
-        raw = self.scalar_of(entry).text.replace(" ", "")
+        scalar = self.scalar_of(entry)
+        raw = "".join(scalar.raw.split())
         digits = raw.lstrip("-")
         base = 16 if digits[:2].lower() == "0x" else 8 if len(digits) > 1 and digits.startswith("0") else 10
         try:
-            return int(raw, base)
+            if scalar.kind == "number":
+                return int(raw, base)
         except ValueError:
-            raise self.error(entry.start, f"{entry.name} is {raw!r}, not an integer") from None
+            pass  # a fraction, or a digit that its base does not have
+        raise self.error(entry.start, f"{entry.name} is {scalar.raw}, not an integer")
 
     def number_of(self, entry: Field) -> float:
         """A field's value as a float; a trailing f, inf and nan are allowed."""
-        raw = self.scalar_of(entry).text.replace(" ", "")
-        try:
-            return float(raw if raw.lstrip("-").lower() in {"inf", "infinity", "nan"} else raw.rstrip("fF"))
-        except ValueError:
-            raise self.error(entry.start, f"{entry.name} is {raw!r}, not a number") from None
+        scalar = self.scalar_of(entry)
+        raw = "".join(scalar.raw.split())
+        if raw.lstrip("-").lower() in {"inf", "infinity", "nan"}:
+            return float(raw)
+        if scalar.kind == "number":
+            if re.fullmatch(r"-?0([xX][0-9a-fA-F]+|[0-7]+)", raw):
+                return float(self.integer_of(entry))
+            return float(raw.rstrip("fF"))
+        raise self.error(entry.start, f"{entry.name} is {scalar.raw}, not a number")
 
     def boolean_of(self, entry: Field) -> bool:
         """A field's value as a bool: true, t, 1 or false, f, 0."""
-        raw = self.scalar_of(entry).text
+        raw = self.scalar_of(entry).raw
         if raw in {"true", "True", "t", "1"}:
             return True
         if raw in {"false", "False", "f", "0"}:
             return False
-        raise self.error(entry.start, f"{entry.name} is {raw!r}, not true or false")
+        raise self.error(entry.start, f"{entry.name} is {raw}, not true or false")
+
+    def _split(self) -> Iterator[Token]:
+        at, text = 0, self.text
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                what = "a string that does not end" if text[at] in "\"'" else f"unexpected {text[at]!r}"
+                raise self.error(at, what)
+            if match.lastgroup != "space":
+                yield Token(str(match.lastgroup), match.group(), at, match.end())
+            at = match.end()
 
 
 class _Reader:
@@ -171,20 +206,8 @@ class _Reader:
 
     def __init__(self, document: Document) -> None:
         self._document = document
-        self._tokens = list(self._split(document.text))
+        self._tokens = document.tokens
         self._at = 0
-
-    def _split(self, text: str) -> Iterator[Token]:
-        at = 0
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if match is None:
-                # The document's methods need only its text and name, which are set before it is read.
-                what = "a string that does not end" if text[at] in "\"'" else f"unexpected {text[at]!r}"
-                raise self._document.error(at, what)
-            if match.lastgroup != "space":
-                yield Token(str(match.lastgroup), match.group(), at, match.end())
-            at = match.end()
 
     def read(self) -> Message:
         fields = self._fields(None)
@@ -206,18 +229,22 @@ class _Reader:
             token = self._peek()
             if token is None:
                 if closing:
-                    raise self._document.error(len(self._document.text), f"the file ends where {closing!r} should be")
+                    raise self._document.error(
+                        len(self._document.text), f"the file ends where {closing!r} should be"
+                    )
                 return fields
             if closing and token.text == closing and token.kind == "mark":
                 return fields
-            if token.text in {";", ","}:
+            found = self._field()
+            token = self._peek()
+            if token is not None and token.text in {";", ","}:
                 self._at += 1
-                continue
-            fields += self._field()
+                found = [dataclasses.replace(entry, end=token.end) for entry in found]
+            fields += found
 
     def _field(self) -> list[Field]:
         name = self._next("a field")
-        if name.kind != "word":
+        if name.kind != "word" or name.text.startswith("-"):
             raise self._document.error(name.start, f"unexpected {name.text!r} where a field's name should be")
         token = self._peek()
         if token is not None and token.text == ":":
@@ -235,15 +262,15 @@ class _Reader:
 
     def _list(self) -> tuple[list[Scalar | Message], int]:
         self._next("'['")
-        values: list[Scalar | Message] = []
-        while True:
-            token = self._peek()
-            if token is not None and token.text == "]":
-                return values, self._next("']'").end
-            if token is not None and token.text == ",":
-                self._at += 1
-                continue
+        token = self._peek()
+        if token is not None and token.text == "]":
+            return [], self._next("']'").end
+        values = [self._value()[0]]
+        while (after := self._next("',' or ']'")).text == ",":
             values.append(self._value()[0])
+        if after.text != "]":
+            raise self._document.error(after.start, f"unexpected {after.text!r} in a list")
+        return values, after.end
 
     def _value(self) -> tuple[Scalar | Message, int]:
         token = self._next("a value")
@@ -259,20 +286,20 @@ class _Reader:
         return Scalar(tuple(tokens)), tokens[-1].end
 
 
-def _unescaped(text: str) -> str:
-    def replace(match: re.Match[str]) -> str:
+def _unescaped(text: str) -> bytes:
+    def replace(match: re.Match[bytes]) -> bytes:
         code = match.group(1)
-        if code[0] in "xX":
-            return chr(int(code[1:], 16))
-        if code[0].isdigit():
-            return chr(int(code, 8))
+        if code[:1] in b"xX" and len(code) > 1:
+            return bytes([int(code[1:], 16)])
+        if code[:1].isdigit():
+            return bytes([int(code, 8) & 0xFF])
         return _ESCAPES.get(code, code)
 
-    return re.sub(r"\\([0-7]{1,3}|[xX][0-9a-fA-F]{1,2}|.)", replace, text, flags=re.DOTALL)
+    return re.sub(rb"\\([0-7]{1,3}|[xX][0-9a-fA-F]{1,2}|.)", replace, text.encode(), flags=re.DOTALL)
 
 
 def edited(text: str, edits: list[tuple[int, int, str]]) -> str:
-    """The text with spans [start, end) replaced; everything else stays byte for byte. Spans must not overlap."""
+    """Replace spans [start, end) of a text, which must not overlap; everything else stays byte for byte."""
     result, at = [], 0
     for start, end, replacement in sorted(edits):
         result += [text[at:start], replacement]

@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class TransformSpec:
-    """``transform_param`` of a data layer, named as in Caffe. ``mean_file`` is a path to a BlobProto, or empty."""
+    """``transform_param`` of a data layer, named as in Caffe; ``mean_file``: path to a BlobProto or empty."""
 
     scale: float = 1.0
     mirror: bool = False
@@ -42,8 +42,8 @@ class TopSpec:
 class DataSpec:
     """The data of the TRAIN phase and how it is cut.
 
-    ``chunk_keys`` holds the key of each chunk's first record, in hexadecimal, so that every peer finds a chunk
-    without a scan. Chunks have ``chunk_records`` records each, the last one what is left.
+    ``chunk_keys`` holds the key of each chunk's first record, in hexadecimal, so that every peer finds a
+    chunk without a scan. Chunks have ``chunk_records`` records each, the last one what is left.
     """
 
     layer: str
@@ -81,11 +81,13 @@ class JobSettings:
     warmup: float = 0.05
     lease_ttl_s: float = 5.0
     checkpoint_every_samples: int = 0
+    keep_checkpoints: int = 5
     seed: int = 1
     prefetch_batches: int = 8
     shuffle: bool = True
 
 
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _CHOICES = {"codec": ("float32", "float16"), "lr_scaling": ("none", "sqrt", "linear")}
 _RANGES = {
     "exchange_every_iterations": (1, 1_000_000),
@@ -93,6 +95,7 @@ _RANGES = {
     "warmup": (0.0, 1.0),
     "lease_ttl_s": (2.0, 600.0),
     "checkpoint_every_samples": (0, 2**62),
+    "keep_checkpoints": (1, 100_000),
     "seed": (0, 2**31 - 1),
     "prefetch_batches": (2, 1024),
 }
@@ -104,17 +107,25 @@ def with_overrides(settings: JobSettings, overrides: typing.Mapping[str, str]) -
     values: dict[str, Any] = {}
     for name, text in overrides.items():
         if name not in known:
-            raise UsageError(f"there is no setting {name!r}", remedy=f"known settings: {', '.join(sorted(known))}")
+            raise UsageError(
+                f"there is no setting {name!r}", remedy=f"known settings: {', '.join(sorted(known))}"
+            )
         kind = type(getattr(settings, name))
         try:
-            value = text.lower() in {"1", "true", "yes"} if kind is bool else kind(text)
-        except ValueError:
-            raise UsageError(f"--set {name}={text}: not a {kind.__name__}", remedy=f"give a {kind.__name__}") from None
+            value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise UsageError(
+                f"--set {name}={text}: not a {kind.__name__}", remedy=f"give a {kind.__name__}"
+            ) from None
         if name in _CHOICES and value not in _CHOICES[name]:
-            raise UsageError(f"--set {name}={text}: unknown", remedy=f"choose one of {', '.join(_CHOICES[name])}")
+            raise UsageError(
+                f"--set {name}={text}: unknown", remedy=f"choose one of {', '.join(_CHOICES[name])}"
+            )
         if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
             low, high = _RANGES[name]
-            raise UsageError(f"--set {name}={text}: out of range", remedy=f"give a value from {low} to {high}")
+            raise UsageError(
+                f"--set {name}={text}: out of range", remedy=f"give a value from {low} to {high}"
+            )
         values[name] = value
     return dataclasses.replace(settings, **values)
 
@@ -123,9 +134,10 @@ def with_overrides(settings: JobSettings, overrides: typing.Mapping[str, str]) -
 class JobSpec:
     """One job. Texts are whole prototxts.
 
-    ``solver_text`` and ``train_net_text`` are the user's own; ``solver_for_peer`` is what a peer's solver is built
-    from: the same with the data layer replaced and the net inlined. ``test_net_text`` is empty when no phase TEST was
-    found. ``budget_samples`` is max_iter × batch × iter_size, whoever trains them.
+    ``solver_text`` is the user's own, ``train_net_text`` too but with absolute paths; ``solver_for_peer`` is
+    what a peer's solver is built from: the same with the data layer replaced and the net inlined.
+    ``test_net_text`` is empty when the solver tests nothing. ``budget_samples`` is max_iter × batch ×
+    iter_size, whoever trains them.
     """
 
     name: str
@@ -162,10 +174,13 @@ class JobSpec:
         try:
             record = json.loads(value)
         except ValueError as error:
-            raise UsageError(f"the job's record is no JSON ({error})", remedy="create the job again") from None
+            raise UsageError(
+                f"the job's record is no JSON ({error})", remedy="create the job again"
+            ) from None
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise UsageError(
-                "the job was made by another version of gossip-caffe", remedy="use that version, or create it again"
+                "the job was made by another version of gossip-caffe",
+                remedy="use that version, or create it again",
             )
         return read_fields(cls, record, "job")
 
@@ -197,6 +212,12 @@ def _read(hint: Any, value: object, where: str) -> Any:
         return tuple(_read(element, entry, f"{where}[{index}]") for index, entry in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, types.GenericAlias) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UsageError(f"{where} is a {type(value).__name__}, not a {hint.__name__}", remedy="create the job again")
+    if (
+        isinstance(hint, types.GenericAlias)
+        or not isinstance(value, hint)
+        or (hint is int and isinstance(value, bool))
+    ):
+        raise UsageError(
+            f"{where} is a {type(value).__name__}, not a {hint.__name__}", remedy="create the job again"
+        )
     return value

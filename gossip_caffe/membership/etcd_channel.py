@@ -25,7 +25,13 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-_NEVER_SENT = ("failed to connect", "connection refused", "no leader", "dns resolution failed", "name resolution")
+_NEVER_SENT = (
+    "failed to connect",
+    "connection refused",
+    "no leader",
+    "dns resolution failed",
+    "name resolution",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +45,14 @@ class EtcdSettings:
 
 
 def parse_endpoints(text: str) -> tuple[str, ...]:
-    """"host:port,host:port" as endpoints; raises UsageError naming the part that is none."""
+    """ "host:port,host:port" as endpoints; raises UsageError naming the part that is none."""
     endpoints = [part.strip().removeprefix("http://").rstrip("/") for part in text.split(",") if part.strip()]
     for endpoint in endpoints or [""]:
         host, _, port = endpoint.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise UsageError(f"--etcd {text!r}: {endpoint!r} is no HOST:PORT", remedy="give for example 127.0.0.1:2379")
+            raise UsageError(
+                f"--etcd {text!r}: {endpoint!r} is no HOST:PORT", remedy="give for example 127.0.0.1:2379"
+            )
     return tuple(endpoints)
 
 
@@ -81,7 +89,7 @@ class EtcdConnection:
     def pause_s(self, attempt: int) -> float:
         """Jittered exponential back-off before attempt number ``attempt`` + 1."""
         longest = min(self.settings.first_pause_s * 2**attempt, self.settings.longest_pause_s)
-        return longest * self.rng.uniform(0.5, 1.0)
+        return float(longest) * self.rng.uniform(0.5, 1.0)
 
     async def call(self, method: str, request: Any, reply: Any, *, repeatable: bool = True) -> Any:
         """One unary call, e.g. "KV/Range", tried at each member in turn until ``retry_for_s`` is over.
@@ -106,7 +114,9 @@ class EtcdConnection:
                 self.leave(endpoint)
                 never_sent = any(sign in detail for sign in _NEVER_SENT)
                 if not repeatable and not never_sent:
-                    raise Ambiguous(f"etcd at {endpoint} did not answer {method}: {error.code().name}") from error
+                    raise Ambiguous(
+                        f"etcd at {endpoint} did not answer {method}: {error.code().name}"
+                    ) from error
                 pause_s = self.pause_s(attempt)
                 attempt += 1
                 if self.closed or self.clock.monotonic() + pause_s > give_up_at:

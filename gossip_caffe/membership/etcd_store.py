@@ -54,10 +54,13 @@ class EtcdStore:
     async def list(self, prefix: str, *, keys_only: bool = False, limit: int = 0) -> Listing:
         """Keys under the prefix, read in pages at one revision."""
         start, end = prefix.encode(), prefix_end(prefix.encode())
-        revision, items = 0, []
+        revision = 0
+        items: list[KeyValue] = []
         while True:
             page = min(PAGE_KEYS, limit - len(items)) if limit else PAGE_KEYS
-            request = pb.RangeRequest(key=start, range_end=end, limit=page, revision=revision, keys_only=keys_only)
+            request = pb.RangeRequest(
+                key=start, range_end=end, limit=page, revision=revision, keys_only=keys_only
+            )
             reply = await self._connection.call("KV/Range", request, pb.RangeResponse)
             revision = revision or reply.header.revision
             items += [key_value(item) for item in reply.kvs]
@@ -78,7 +81,8 @@ class EtcdStore:
             compare=[_compare(guard) for guard in guards],
             success=[_request(operation) for operation in operations],
             failure=[
-                pb.RequestOp(request_range=pb.RangeRequest(key=guard.key.encode(), limit=1)) for guard in guards
+                pb.RequestOp(request_range=pb.RangeRequest(key=guard.key.encode(), limit=1))
+                for guard in guards
             ],
         )
         try:
@@ -115,7 +119,7 @@ class EtcdStore:
                         reply = await self._keepalive.read()
                         if reply is grpc.aio.EOF:
                             raise self._connection.unavailable("the keep-alive stream ended")
-                        if reply.ID == lease_id:
+                        if lease_id == reply.ID:
                             return float(reply.TTL)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
                 self._drop_keepalive(endpoint)
@@ -164,9 +168,13 @@ def _compare(guard: Guard) -> Any:
         case Absent():
             return pb.Compare(key=key, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=0)
         case Exists():
-            return pb.Compare(key=key, target=pb.Compare.CREATE, result=pb.Compare.NOT_EQUAL, create_revision=0)
+            return pb.Compare(
+                key=key, target=pb.Compare.CREATE, result=pb.Compare.NOT_EQUAL, create_revision=0
+            )
         case CreatedAt(_, revision):
-            return pb.Compare(key=key, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=revision)
+            return pb.Compare(
+                key=key, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=revision
+            )
         case ModifiedAt(_, revision):
             return pb.Compare(key=key, target=pb.Compare.MOD, result=pb.Compare.EQUAL, mod_revision=revision)
 
@@ -179,4 +187,6 @@ def _request(operation: Operation) -> Any:
             return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key.encode()))
         case DeletePrefix(prefix):
             end = prefix_end(prefix.encode())
-            return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=prefix.encode(), range_end=end))
+            return pb.RequestOp(
+                request_delete_range=pb.DeleteRangeRequest(key=prefix.encode(), range_end=end)
+            )

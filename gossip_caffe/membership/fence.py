@@ -58,7 +58,9 @@ class FencedWriter:
         self._check()
         nonce = self._next_nonce()
         try:
-            result = await self._store.transact(guards, [Put(self._key, nonce, self._session.id), *operations])
+            result = await self._store.transact(
+                guards, [Put(self._key, nonce, self._session.id), *operations]
+            )
         except Ambiguous:
             return await self._settle(nonce)
         if result.succeeded:
@@ -93,13 +95,18 @@ class FencedWriter:
                 guard: Guard = ModifiedAt(self._key, self._revision) if self._revision else Absent(self._key)
                 await self._store.transact([guard], [Put(self._key, bump, self._session.id)])
             except _NeverApplied:
-                raise StoreUnavailable("the store lost a request; it was not applied", remedy="try again") from None
+                raise StoreUnavailable(
+                    "the store lost a request; it was not applied", remedy="try again"
+                ) from None
             except (Ambiguous, StoreUnavailable):
                 await self._clock.sleep(_SETTLE_PAUSE_S)
 
     def _check(self) -> None:
         if not self._session.owns():
-            raise LeaseLost(f"the lease is over ({self._session.reason or 'not renewed in time'})", remedy="register again")
+            raise LeaseLost(
+                f"the lease is over ({self._session.reason or 'not renewed in time'})",
+                remedy="register again",
+            )
 
     def _next_nonce(self) -> bytes:
         self._nonces += 1

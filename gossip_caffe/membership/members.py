@@ -53,7 +53,9 @@ class PeerRecord:
 class Registration:
     """This peer's own record, under its lease."""
 
-    def __init__(self, writer: FencedWriter, session: LeaseSession, keys: JobKeys, record: PeerRecord) -> None:
+    def __init__(
+        self, writer: FencedWriter, session: LeaseSession, keys: JobKeys, record: PeerRecord
+    ) -> None:
         self._writer = writer
         self._session = session
         self._keys = keys

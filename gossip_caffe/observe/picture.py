@@ -1,4 +1,4 @@
-"""The picture of a run: what the consensus learned beside one solver alone, and the lives of the peers above time."""
+"""The picture of a run: what the consensus learned beside one solver alone, and the peers' lives."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Curve:
 class Lifeline:
     """One peer over time, in seconds since the first event of the run.
 
-    ``training_s`` is when it began to train (None: it never did); ``exchanges_s`` are the exchanges that it started
-    and both sides applied.
+    ``training_s`` is when it began to train (None: it never did); ``exchanges_s`` are the exchanges that it
+    started and both sides applied.
     """
 
     peer: str
@@ -66,7 +66,7 @@ class RunPicture:
 
 
 def lifelines_of(events: Mapping[str, Iterable[Mapping[str, object]]]) -> tuple[Lifeline, ...]:
-    """Lifelines from each peer's events (docs/events.md), in the order of the peers' names.
+    """Read the lifelines from each peer's events (docs/events.md), in the order of the peers' names.
 
     Peers without an event are left out. Raises KeyError for an event without a wall time ``t``.
     """
@@ -84,7 +84,7 @@ def _lifeline(peer: str, lines: Sequence[Mapping[str, object]], origin: float) -
         _wall(line) - origin
         for line in lines
         if line["event"] == Event.EXCHANGED
-        and line.get("side") == "offer"
+        and line.get("side") == "offered"
         and line.get("outcome") == "applied"
     )
     return Lifeline(peer, _wall(lines[0]) - origin, training, _wall(lines[-1]) - origin, end, exchanges)
@@ -126,7 +126,7 @@ def _plain(axes: Axes) -> None:
 
 
 def accuracy_floor(curves: Sequence[Curve]) -> float:
-    """Where the accuracy axis begins: a little below the worst point that is not of the first steep rise, ≤ 0.95."""
+    """Return where the accuracy axis begins: below the worst point after the first rise, at most 0.95."""
     settled = [accuracy for curve in curves for _, accuracy in curve.points[len(curve.points) // 8 :]]
     lowest = min(settled, default=0.0)
     return max(0.0, min(0.95, lowest - 0.01))

@@ -13,16 +13,17 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from gossip_caffe.clock import Clock
-from gossip_caffe.errors import Conflict, ExchangeFailed, LeaseLost, NotFound, StoreError
-from gossip_caffe.gossip.exchange import Exchanger, Outcome
+from gossip_caffe.errors import Conflict, LeaseLost, StoreError
+from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
 from gossip_caffe.gossip.message import Answerer, Refusal, Transport
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import MembersView, PeerRecord, Registration
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Put, Store
+from gossip_caffe.membership.store import Store
 from gossip_caffe.observe.events import SCHEMA_VERSION, Event, EventLog
+from gossip_caffe.observe.status import PeerStatus
 from gossip_caffe.peer.checkpointing import Checkpointing, CheckpointRoom
 from gossip_caffe.peer.claims import Claims
 from gossip_caffe.peer.exchanging import Exchanging
@@ -30,7 +31,7 @@ from gossip_caffe.peer.joining import Joining
 from gossip_caffe.peer.lifecycle import Cause, State, step
 from gossip_caffe.peer.pace import claims_wanted
 from gossip_caffe.peer.progress import Progress, look_after_s
-from gossip_caffe.peer.reporting import Reporting
+from gossip_caffe.peer.reporting import Reporting, Throughput
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.epochs import Epochs
@@ -94,7 +95,15 @@ class Agent:
         self._writer: FencedWriter
         self._registration: Registration
         self._ledger: Ledger
-        self._reporting = Reporting(self, store, self.keys, clock, log)
+        self._throughput = Throughput(clock)
+        self._reporting = Reporting(
+            status=self.status,
+            key=self.keys.status(self.peer),
+            lease=lambda: self._session.id,
+            store=store,
+            clock=clock,
+            log=log,
+        )
 
     # ── the life ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,6 +178,8 @@ class Agent:
             keys=self.keys,
             spec=self.spec,
             trainer=self.trainer,
+            view=self.view,
+            transport=self._transport,
             peer=self.peer,
             address=self._record.address,
             clock=self._clock,
@@ -217,8 +228,15 @@ class Agent:
             rng=self._rng,
             log=self._log,
         )
-        self._checkpointing = Checkpointing(agent=self, room=self._checkpoints, store=self._store, transport=self._transport,
-                                            clock=self._clock, rng=self._rng, log=self._log)
+        self._checkpointing = Checkpointing(
+            agent=self,
+            room=self._checkpoints,
+            store=self._store,
+            transport=self._transport,
+            clock=self._clock,
+            rng=self._rng,
+            log=self._log,
+        )
 
     async def _train(self) -> Cause:
         """Train until asked to leave or until the job's budget is done."""
@@ -268,7 +286,8 @@ class Agent:
         data, board = self.spec.data, self.trainer.board
         records_per_s = data.batch_records * self.spec.iter_size / board.step_s if board.step_s else 0.0
         return claims_wanted(
-            queued_records=self.trainer.stream.waiting_records + self.trainer.queued_batches * data.batch_records,
+            queued_records=self.trainer.stream.waiting_records
+            + self.trainer.queued_batches * data.batch_records,
             batch_records=data.batch_records,
             chunk_records=data.chunk_records,
             prefetch_batches=self.spec.settings.prefetch_batches,
@@ -347,13 +366,43 @@ class Agent:
     async def _close(self) -> None:
         if self.exchanger is not None:
             self.exchanger.accepting = Refusal.SHUTTING_DOWN
-        await self._reporting.last_words()
         for name in list(self._tasks):
             await self._cancel(name)
         await self.trainer.stop()
         if hasattr(self, "_session"):
             await self._session.close()
         self._log.emit(Event.LEFT, reason=self.reason)
+
+    def status(self) -> PeerStatus:
+        """This peer's live figures."""
+        if self.claims is None or self.exchanger is None:
+            return PeerStatus(self.peer, self.state.value, self.reason, agent_pid=self._record.pid)
+        board, outcomes = self.trainer.board, self.exchanger.outcomes
+        self._throughput.note(board.samples, board.stalled_s)
+        return PeerStatus(
+            peer=self.peer,
+            state=self.state.value,
+            reason=self.reason,
+            iteration=board.iteration,
+            samples=board.samples,
+            samples_per_s=self._throughput.samples_per_s,
+            loss=board.loss if board.iteration else None,
+            learning_rate=board.learning_rate,
+            stalled_share=self._throughput.stalled_share,
+            epoch=self.progress.folded,
+            chunks_owned=len(self.claims.owned),
+            chunks_done=self.claims.done_chunks,
+            exchanges_applied=outcomes[OutcomeKind.APPLIED],
+            exchanges_failed=outcomes[OutcomeKind.FAILED] + outcomes[OutcomeKind.REJECTED],
+            consensus_distance=self.exchanger.mean_distance,
+            progress_samples=self.progress.samples,
+            budget_samples=self.spec.budget_samples,
+            checkpoint=self._checkpointing.newest if self._checkpointing else "",
+            agent_pid=self._record.pid,
+            solver_pid=self.trainer.solver_pid,
+            loader_pid=self.trainer.loader_pid,
+            solver_restarts=self.trainer.solver_restarts,
+        )
 
     # ── small things ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -449,6 +498,3 @@ class Agent:
 
 async def _any_of(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
-
-__all__ = ["Agent", "ExchangeFailed", "NotFound"]

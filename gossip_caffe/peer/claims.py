@@ -118,8 +118,12 @@ class Claims:
         before, self.owned = self.owned, {}
         try:
             for epoch in sorted({chunk.epoch for chunk in before}):
-                result = await ledger.claim(epoch, [item.chunk for item in before if item.epoch == epoch], lease)
-                self.owned.update({ChunkId(epoch, chunk): revision for chunk, revision in result.owned.items()})
+                result = await ledger.claim(
+                    epoch, [item.chunk for item in before if item.epoch == epoch], lease
+                )
+                self.owned.update(
+                    {ChunkId(epoch, chunk): revision for chunk, revision in result.owned.items()}
+                )
         except StoreError:
             self.owned = before
             raise

@@ -1,11 +1,11 @@
 """The life of a peer as an explicit state machine; every step has a reason that is logged and shown.
 
-    JOINING ─▶ SYNCING ─▶ TRAINING ─▶ DRAINING ─▶ LEFT
-       │          │         │  ▲          │
-       │          │         ▼  │          │
-       │          │       ORPHANED        │
-       ▼          ▼          ▼            ▼
-                     FAILED
+JOINING ─▶ SYNCING ─▶ TRAINING ─▶ DRAINING ─▶ LEFT
+   │          │         │  ▲          │
+   │          │         ▼  │          │
+   │          │       ORPHANED        │
+   ▼          ▼          ▼            ▼
+                 FAILED
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ AHEAD_S = 1.0
 """How much work a peer claims ahead: enough to ride over a slow store, little enough to be taken over quickly."""
 
 
-
 def samples_of_others(job_samples: int, own_done_samples: int) -> int:
     """Samples that others have trained, given the job's done count and what this peer has in it."""
     return max(0, job_samples - own_done_samples)
@@ -33,7 +32,12 @@ def checkpoint_interval(settings: JobSettings, budget_samples: int) -> int:
 
 
 def claims_wanted(
-    *, queued_records: int, batch_records: int, chunk_records: int, prefetch_batches: int, records_per_s: float
+    *,
+    queued_records: int,
+    batch_records: int,
+    chunk_records: int,
+    prefetch_batches: int,
+    records_per_s: float,
 ) -> int:
     """How many chunks to claim so that the loader never runs dry: a prefetch queue, or a second of work."""
     ahead = max(prefetch_batches * batch_records, round(records_per_s * AHEAD_S))

@@ -57,7 +57,8 @@ class EpochState:
 
 class Ledger:
     """One peer's hand on the account. Raises LeaseLost when the peer may not write any more, StoreUnavailable when
-    the store cannot be reached (nothing was written then)."""
+    the store cannot be reached (nothing was written then).
+    """
 
     def __init__(self, store: Store, writer: FencedWriter, keys: JobKeys, epochs: Epochs, peer: str) -> None:
         self._store = store
@@ -72,6 +73,11 @@ class Ledger:
     def folded(self) -> int:
         """Epochs 0 … folded-1 are finished, as far as this peer has read."""
         return self._folded_epochs
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs the budget touches."""
+        return self._epochs.count
 
     async def refresh(self) -> int:
         """Read how many epochs are folded."""
@@ -89,7 +95,9 @@ class Ledger:
                 if epoch < self._folded_epochs:
                     done.update(wanted)
                     break
-                keys = [(self._keys.claim(epoch, chunk), self._keys.done_mark(epoch, chunk)) for chunk in wanted]
+                keys = [
+                    (self._keys.claim(epoch, chunk), self._keys.done_mark(epoch, chunk)) for chunk in wanted
+                ]
                 guards: list[Guard] = [self._folded_guard()]
                 guards += [Absent(key) for pair in keys for key in pair]
                 puts = [Put(claim, self._peer.encode(), lease) for claim, _ in keys]
@@ -145,7 +153,11 @@ class Ledger:
                 pending = pending[CHUNKS_PER_TRANSACTION:]
                 continue
             ours = {item.key: item.create_revision for item in result.found}
-            pending = [chunk for chunk in pending if chunk not in part or ours.get(self._claim(chunk)) == owned[chunk]]
+            pending = [
+                chunk
+                for chunk in pending
+                if chunk not in part or ours.get(self._claim(chunk)) == owned[chunk]
+            ]
 
     async def state(self, epoch: int) -> EpochState:
         """List one open epoch; the reply has one key for each of its chunks that is owned or done."""
@@ -157,7 +169,9 @@ class Ledger:
         if await self.refresh() > epoch:
             return EpochState(frozenset(), frozenset(self._epochs.order(epoch)))
         finished = frozenset(self._keys.chunk_of(item.key) for item in done.items)
-        return EpochState(frozenset(self._keys.chunk_of(item.key) for item in owned.items) - finished, finished)
+        return EpochState(
+            frozenset(self._keys.chunk_of(item.key) for item in owned.items) - finished, finished
+        )
 
     async def done_count(self, epoch: int) -> int:
         """How many chunks of an epoch are done; costs the same for any number of them."""

@@ -48,5 +48,7 @@ def owners(weights: list[float], names: list[str], chunks: int, seed: int) -> ND
 
 
 def _scores(name: str, ids: NDArray[np.uint64], seed: int, weight: float) -> NDArray[np.float64]:
-    salt = np.frombuffer(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), dtype=np.uint64)[0]
+    salt = np.frombuffer(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), dtype=np.uint64)[
+        0
+    ]
     return -weight / np.log(uniform(mixed(ids ^ salt)))

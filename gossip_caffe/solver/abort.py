@@ -10,7 +10,10 @@ _ERROR = re.compile(r"^E\d{4,8} [\d:.]+\s+\d+ [\w./-]+:\d+\] (?P<text>.*)$")
 _PROTO = re.compile(r"Error parsing text-format caffe\.(\w+): (\d+):(\d+): (.*)")
 
 _REMEDIES = (
-    ("Unknown layer type", "use a layer type that this Caffe has: 'gossip-caffe doctor' says which Caffe it is"),
+    (
+        "Unknown layer type",
+        "use a layer type that this Caffe has: 'gossip-caffe doctor' says which Caffe it is",
+    ),
     ("MDB_", "check that the data layer's source is an LMDB"),
     ("mdb_status", "check that the data layer's source is an LMDB"),
     ("Failed to parse", "correct the prototxt at that line"),
@@ -30,7 +33,9 @@ def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
         if match := _FATAL.match(line):
             text = " ".join(match["text"].replace("Check failed: ", "").split())
             cause = f"Caffe refused the model: {parse_error or text}"
-            remedy = next((remedy for sign, remedy in _REMEDIES if sign in text), "correct the net or the solver")
+            remedy = next(
+                (remedy for sign, remedy in _REMEDIES if sign in text), "correct the net or the solver"
+            )
             return cause, remedy
     for line in reversed(stderr):
         if re.match(r"^\w*(Error|Exception)\b", line):

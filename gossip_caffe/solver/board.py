@@ -157,12 +157,16 @@ class WeightBoard:
         """Solver: a snapshot newer than the last is asked for."""
         return int(self._words[_PUBLISH_REQUESTED]) > int(self._words[_VERSION])
 
-    def note_step(self, iteration: int, batches: int, samples: int, loss: float, rate: float, step_s: float) -> None:
+    def note_step(
+        self, iteration: int, batches: int, samples: int, loss: float, rate: float, step_s: float
+    ) -> None:
         """Solver: the live weights have made a step."""
         self._words[_ITERATION] = iteration
         self._words[_SAMPLES] = samples
         self._reals[_LOSS], self._reals[_RATE] = loss, rate
-        self._reals[_STEP_S] = step_s if not self._reals[_STEP_S] else 0.9 * self._reals[_STEP_S] + 0.1 * step_s
+        self._reals[_STEP_S] = (
+            step_s if not self._reals[_STEP_S] else 0.9 * self._reals[_STEP_S] + 0.1 * step_s
+        )
         self._words[_BATCHES] = batches
 
     def note_stall(self, seconds: float) -> None:
@@ -193,7 +197,13 @@ class WeightBoard:
         slot = (int(self._words[_LATEST]) + 1) % _SLOTS
         at = _SLOTS_AT + slot * _SLOT_WORDS
         version = int(self._words[_VERSION]) + 1
-        self._words[at + _S_VERSION : at + _S_APPLIED + 1] = [version, iteration, batches, samples, self._applied]
+        self._words[at + _S_VERSION : at + _S_APPLIED + 1] = [
+            version,
+            iteration,
+            batches,
+            samples,
+            self._applied,
+        ]
         self._words[at + _END] = self._words[at + _BEGIN]
         self._words[_LATEST] = slot
         self._words[_VERSION] = version
@@ -235,7 +245,9 @@ class WeightBoard:
     def install(self, weights: Flat) -> None:
         """Agent, before the solver starts: its first weights. Raises GossipCaffeError unless all are finite."""
         if not np.isfinite(weights).all():
-            raise GossipCaffeError("the weights to start from hold NaN or Inf", remedy="choose another checkpoint")
+            raise GossipCaffeError(
+                "the weights to start from hold NaN or Inf", remedy="choose another checkpoint"
+            )
         self.publish(weights, iteration=0, batches=0, samples=0)
 
     def add_correction(self, delta: Flat) -> None:

@@ -46,7 +46,12 @@ class SolverLoop:
     """Stepping, correcting, publishing: everything between two messages."""
 
     def __init__(
-        self, engine: SolverEngine, spec: EngineSpec, schedule: RateSchedule, ring: BatchRing, board: WeightBoard
+        self,
+        engine: SolverEngine,
+        spec: EngineSpec,
+        schedule: RateSchedule,
+        ring: BatchRing,
+        board: WeightBoard,
     ) -> None:
         self._engine = engine
         self._spec = spec

@@ -67,6 +67,8 @@ class WeightLayout:
     def from_record(cls, record: Sequence[Any]) -> WeightLayout:
         """Read ``to_record``; raises ValueError when it is none."""
         try:
-            return cls.of([(str(layer), int(index), tuple(map(int, shape))) for layer, index, shape in record])
+            return cls.of(
+                [(str(layer), int(index), tuple(map(int, shape))) for layer, index, shape in record]
+            )
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a weight layout: {error}") from error

@@ -64,6 +64,8 @@ class NumpyEngine:
         loss = float(-np.log(np.maximum(shares[rows, truth], 1e-20)).mean())
         shares[rows, truth] -= 1
         shares /= len(data)
-        for total, part in zip(self.layout.split(gradient), (shares.T @ inputs, shares.sum(axis=0)), strict=True):
+        for total, part in zip(
+            self.layout.split(gradient), (shares.T @ inputs, shares.sum(axis=0)), strict=True
+        ):
             total += part
         return loss

@@ -26,14 +26,18 @@ class PycaffeEngine:
 
     def __init__(self, spec: EngineSpec, ring: BatchRing) -> None:
         if spec.device != "cpu":
-            raise EnvironmentProblem(f"device {spec.device!r} is not supported yet", remedy="train on the CPU")
+            raise EnvironmentProblem(
+                f"device {spec.device!r} is not supported yet", remedy="train on the CPU"
+            )
         caffe.set_mode_cpu()
         caffe.set_random_seed(spec.seed)
         source_layer.feed_from(ring)
         self._solver = solver_of(spec.solver_text)
         self._iter_size = spec.iter_size
         self._blobs = parameter_blobs(self._solver.net)
-        self.layout = WeightLayout.of([(layer, index, tuple(blob.shape)) for layer, index, blob in self._blobs])
+        self.layout = WeightLayout.of(
+            [(layer, index, tuple(blob.shape)) for layer, index, blob in self._blobs]
+        )
         if _gossip is None and not hasattr(getattr(self._solver, "param", None), "base_lr"):
             raise EnvironmentProblem(
                 f"the pycaffe at {caffe.__file__} cannot set the learning rate of a step",
@@ -99,7 +103,7 @@ def solver_of(text: str) -> Any:
     """A Caffe solver from a prototxt's text, through anonymous memory: Caffe reads files only."""
     fd = os.memfd_create("gossip-caffe-solver.prototxt", os.MFD_CLOEXEC)
     try:
-        with open(fd, "wb", closefd=False) as file:  # noqa: PTH123 - a descriptor has no path
+        with open(fd, "wb", closefd=False) as file:
             file.write(text.encode())
         return caffe.get_solver(f"/proc/self/fd/{fd}")
     finally:

@@ -28,23 +28,23 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
         """Check that the ring fits the net."""
         if _ring is None or len(top) != len(_ring.tops):
             raise RuntimeError("the ring of batches does not fit the net's data layer")
-        for blob, spec in zip(top, _ring.tops, strict=True):
-            blob.reshape(_ring.batch_records, *spec.shape)
+        for index, spec in enumerate(_ring.tops):  # pycaffe's vectors can be indexed, not iterated
+            top[index].reshape(_ring.batch_records, *spec.shape)
 
     def reshape(self, bottom: Any, top: Any) -> None:
         """Follow the next batch's number of records."""
         if _ring is None or (batch := _ring.take(0.0)) is None:
             return
-        for blob, array in zip(top, batch.arrays, strict=True):
-            if blob.shape[0] != len(array):
-                blob.reshape(*array.shape)
+        for index, array in enumerate(batch.arrays):
+            if top[index].shape[0] != len(array):
+                top[index].reshape(*array.shape)
 
     def forward(self, bottom: Any, top: Any) -> None:
         """Copy the next batch in, and free its slot."""
         if _ring is None or (batch := _ring.take(0.0)) is None:
             raise RuntimeError("the net ran without a batch in the ring")
-        for blob, array in zip(top, batch.arrays, strict=True):
-            blob.data[...] = array
+        for index, array in enumerate(batch.arrays):
+            top[index].data[...] = array
         _ring.release()
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:

@@ -12,9 +12,9 @@ EVENTS: dict[str, list[dict[str, object]]] = {
     "p1": [
         {"t": 100.0, "event": "started"},
         {"t": 102.0, "event": "joined"},
-        {"t": 103.0, "event": "exchanged", "side": "offer", "outcome": "applied"},
-        {"t": 103.5, "event": "exchanged", "side": "answer", "outcome": "applied"},
-        {"t": 104.0, "event": "exchanged", "side": "offer", "outcome": "timeout"},
+        {"t": 103.0, "event": "exchanged", "side": "offered", "outcome": "applied"},
+        {"t": 103.5, "event": "exchanged", "side": "answered", "outcome": "applied"},
+        {"t": 104.0, "event": "exchanged", "side": "offered", "outcome": "timeout"},
         {"t": 110.0, "event": "trained"},
     ],
     "p0": [

@@ -1,0 +1,159 @@
+"""Plays the script on a running cluster: watches the job, lets a peer join, kills one, waits for the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gossip_caffe.clock import Clock
+from gossip_caffe.demo.script import Join, Kill, Scene, next_act
+from gossip_caffe.errors import GossipCaffeError
+from gossip_caffe.observe.status import PeerStatus
+
+LOOK_EVERY_S = 0.5
+SAY_EVERY_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The cluster at one moment.
+
+    ``training`` are the peers that train now, ``statuses`` what the living ones say about themselves.
+    ``running`` are the peers that have a process; ``ended`` those whose process ended, each with its cause in
+    a line. ``checkpoint`` is the job's last one, None while it trains; look it up after ``running``,
+    because a peer ends when the job has.
+    """
+
+    progress_samples: int
+    budget_samples: int
+    training: tuple[str, ...]
+    statuses: tuple[PeerStatus, ...]
+    running: tuple[str, ...]
+    ended: tuple[tuple[str, str], ...] = ()
+    checkpoint: str | None = None
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is trained, 0 to 1."""
+        return self.progress_samples / self.budget_samples if self.budget_samples else 0.0
+
+
+class Stage(Protocol):
+    """The cluster as the script uses it."""
+
+    async def look(self) -> View:
+        """See how things are now. Raises StoreError when etcd does not answer."""
+        ...
+
+    async def add_peer(self) -> str:
+        """Start one more peer; returns its name."""
+        ...
+
+    async def kill(self, peer: str) -> None:
+        """``kill -9`` of all processes of a peer."""
+        ...
+
+
+class Audience(Protocol):
+    """Who is shown what happens."""
+
+    def see(self, view: View) -> None:
+        """Show the cluster as it is; called at every look."""
+        ...
+
+    def hear(self, line: str) -> None:
+        """Say one line."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """How it went. ``checkpoint`` is the job's last one, empty when it did not finish before the deadline."""
+
+    checkpoint: str
+    joined: tuple[str, ...]
+    killed: tuple[str, ...]
+    seconds: float
+
+
+async def play(stage: Stage, audience: Audience, clock: Clock, *, peers: int, deadline_s: float) -> Played:
+    """Play the script until the job has finished or ``deadline_s`` has passed.
+
+    Raises GossipCaffeError when all peers have ended, with what the last one said.
+    """
+    began = clock.monotonic()
+    training_at = None
+    joined: list[str] = []
+    killed: list[str] = []
+    known_ends: set[str] = set()
+    while clock.monotonic() - began < deadline_s:
+        view = await stage.look()
+        audience.see(view)
+        if view.checkpoint is not None:
+            return Played(view.checkpoint, tuple(joined), tuple(killed), clock.monotonic() - began)
+        _report_ends(view, killed, known_ends, audience)
+        if training_at is None and len(view.training) >= peers:
+            training_at = clock.monotonic()
+            audience.hear(f"{peers} peers train, {training_at - began:.1f} s after their start")
+        # The first peers must all train before one can be said to join them.
+        if training_at is not None:
+            await _act(stage, audience, view, joined, killed)
+        await clock.sleep(LOOK_EVERY_S)
+    return Played("", tuple(joined), tuple(killed), clock.monotonic() - began)
+
+
+async def _act(stage: Stage, audience: Audience, view: View, joined: list[str], killed: list[str]) -> None:
+    candidates = tuple(peer for peer in view.training if peer not in joined)
+    act = next_act(Scene(view.progress, candidates, joined=bool(joined), killed=bool(killed)))
+    match act:
+        case Join():
+            joined.append(await stage.add_peer())
+            audience.hear(f"{joined[-1]} joins: {act.reason}")
+        case Kill():
+            await stage.kill(act.peer)
+            killed.append(act.peer)
+            audience.hear(f"kill -9 {act.peer}: {act.reason}")
+
+
+def _report_ends(view: View, killed: Sequence[str], known: set[str], audience: Audience) -> None:
+    for peer, cause in view.ended:
+        if peer not in known and peer not in killed:
+            audience.hear(f"{peer} ended: {cause}")
+        known.add(peer)
+    if view.ended and not view.running:
+        cause = next((cause for peer, cause in view.ended if peer not in killed), "killed")
+        raise GossipCaffeError(f"all peers have ended before the job: {cause}", remedy="see their logs")
+
+
+def progress_line(view: View, seconds: float) -> str:
+    """Return one line about the cluster, for where there is no terminal."""
+    rate = sum(status.samples_per_s for status in view.statuses)
+    losses = [status.loss for status in view.statuses if status.loss is not None]
+    loss = f", loss {sum(losses) / len(losses):.4f}" if losses else ""
+    peers = " ".join(f"{status.peer}:{status.state}" for status in view.statuses) or "no peer yet"
+    return (
+        f"{seconds:5.0f} s  {view.progress:4.0%} of {view.budget_samples:,} samples, "
+        f"{rate:,.0f} samples/s{loss}  [{peers}]"
+    )
+
+
+class Lines:
+    """An audience without a terminal: what happens, and a line about the cluster every few seconds."""
+
+    def __init__(self, say: Callable[[str], None], clock: Clock) -> None:
+        self._say = say
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._said_at = self._began - SAY_EVERY_S
+
+    def see(self, view: View) -> None:
+        """Say a line when the last one is some seconds ago."""
+        now = self._clock.monotonic()
+        if now - self._said_at >= SAY_EVERY_S:
+            self._said_at = now
+            self.hear(progress_line(view, now - self._began))
+
+    def hear(self, line: str) -> None:
+        """Say it."""
+        self._say(line)

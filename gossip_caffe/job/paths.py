@@ -1,0 +1,36 @@
+"""Files that prototxts name: found as Caffe finds them, or beside the solver file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gossip_caffe.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where relative paths begin: ``working`` as for Caffe, and else the ``folder`` of the solver file."""
+
+    folder: Path
+    working: Path
+
+    def resolve(self, name: str) -> Path:
+        """Return the absolute path of a file or folder that a prototxt names; it may not exist."""
+        if not (self.working / name).exists() and (self.folder / name).exists():
+            return (self.folder / name).absolute()
+        return (self.working / name).absolute()
+
+    def shown(self, path: Path) -> str:
+        """Write a path as messages name it: relative to the working folder when it lies below."""
+        return str(path.relative_to(self.working)) if path.is_relative_to(self.working) else str(path)
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a file's text. Raises ModelError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ModelError(f"there is no {what} at {path}", remedy="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read the {what} {path} ({error})", remedy="check the file") from None

@@ -1,0 +1,82 @@
+"""What this peer says about itself: a status record every second, and progress events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gossip_caffe.clock import Clock
+from gossip_caffe.errors import StoreError
+from gossip_caffe.membership.store import Put, Store
+from gossip_caffe.observe.events import Event, EventLog
+from gossip_caffe.observe.status import PeerStatus
+
+EVERY_S = 1.0
+
+
+class Reporting:
+    """Writes ``status()`` under ``key`` on the lease that ``lease()`` names; not fenced, for it decides nothing."""
+
+    def __init__(
+        self,
+        *,
+        status: Callable[[], PeerStatus],
+        key: str,
+        lease: Callable[[], int],
+        store: Store,
+        clock: Clock,
+        log: EventLog,
+    ) -> None:
+        self._status = status
+        self._key = key
+        self._lease = lease
+        self._store = store
+        self._clock = clock
+        self._log = log
+
+    async def run(self) -> None:
+        """Report for ever."""
+        while True:
+            await self.report()
+            await self._clock.sleep(EVERY_S)
+
+    async def report(self) -> None:
+        """Report once; a store that is away misses it."""
+        status = self._status()
+        if status.iteration:
+            self._log.emit(
+                Event.PROGRESS,
+                iteration=status.iteration,
+                samples=status.samples,
+                loss=status.loss,
+                learning_rate=status.learning_rate,
+                stalled_share=status.stalled_share,
+                progress_samples=status.progress_samples,
+                distance=status.consensus_distance,
+            )
+        try:
+            await self._store.transact([], [Put(self._key, status.to_json(), self._lease())])
+        except StoreError:
+            pass
+
+
+class Throughput:
+    """Samples a second, as a running mean over reports."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._samples = 0
+        self._stalled_s = 0.0
+        self._at = clock.monotonic()
+        self.samples_per_s = 0.0
+        self.stalled_share = 0.0
+
+    def note(self, samples: int, stalled_s: float) -> None:
+        """Take in the counters as they are now."""
+        now = self._clock.monotonic()
+        passed = now - self._at
+        if passed <= 0:
+            return
+        latest = max(0, samples - self._samples) / passed
+        self.samples_per_s = latest if not self.samples_per_s else 0.7 * self.samples_per_s + 0.3 * latest
+        self.stalled_share = min(1.0, max(0.0, stalled_s - self._stalled_s) / passed)
+        self._samples, self._stalled_s, self._at = samples, stalled_s, now

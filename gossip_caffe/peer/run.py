@@ -1,0 +1,153 @@
+"""A peer as a process: reads its job, makes the real store, network and children, and runs the agent until it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+
+from gossip_caffe import __version__
+from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.data.loader_port import Loader, LoaderProcess
+from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.errors import ExitCode, GossipCaffeError
+from gossip_caffe.gossip.grpc_server import PeerServer, split_address
+from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.membership.jobs import load_job
+from gossip_caffe.membership.keys import JobKeys, checked_name
+from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.observe.events import JsonLinesLog
+from gossip_caffe.peer.agent import Agent
+from gossip_caffe.peer.checkpointing import CheckpointRoom
+from gossip_caffe.peer.lifecycle import State
+from gossip_caffe.peer.options import PeerOptions
+from gossip_caffe.peer.trainer import Trainer
+from gossip_caffe.solver.board import WeightBoard
+from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.solver_port import Solver, SolverProcess
+
+Say = Callable[[str], None]
+
+
+def run_peer(options: PeerOptions, say: Say) -> ExitCode:
+    """Run one peer until its job is finished or it is asked to leave (SIGTERM, Ctrl-C; a second one ends it at once).
+
+    Raises GossipCaffeError for what the user can mend.
+    """
+    return asyncio.run(_run(options, say))
+
+
+async def _run(options: PeerOptions, say: Say) -> ExitCode:
+    clock, rng = SystemClock(), random.Random(secrets.randbits(64))
+    peer = checked_name(options.peer or f"p-{rng.getrandbits(24):06x}", "peer")
+    store = EtcdStore(options.endpoints, clock, rng)
+    folder = CheckpointFolder(options.run_dir / "checkpoints" / peer)
+    server = PeerServer(options.listen, folder)
+    transport = GrpcTransport()
+    ring: BatchRing | None = None
+    log: JsonLinesLog | None = None
+    try:
+        spec = await load_job(store, options.job)
+        if await store.get(JobKeys(spec.name).finished) is not None:
+            say(f"job {spec.name} is finished already; nothing to do")
+            return ExitCode.OK
+        port = await server.start()
+        address = options.advertise or f"{_reached_from(options)}:{port}"
+        say(f"{peer}: joining job {spec.name} as {address} (etcd {','.join(options.endpoints)})")
+        slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
+        ring = BatchRing.create(spec.data.tops, spec.data.batch_records, slots)
+        log = JsonLinesLog(options.run_dir / "events" / f"{peer}.jsonl", peer, clock)
+        agent = Agent(
+            spec=spec,
+            record=PeerRecord(
+                peer=peer,
+                incarnation="",
+                address=address,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                state=State.JOINING.value,
+                version=__version__,
+            ),
+            store=store,
+            transport=transport,
+            serve=server.serve,
+            trainer=_trainer(spec, options.engine, ring, clock, log),
+            checkpoints=CheckpointRoom(folder, transport),
+            clock=clock,
+            rng=rng,
+            log=log,
+            say=say,
+        )
+        _leave_on_signals(agent)
+        await agent.run()
+        return ExitCode.OK
+    finally:
+        await server.stop()
+        await transport.close()
+        await store.close()
+        if log is not None:
+            log.close()
+
+
+def _trainer(spec: JobSpec, engine: str, ring: BatchRing, clock: SystemClock, log: JsonLinesLog) -> Trainer:
+    engine_spec = EngineSpec(
+        engine=engine,
+        solver_text=spec.solver_for_peer,
+        iter_size=spec.iter_size,
+        batch_records=spec.data.batch_records,
+        seed=spec.settings.seed,
+    )
+
+    def make_solver(board: WeightBoard | None) -> Solver:
+        return SolverProcess(engine_spec, spec.schedule, ring, board)
+
+    def make_loader() -> Loader:
+        return LoaderProcess(spec.data, spec.settings.seed, ring)
+
+    return Trainer(
+        batch_records=spec.data.batch_records,
+        ring=ring,
+        make_solver=make_solver,
+        make_loader=make_loader,
+        clock=clock,
+        log=log,
+    )
+
+
+def _leave_on_signals(agent: Agent) -> None:
+    """First SIGTERM or Ctrl-C: leave in good order. A second one: end now; the lease frees what is owned."""
+    loop = asyncio.get_running_loop()
+
+    def asked(number: signal.Signals) -> None:
+        agent.leave(number.name)
+        loop.remove_signal_handler(signal.SIGINT)
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked, number)
+
+
+def _reached_from(options: PeerOptions) -> str:
+    """This machine's address as seen on the way to etcd; the address that we listen on, if that is a certain one."""
+    host, _ = split_address(options.listen, "--listen")
+    if host not in {"0.0.0.0", "::", "[::]"}:
+        return host
+    etcd_host, _ = split_address(options.endpoints[0], "--etcd")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((etcd_host, 9))  # a datagram socket: nothing is sent
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise GossipCaffeError(
+            f"cannot tell by which address others reach this machine ({error.strerror})",
+            remedy="give --advertise HOST:PORT",
+        ) from None

@@ -1,0 +1,158 @@
+"""Records in an LMDB: counted, cut and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
+from gossip_caffe.data.source import open_data_set, open_source
+from gossip_caffe.errors import DataError
+from gossip_caffe.job.spec import DataSpec, TopSpec, TransformSpec
+from gossip_caffe.wire import caffe_wire_pb2 as wire
+
+CHUNK = 7
+RECORDS = 40
+
+
+def write(path: Path, values: dict[str, bytes]) -> str:
+    with lmdb.open(str(path), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(key.encode(), value)
+    return str(path)
+
+
+def datum(label: int) -> bytes:
+    data = bytes([label, label + 1, 255, 0, 1, 2])
+    return bytes(wire.Datum(channels=1, height=2, width=3, data=data, label=label).SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    # Written in another order than that of the keys, which is the one that counts.
+    order = np.random.default_rng(0).permutation(RECORDS)
+    return write(tmp_path_factory.mktemp("lmdb") / "train", {f"{i:08d}": datum(int(i)) for i in order})
+
+
+def source(path: str) -> LmdbSource:
+    keys = LmdbDataSet(path).chunk_keys(CHUNK)
+    return LmdbSource(path, records=RECORDS, chunk_records=CHUNK, chunk_keys=keys)
+
+
+def test_a_data_set_knows_its_size_its_shape_and_its_chunks(path: str) -> None:
+    data = open_data_set("lmdb", path)
+    assert (data.records, data.shape) == (RECORDS, (1, 2, 3))
+    keys = data.chunk_keys(CHUNK)
+    assert [bytes.fromhex(key).decode() for key in keys] == [f"{i:08d}" for i in range(0, RECORDS, CHUNK)]
+    assert data.chunk_keys(1000) == keys[:1]
+    seen: list[int] = []
+    data.chunk_keys(CHUNK, seen.append)
+    assert seen == [0]
+
+
+@given(st.lists(st.tuples(st.integers(0, RECORDS - 1), st.integers(0, 20)), max_size=8))
+def test_any_range_is_read_in_the_order_of_the_keys(path: str, ranges: list[tuple[int, int]]) -> None:
+    reader = source(path)
+    try:
+        for start, length in ranges:
+            stop = min(RECORDS, start + length)
+            assert [record.label for record in reader.read(start, stop)] == list(range(start, stop))
+    finally:
+        reader.close()
+
+
+def test_a_record_is_decoded_with_its_key(path: str) -> None:
+    reader = source(path)
+    (record,) = reader.read(9, 10)
+    assert record.values.tolist() == [[[9, 10, 255], [0, 1, 2]]]
+    assert record.values.dtype == np.uint8
+    assert record.where == f"{path}, key '00000009'"
+    reader.close()
+
+
+def test_floats_are_read_as_they_are(tmp_path: Path) -> None:
+    value = wire.Datum(channels=2, height=1, width=1, float_data=[0.5, -1e9], label=-3).SerializeToString()
+    reader = LmdbSource(write(tmp_path, {"a": value}), records=1, chunk_records=1, chunk_keys=("61",))
+    (record,) = reader.read(0, 1)
+    assert record.values.tolist() == [[[0.5]], [[-1e9]]]
+    assert (record.values.dtype, record.label) == (np.float32, -3)
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"\xff\xff", "key 'b': not a Datum"),
+        (
+            wire.Datum(channels=1, height=2, width=3, data=b"123").SerializeToString(),
+            "3 values for a shape of 1×2×3",
+        ),
+        (wire.Datum(label=1).SerializeToString(), "0 values for a shape of 0×0×0"),
+        (
+            wire.Datum(encoded=True, data=b"jpeg").SerializeToString(),
+            "an encoded image, which is not supported yet",
+        ),
+    ],
+)
+def test_a_corrupt_record_is_named_by_its_key(tmp_path: Path, value: bytes, message: str) -> None:
+    path = write(tmp_path, {"a": datum(0), "b": value, "c": datum(2)})
+    reader = LmdbSource(path, records=3, chunk_records=3, chunk_keys=("61",))
+    records = reader.read(0, 3)
+    assert next(records).label == 0
+    with pytest.raises(DataError, match=message) as caught:
+        next(records)
+    assert str(caught.value).startswith(f"{path}, key 'b': ")
+    reader.close()
+
+
+def test_other_data_than_the_job_was_made_for_is_refused(path: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 40 records, the job was made for 41"):
+        LmdbSource(path, records=41, chunk_records=CHUNK, chunk_keys=("00",))
+    reader = LmdbSource(path, records=RECORDS, chunk_records=RECORDS, chunk_keys=("00",))
+    with pytest.raises(DataError, match="the first record of chunk 0 is gone"):
+        next(reader.read(0, 1))
+    reader.close()
+    spec = DataSpec(
+        "data", "lmdb", path, RECORDS, RECORDS, ("3030303030303030",), 1, (TopSpec("data", (1, 2, 3)),)
+    )
+    opened = open_source(spec)
+    assert next(iter(opened.read(0, 1))).label == 0
+    opened.close()
+
+
+def test_reading_past_the_end_is_an_error(path: str) -> None:
+    reader = source(path)
+    with pytest.raises(DataError, match="ends after 40 records"):
+        list(reader.read(38, 42))
+    reader.close()
+
+
+def test_missing_empty_and_broken_data_sets_are_one_line_each(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no LMDB at"):
+        open_data_set("lmdb", str(tmp_path / "missing"))
+    with pytest.raises(DataError, match="is empty"):
+        open_data_set("lmdb", write(tmp_path / "empty", {}))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "data.mdb").write_bytes(b"no database" * 1000)
+    with pytest.raises(DataError, match="cannot open the LMDB at"):
+        open_data_set("lmdb", str(broken))
+    with pytest.raises(DataError, match="unknown data source 'leveldb'"):
+        open_data_set("leveldb", str(tmp_path))
+
+
+def test_a_transformation_that_does_not_fit_is_refused_before_the_job_is_made(path: str) -> None:
+    data = LmdbDataSet(path)
+    data.check(TransformSpec(crop_size=2))
+    with pytest.raises(DataError, match="key '00000000': 1×2×3 is smaller than crop_size 3"):
+        data.check(TransformSpec(crop_size=3))
+
+
+def test_two_data_sets_may_be_looked_at_in_one_process(path: str) -> None:
+    first, second = LmdbDataSet(path), LmdbDataSet(path)
+    assert first.chunk_keys(5) == second.chunk_keys(5)

@@ -1,0 +1,144 @@
+"""A job's spec and its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossip_caffe.errors import UsageError
+from gossip_caffe.job.chunking import choose_chunk_records
+from gossip_caffe.job.spec import (
+    DataSpec,
+    JobSettings,
+    JobSpec,
+    RateSchedule,
+    TopSpec,
+    TransformSpec,
+    with_overrides,
+)
+
+DATA = DataSpec(
+    layer="data",
+    backend="lmdb",
+    source="/data/train",
+    records=1000,
+    chunk_records=64,
+    chunk_keys=("30", "31"),
+    batch_records=32,
+    tops=(TopSpec("data", (1, 28, 28)), TopSpec("label", ())),
+    transform=TransformSpec(scale=0.00390625, mean_values=(104.0, 117.0)),
+)
+SPEC = JobSpec(
+    name="digits",
+    solver_text="net: 'é'",
+    train_net_text="layer {}",
+    solver_for_peer="train_net_param {}",
+    test_net_text="",
+    test_iter=0,
+    solver_type="SGD",
+    iter_size=2,
+    budget_samples=6400,
+    data=DATA,
+    schedule=RateSchedule("multistep", 0.1, gamma=0.1, stepvalues=(10, 20), max_iter=100),
+    settings=JobSettings(warmup=0.0),
+)
+
+
+def test_a_spec_survives_the_store() -> None:
+    assert JobSpec.from_json(SPEC.to_json()) == SPEC
+    assert SPEC.samples_per_iteration == 64
+
+
+def test_an_integer_stands_for_a_float_and_a_missing_field_with_a_default_for_its_default() -> None:
+    record = json.loads(SPEC.to_json())
+    record["schedule"]["base_lr"] = 1
+    del record["settings"]["prefetch_batches"]
+    read = JobSpec.from_json(json.dumps(record).encode())
+    assert read.schedule.base_lr == 1.0
+    assert read.settings.prefetch_batches == JobSettings().prefetch_batches
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": 3}, "job.name is a int, not a str"),
+        ({"iter_size": True}, "job.iter_size is a bool, not a int"),
+        ({"data": []}, "job.data is no object"),
+        ({"format": 99}, "another version"),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_named(change: dict[str, object], message: str) -> None:
+    record = json.loads(SPEC.to_json()) | change
+    with pytest.raises(UsageError, match=message):
+        JobSpec.from_json(json.dumps(record).encode())
+
+
+def test_missing_and_nested_fields_are_named_by_their_path() -> None:
+    record = json.loads(SPEC.to_json())
+    record["data"]["tops"][1]["shape"] = "none"
+    with pytest.raises(UsageError, match=re.escape("job.data.tops[1].shape is no list")):
+        JobSpec.from_json(json.dumps(record).encode())
+    del record["data"]
+    with pytest.raises(UsageError, match=re.escape("job.data is missing")):
+        JobSpec.from_json(json.dumps(record).encode())
+    with pytest.raises(UsageError, match="no JSON"):
+        JobSpec.from_json(b"{")
+
+
+def test_a_fingerprint_is_of_everything_but_the_name() -> None:
+    assert dataclasses.replace(SPEC, name="other").fingerprint == SPEC.fingerprint
+    assert JobSpec.from_json(SPEC.to_json()).fingerprint == SPEC.fingerprint
+    settings = dataclasses.replace(SPEC.settings, seed=2)
+    for other in (
+        dataclasses.replace(SPEC, settings=settings),
+        dataclasses.replace(SPEC, data=dataclasses.replace(DATA, records=999)),
+        dataclasses.replace(SPEC, train_net_text="layer { }"),
+    ):
+        assert other.fingerprint != SPEC.fingerprint
+
+
+def test_settings_are_given_as_text() -> None:
+    given_settings = with_overrides(
+        JobSettings(),
+        {"exchange_every_iterations": "4", "codec": "float32", "warmup": "0.1", "shuffle": "false"},
+    )
+    assert given_settings == JobSettings(
+        exchange_every_iterations=4, codec="float32", warmup=0.1, shuffle=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "exchange_every",
+            "4",
+            "there is no setting 'exchange_every'; known settings: checkpoint_every_samples",
+        ),
+        ("exchange_every_iterations", "4.5", "--set exchange_every_iterations=4.5: not a int"),
+        ("exchange_every_iterations", "0", "out of range; give a value from 1 to"),
+        ("warmup", "nan", "out of range"),
+        ("codec", "int8", "unknown; choose one of float32, float16"),
+        ("shuffle", "maybe", "--set shuffle=maybe: not a bool"),
+    ],
+)
+def test_a_bad_setting_is_one_line_with_what_it_takes(name: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        with_overrides(JobSettings(), {name: text})
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(1, 10**8), st.integers(1, 1024), st.integers(1, 8))
+def test_chunks_are_whole_iterations_and_about_four_hundred(records: int, batch: int, iter_size: int) -> None:
+    chunk = choose_chunk_records(records, batch, iter_size)
+    assert chunk >= batch
+    assert chunk % (batch * iter_size) == 0
+    chunks = -(-records // chunk)
+    assert chunks <= 601
+    if records >= 400 * batch * iter_size:
+        assert chunks >= 266
