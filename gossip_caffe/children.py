@@ -74,11 +74,13 @@ class Control:
             if not poller.poll(None if timeout_s is None else timeout_s * 1000):
                 return None
             try:
-                data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+                data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_FDS)
             except ConnectionResetError:
                 data = b""  # it was closed with messages of ours unread
             if not data:
                 raise EOFError("the control socket is closed")
+            for fd in fds:
+                os.set_inheritable(fd, False)
             self._buffer += data
             self._fds += fds
 

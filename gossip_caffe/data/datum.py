@@ -32,11 +32,11 @@ def decode(serialized: bytes, where: str) -> Record:
     if datum.encoded:
         raise DataError(f"{where}: an encoded image, which is not supported yet", remedy="write raw Datums")
     shape = (datum.channels, datum.height, datum.width)
-    values: NDArray[np.uint8] | NDArray[np.float32]
-    if datum.data:
-        values = np.frombuffer(datum.data, dtype=np.uint8)
-    else:
-        values = np.array(datum.float_data, dtype=np.float32)
+    values: NDArray[np.uint8] | NDArray[np.float32] = (
+        np.frombuffer(datum.data, dtype=np.uint8)
+        if datum.data
+        else np.array(datum.float_data, dtype=np.float32)
+    )
     if values.size == 0 or values.size != np.prod(shape):
         raise DataError(
             f"{where}: {values.size} values for a shape of {'×'.join(map(str, shape))}",

@@ -10,7 +10,7 @@ from gossip_caffe.demo.digits import PIXEL_MAX, TEST_RECORDS, TRAIN_RECORDS
 BATCH = 16
 TEST_BATCH = 60
 TEST_ITER = TEST_RECORDS // TEST_BATCH
-EPOCHS = 70
+EPOCHS = 55
 
 NET_FILE = "train_val.prototxt"
 SOLVER_FILE = "solver.prototxt"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.demo.script import Join, Kill, Scene, next_act
-from gossip_caffe.errors import GossipCaffeError
 from gossip_caffe.observe.status import PeerStatus
 
-LOOK_EVERY_S = 0.5
 SAY_EVERY_S = 4.0
 
 
@@ -19,18 +17,13 @@ SAY_EVERY_S = 4.0
 class View:
     """The cluster at one moment.
 
-    ``training`` are the peers that train now, ``statuses`` what the living ones say about themselves.
-    ``running`` are the peers that have a process; ``ended`` those whose process ended, each with its cause in
-    a line. ``checkpoint`` is the job's last one, None while it trains; look it up after ``running``,
-    because a peer ends when the job has.
+    ``statuses`` are what the running peers say about themselves, in the order of their start. ``checkpoint`` is
+    the job's last one, None while it trains.
     """
 
     progress_samples: int
     budget_samples: int
-    training: tuple[str, ...]
     statuses: tuple[PeerStatus, ...]
-    running: tuple[str, ...]
-    ended: tuple[tuple[str, str], ...] = ()
     checkpoint: str | None = None
 
     @property
@@ -38,12 +31,17 @@ class View:
         """Share of the budget that is trained, 0 to 1."""
         return self.progress_samples / self.budget_samples if self.budget_samples else 0.0
 
+    @property
+    def training(self) -> tuple[str, ...]:
+        """Names of the peers that train."""
+        return tuple(status.peer for status in self.statuses if status.state == "training")
+
 
 class Stage(Protocol):
     """The cluster as the script uses it."""
 
     async def look(self) -> View:
-        """See how things are now. Raises StoreError when etcd does not answer."""
+        """Wait, half a second or so, for the next look at it. Raises GossipCaffeError when no peer is left."""
         ...
 
     async def add_peer(self) -> str:
@@ -51,7 +49,7 @@ class Stage(Protocol):
         ...
 
     async def kill(self, peer: str) -> None:
-        """``kill -9`` of all processes of a peer."""
+        """``kill -9`` all processes of a peer."""
         ...
 
 
@@ -80,26 +78,23 @@ class Played:
 async def play(stage: Stage, audience: Audience, clock: Clock, *, peers: int, deadline_s: float) -> Played:
     """Play the script until the job has finished or ``deadline_s`` has passed.
 
-    Raises GossipCaffeError when all peers have ended, with what the last one said.
+    Raises GossipCaffeError when all peers have ended before the job.
     """
     began = clock.monotonic()
-    training_at = None
+    all_train = False
     joined: list[str] = []
     killed: list[str] = []
-    known_ends: set[str] = set()
     while clock.monotonic() - began < deadline_s:
         view = await stage.look()
         audience.see(view)
         if view.checkpoint is not None:
             return Played(view.checkpoint, tuple(joined), tuple(killed), clock.monotonic() - began)
-        _report_ends(view, killed, known_ends, audience)
-        if training_at is None and len(view.training) >= peers:
-            training_at = clock.monotonic()
-            audience.hear(f"{peers} peers train, {training_at - began:.1f} s after their start")
+        if not all_train and len(view.training) >= peers:
+            all_train = True
+            audience.hear(f"all {peers} peers train, {clock.monotonic() - began:.1f} s after their start")
         # The first peers must all train before one can be said to join them.
-        if training_at is not None:
+        if all_train:
             await _act(stage, audience, view, joined, killed)
-        await clock.sleep(LOOK_EVERY_S)
     return Played("", tuple(joined), tuple(killed), clock.monotonic() - began)
 
 
@@ -114,16 +109,6 @@ async def _act(stage: Stage, audience: Audience, view: View, joined: list[str], 
             await stage.kill(act.peer)
             killed.append(act.peer)
             audience.hear(f"kill -9 {act.peer}: {act.reason}")
-
-
-def _report_ends(view: View, killed: Sequence[str], known: set[str], audience: Audience) -> None:
-    for peer, cause in view.ended:
-        if peer not in known and peer not in killed:
-            audience.hear(f"{peer} ended: {cause}")
-        known.add(peer)
-    if view.ended and not view.running:
-        cause = next((cause for peer, cause in view.ended if peer not in killed), "killed")
-        raise GossipCaffeError(f"all peers have ended before the job: {cause}", remedy="see their logs")
 
 
 def progress_line(view: View, seconds: float) -> str:

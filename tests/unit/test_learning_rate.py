@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import ModelError
@@ -51,6 +51,7 @@ def test_rates_are_caffes_to_the_last_bit(schedule: RateSchedule, iteration: int
     assert np.float32(rate(schedule, iteration)) == np.float32(expected)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(POLICIES),
     st.floats(1e-6, 10),
@@ -83,6 +84,7 @@ def test_the_factor_of_four_peers_is_one_two_or_four(scaling: str, expected: flo
     assert factor(scaling, 1) == factor(scaling, 0) == 1
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_the_warm_up_rises_to_one_and_stays(progress: float, warmup: float) -> None:
     value = warmup_factor(progress, warmup)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import ModelError
@@ -50,6 +50,7 @@ def texts() -> st.SearchStrategy[str]:
     )
 
 
+@settings(deadline=None)
 @given(texts())
 def test_values_read_as_protobuf_reads_them(text: str) -> None:
     expected = wire.NetParameter()
@@ -67,6 +68,7 @@ def test_values_read_as_protobuf_reads_them(text: str) -> None:
             assert numbers == pytest.approx(list(wanted_blob.data), nan_ok=True)
 
 
+@settings(deadline=None)
 @given(texts())
 def test_tokens_and_what_lies_between_them_are_the_whole_text(text: str) -> None:
     document, at, rebuilt = Document(text, "net"), 0, ""
@@ -80,6 +82,7 @@ def test_tokens_and_what_lies_between_them_are_the_whole_text(text: str) -> None
     assert edited(text, []) == text
 
 
+@settings(deadline=None)
 @given(texts(), st.data())
 def test_a_field_can_be_cut_out_and_the_rest_is_still_what_protobuf_reads(
     text: str, data: st.DataObject
@@ -100,12 +103,14 @@ def test_a_field_can_be_cut_out_and_the_rest_is_still_what_protobuf_reads(
     assert text_format.MessageToString(found) == text_format.MessageToString(expected)
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"-?(0[xX][0-9a-fA-F]{1,6}|0[0-7]{0,5}|[1-9][0-9]{0,8})", fullmatch=True))
 def test_integers_are_decimal_hexadecimal_or_octal(written: str) -> None:
     expected = text_format.Parse(f"dim: {written}", wire.BlobShape()).dim[0]
     assert Document(f"dim: {written}", "net").root.integer("dim") == expected
 
 
+@settings(deadline=None)
 @given(
     st.from_regex(
         r"-?((0|[1-9][0-9]{0,3})\.[0-9]{0,4}|\.[0-9]{1,4}|[1-9][0-9]{0,4})([eE][+-]?[0-9])?[fF]?",
@@ -117,6 +122,7 @@ def test_floats_have_all_the_forms_of_the_format(written: str) -> None:
     assert Document(f"double_data: {written}", "net").root.number("double_data") == expected
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=12), st.sampled_from("'\""))
 def test_strings_lose_their_quotes_and_escapes(value: bytes, quote: str) -> None:
     written = quote + "".join(f"\\{byte:03o}" for byte in value) + quote

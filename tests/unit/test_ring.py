@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import EnvironmentProblem
@@ -108,7 +109,7 @@ class RingAgainstAQueue(RuleBasedStateMachine):
         self.queue.clear()
         self.loader, self.solver = other_side(self.agent), other_side(self.agent)
 
-    def _is_oldest_of_queue(self, sequence: int, records: int, arrays: list[np.ndarray]) -> None:  # type: ignore[type-arg]
+    def _is_oldest_of_queue(self, sequence: int, records: int, arrays: list[NDArray[np.float32]]) -> None:
         assert (sequence, records) == self.queue[0]
         assert [array.shape for array in arrays] == [(records, 2, 3), (records,)]
         assert (arrays[0] == sequence).all()
@@ -133,7 +134,10 @@ def test_shapes_are_read_from_the_header(ring: BatchRing) -> None:
     assert (attached.tops, attached.batch_records, attached.slots) == (TOPS, 4, 2)
     arrays = attached.reserve(0.0)
     assert arrays is not None
-    assert [(array.shape, array.dtype) for array in arrays] == [((4, 2, 3), np.float32), ((4,), np.float32)]
+    assert [(array.shape, array.dtype.name) for array in arrays] == [
+        ((4, 2, 3), "float32"),
+        ((4,), "float32"),
+    ]
     assert all(array.ctypes.data % 64 == 0 for array in arrays)
     attached.close()
 

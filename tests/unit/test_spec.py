@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import UsageError
@@ -133,6 +133,7 @@ def test_a_bad_setting_is_one_line_with_what_it_takes(name: str, text: str, mess
     assert "\n" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**8), st.integers(1, 1024), st.integers(1, 8))
 def test_chunks_are_whole_iterations_and_about_four_hundred(records: int, batch: int, iter_size: int) -> None:
     chunk = choose_chunk_records(records, batch, iter_size)

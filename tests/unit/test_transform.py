@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -54,6 +54,7 @@ def as_caffe_does(
     return top
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 99),
     shape=st.tuples(st.integers(1, 3), st.integers(3, 6), st.integers(3, 6)),

@@ -1,0 +1,46 @@
+# gossip-caffe: `make` lists the targets. Each does first whatever is still missing (deploy/bootstrap.py).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench pycaffe clean
+
+PYTHON ?=
+BOOT := $(or $(PYTHON),python3)
+SETUP = @command -v "$(BOOT)" >/dev/null \
+	|| { echo "setup: there is no $(BOOT); install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 6; }; \
+	"$(BOOT)" deploy/bootstrap.py $(if $(PYTHON),--only-this-python) --extras
+VENV := .venv/bin
+
+help: ## list what can be made
+	@echo "make TARGET [PYTHON=/path/to/python3]"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@echo "A fresh machine needs only make, python3 and root or sudo; pycaffe is built once (minutes) and kept in the cache."
+	@echo "GOSSIP_CAFFE_PYCAFFE=/folder/with/caffe uses a pycaffe that you have; GOSSIP_CAFFE_CACHE moves the cache."
+
+setup: ## install what is missing, and nothing else
+	$(SETUP) dev
+
+demo: ## train a small model with peers that join and die, and show what came of it
+	$(SETUP) demo
+	@$(VENV)/gossip-caffe demo
+
+test: ## all tests, or those that ARGS selects (make test ARGS="tests/unit -k plan")
+	$(SETUP) dev
+	@$(VENV)/python -m pytest $(ARGS)
+
+lint: ## ruff and mypy
+	$(SETUP) dev
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy
+
+bench: ## all benchmarks, or one (make bench NAME=overhead)
+	$(SETUP) dev
+	@$(VENV)/python benchmarks/run.py $(NAME)
+
+pycaffe: ## build the pycaffe wheel and print where it is
+	$(SETUP) demo
+	@$(VENV)/python deploy/pycaffe/build.py
+
+clean: ## remove what was made in this checkout; the cache stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +

@@ -1,0 +1,265 @@
+"""Makes a checkout ready for ``make demo`` and ``make test``: does what is missing, and says what and how far it is.
+
+    python3 deploy/bootstrap.py [--extras demo|dev] [--only-this-python]
+
+System packages come from apt-get (as root, or through sudo), everything else goes into ``.venv`` and the cache. When
+nothing is missing it takes a fraction of a second. ``GOSSIP_CAFFE_PYCAFFE=/folder/with/caffe`` uses that pycaffe and
+builds none. Standard library only.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - python3 may be older than what the package asks for
+    import old_python
+
+    old_python.hand_over()
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import setup_plan
+from setup_plan import Kind, SetupError, Step, SystemPackage, Wanted
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "gossip-caffe-setup.json"
+BUILD = ROOT / "deploy" / "pycaffe" / "build.py"
+WHEEL = "gossip-caffe-pycaffe"
+BY_PATH = "gossip_caffe_pycaffe.pth"
+EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 6, 130
+PROBE = """
+import caffe, pathlib
+assert "Python" in list(caffe.layer_type_list()), "it was built without Python layers"
+caffe.Net, caffe.Layer, caffe.SGDSolver, caffe.get_solver, caffe.set_mode_cpu
+print(pathlib.Path(caffe.__file__).parent.parent)
+"""
+
+
+def say(text: str) -> None:
+    """Tell how far it is, on stderr."""
+    print(f"setup: {text}", file=sys.stderr, flush=True)
+
+
+def cache_root() -> Path:
+    """Where logs and locks are kept, beside the pycaffe wheels."""
+    if explicit := os.environ.get("GOSSIP_CAFFE_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gossip-caffe"
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[Path]:
+    """Hold this checkout's lock, so that two makes do not set it up at once; gives the log's path."""
+    folder = cache_root() / "setup"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
+    with (folder / f"{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another make that sets this checkout up")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield folder / f"{name}.log"
+
+
+def read_stamp() -> dict[str, str]:
+    """What was installed last time; nothing, when the stamp is not there or not readable."""
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def write_stamp(**changed: str) -> None:
+    """Note what has been installed."""
+    new = STAMP.with_suffix(".new")
+    new.write_text(json.dumps({**read_stamp(), **changed}, indent=1))
+    new.rename(STAMP)
+
+
+def this_python() -> str:
+    """The running Python, as the stamp names it."""
+    return f"Python {sys.version.split()[0]} of {sys.base_prefix}"
+
+
+def wanted(extras: str, *, only_this_python: bool) -> Wanted:
+    """What should be in the virtual environment."""
+    recipe = [path for path in BUILD.parent.iterdir() if path.is_file()]
+    package = [ROOT / "pyproject.toml", ROOT / "setup.py", *(ROOT / "protos").glob("*.proto")]
+    other = os.environ.get("GOSSIP_CAFFE_PYCAFFE", "")
+    return Wanted(
+        python=this_python() if only_this_python else "",
+        package=setup_plan.digest(package),
+        extras=extras,
+        pycaffe=f"at {other}" if other else setup_plan.digest(recipe),
+    )
+
+
+def run(command: Sequence[str | Path], log: Path, what: str) -> None:
+    """Run a command with its output in the log. Raises SetupError with the likely cause."""
+    with log.open("a") as out:
+        out.write(f"$ {' '.join(map(str, command))}\n")
+        out.flush()
+        start = out.tell()
+        done = subprocess.run(
+            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+        )
+    if done.returncode:
+        with log.open(errors="replace") as written:
+            written.seek(start)
+            lines = [line.strip() for line in written if line.strip()]
+        told = [line for line in lines if line.lower().startswith(("error", "e:", "sudo:"))] or lines[-1:]
+        raise SetupError(f"{what} failed: {told[0] if told else 'no message'} (whole log: {log})")
+
+
+def probe(python: Path | str, folder: str = "") -> str | None:
+    """The folder of the pycaffe that a Python imports, or None; ``folder`` is searched first."""
+    environment = {**os.environ, "GLOG_minloglevel": "2"}
+    if folder:
+        environment["PYTHONPATH"] = folder
+    done = subprocess.run(
+        [python, "-c", PROBE], capture_output=True, text=True, cwd="/", env=environment, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def missing_for_pycaffe() -> list[SystemPackage]:
+    """The system packages that building pycaffe asks for."""
+    python = str(PYTHON) if PYTHON.exists() else sys.executable
+    done = subprocess.run(
+        [python, str(BUILD), "--missing-packages"], capture_output=True, text=True, check=True
+    )
+    return [SystemPackage(*line.split("\t")) for line in done.stdout.splitlines()]
+
+
+def install_system(packages: Sequence[SystemPackage], log: Path) -> None:
+    """Install with apt-get."""
+    commands = setup_plan.install_commands(
+        packages,
+        is_root=os.geteuid() == 0,
+        has_apt=shutil.which("apt-get") is not None,
+        has_sudo=shutil.which("sudo") is not None,
+    )
+    for command in commands:
+        run(command, log, "apt-get")
+
+
+def make_venv(log: Path) -> None:
+    """Make the virtual environment anew."""
+    run([sys.executable, "-m", "venv", "--clear", VENV], log, "making .venv")
+    write_stamp(python=this_python())
+
+
+def install_package(target: Wanted, log: Path) -> None:
+    """Install this checkout, editable, with its dependencies."""
+    extras = setup_plan.wider(read_stamp().get("extras", ""), target.extras)
+    pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
+    run([*pip, "--editable", f"{ROOT}[{extras}]"], log, "installing gossip-caffe")
+    write_stamp(package=target.package, extras=extras)
+
+
+def install_pycaffe(target: Wanted, elsewhere: str, log: Path) -> None:
+    """Install our wheel, built if need be, or a path to another pycaffe."""
+    by_path = next((VENV / "lib").glob("python3*/site-packages")) / BY_PATH
+    by_path.unlink(missing_ok=True)
+    run([PYTHON, "-m", "pip", "uninstall", "--yes", WHEEL], log, "removing the old pycaffe")
+    if elsewhere:
+        if probe(PYTHON, elsewhere) is None:
+            raise SetupError(
+                f"{PYTHON} cannot use the pycaffe in {elsewhere} (see: PYTHONPATH={elsewhere} {PYTHON} "
+                "-c 'import caffe'); name another in GOSSIP_CAFFE_PYCAFFE, or take a PYTHON that has none"
+            )
+        by_path.write_text(f"{elsewhere}\n")
+        say(f"using the pycaffe in {elsewhere}")
+    else:
+        built = subprocess.run([PYTHON, BUILD], stdout=subprocess.PIPE, text=True, check=False)
+        if built.returncode:
+            raise SetupError("pycaffe was not built, see the line above")
+        wheel = built.stdout.strip()
+        run([PYTHON, "-m", "pip", "install", "--disable-pip-version-check", wheel], log, "installing pycaffe")
+        say(f"using the pycaffe that was built here: {wheel}")
+    write_stamp(pycaffe=target.pycaffe)
+
+
+def other_pycaffe() -> str:
+    """The folder of a pycaffe to use instead of building one: asked for, or this Python's own; "" if none."""
+    if explicit := os.environ.get("GOSSIP_CAFFE_PYCAFFE"):
+        if not (Path(explicit) / "caffe" / "__init__.py").exists():
+            raise SetupError(f"GOSSIP_CAFFE_PYCAFFE={explicit} holds no folder 'caffe' with pycaffe in it")
+        return str(Path(explicit).resolve())
+    if importlib.util.find_spec("caffe") is None or Path(sys.prefix).resolve() == VENV.resolve():
+        return ""
+    return probe(sys.executable) or ""
+
+
+def set_up(extras: str, log: Path, *, only_this_python: bool) -> None:
+    """Find what is missing, say it, do it."""
+    target = wanted(extras, only_this_python=only_this_python)
+    steps = setup_plan.steps_in_venv(setup_plan.found(PYTHON.exists(), read_stamp()), target)
+    if not steps:
+        return
+    log.write_text("")
+    for_pycaffe = any(step.kind is Kind.PYCAFFE for step in steps)
+    elsewhere = other_pycaffe() if for_pycaffe else ""
+    packages = setup_plan.system_packages(
+        steps,
+        python=sys.version_info[:2],
+        python_has_venv=importlib.util.find_spec("ensurepip") is not None,
+        missing_for_pycaffe=missing_for_pycaffe() if for_pycaffe and not elsewhere else (),
+    )
+    planned = setup_plan.with_system(steps, packages)
+    for number, step in enumerate(planned, 1):
+        say(f"{number}/{len(planned)} {step.kind}: {step.reason}")
+        do(step, target, packages, elsewhere, log)
+    say("ready")
+
+
+def do(step: Step, target: Wanted, packages: Sequence[SystemPackage], elsewhere: str, log: Path) -> None:
+    """Do one step."""
+    if step.kind is Kind.SYSTEM:
+        install_system(packages, log)
+    elif step.kind is Kind.VENV:
+        make_venv(log)
+    elif step.kind is Kind.PACKAGE:
+        install_package(target, log)
+    else:
+        install_pycaffe(target, elsewhere, log)
+
+
+def main() -> int:
+    """Parse, set up; one line for what can be foreseen."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--extras", choices=setup_plan.EXTRAS, default="dev", help="what to install for")
+    parser.add_argument(
+        "--only-this-python", action="store_true", help="make .venv anew if it was made with another Python"
+    )
+    options = parser.parse_args()
+    try:
+        with alone() as log:
+            set_up(options.extras, log, only_this_python=options.only_this_python)
+    except SetupError as error:
+        say(str(error))
+        return EXIT_ENVIRONMENT
+    except KeyboardInterrupt:
+        say("interrupted; run again to go on")
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""``gossip-caffe doctor``: is everything here that a peer needs?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+
+import click
+
+from gossip_caffe.cli.output import print_json, print_table
+from gossip_caffe.cluster.etcd_server import find_etcd
+from gossip_caffe.errors import ExitCode, GossipCaffeError
+from gossip_caffe.solver.probe import probe
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``needed``: a peer cannot run without it."""
+
+    what: str
+    good: bool
+    needed: bool
+    found: str
+    remedy: str = ""
+
+
+def findings() -> list[Finding]:
+    """Look at everything."""
+    found = [
+        Finding(
+            "Python", sys.version_info >= (3, 11), True, platform.python_version(), "use Python 3.11 or newer"
+        )
+    ]
+    caffe = probe()
+    what = f"{caffe.path} ({caffe.version}, {caffe.layers} layer types{', with our extension' * caffe.extension})"
+    found.append(Finding("pycaffe", not caffe.problem, True, caffe.problem or what, "run 'make pycaffe'"))
+    try:
+        found.append(Finding("etcd", True, False, str(find_etcd())))
+    except GossipCaffeError as error:
+        found.append(Finding("etcd", False, False, error.message, error.remedy))
+    linux = all(hasattr(os, name) for name in ("memfd_create", "eventfd", "pidfd_open"))
+    kernel = f"Linux {platform.release()}" if linux else platform.platform()
+    found.append(Finding("memfd, eventfd, pidfd", linux, True, kernel, "use Linux 5.4 or newer"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    found.append(Finding("machine", True, False, f"{os.cpu_count()} cores, {memory:.1f} GiB of memory"))
+    return found
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine has for training, and what to do about what it lacks."""
+    found = findings()
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        rows = [
+            (
+                entry.what,
+                "ok" if entry.good else "MISSING" if entry.needed else "absent",
+                entry.found,
+                "" if entry.good else entry.remedy,
+            )
+            for entry in found
+        ]
+        print_table(("WHAT", "", "FOUND", "WHAT TO DO"), rows)
+    if any(entry.needed and not entry.good for entry in found):
+        sys.exit(int(ExitCode.ENVIRONMENT))

@@ -1,0 +1,110 @@
+"""``gossip-caffe job``: what is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gossip_caffe.cli.etcd import etcd_option, with_store
+from gossip_caffe.cli.output import print_json, print_table
+from gossip_caffe.data.source import open_data_set
+from gossip_caffe.errors import UsageError
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec import JobSettings, JobSpec, with_overrides
+from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.membership.jobs import create_job, list_jobs, load_job
+from gossip_caffe.membership.keys import JobKeys, checked_name
+
+
+def read_spec(name: str, solver: str, settings: tuple[str, ...]) -> JobSpec:
+    """The job of a solver file with ``--set name=value`` settings. Raises UsageError, ModelError or DataError."""
+    overrides = {}
+    for entry in settings:
+        key, equals, value = entry.partition("=")
+        if not equals:
+            raise UsageError(f"--set {entry}: no value", remedy="write --set NAME=VALUE")
+        overrides[key.strip()] = value.strip()
+    checked_name(name, "job")
+    return read_job(name, Path(solver), with_overrides(JobSettings(), overrides), open_data_set)
+
+
+@click.group()
+def job() -> None:
+    """Create and look at jobs: a model, its data and its settings, stored in etcd."""
+
+
+@job.command()
+@click.argument("name")
+@click.option(
+    "--solver", required=True, type=click.Path(), help="The solver.prototxt that `caffe train` takes."
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
+@etcd_option
+def create(name: str, solver: str, settings: tuple[str, ...], etcd: str | None) -> None:
+    """Store a job under NAME; every machine that reaches etcd and the data can then train it.
+
+    \b
+    gossip-caffe job create mnist --solver examples/mnist/lenet_solver.prototxt --etcd 10.0.0.5:2379
+    """
+    spec = read_spec(name, solver, settings)
+    new = with_store(etcd, lambda store: create_job(store, spec))
+    what = "created" if new else "is there already, the same"
+    click.echo(f"job {name} {what}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
+    click.echo(f"next: gossip-caffe peer start --job {name}")
+
+
+@job.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@etcd_option
+def list_(as_json: bool, etcd: str | None) -> None:
+    """List all jobs."""
+
+    async def read(store: EtcdStore) -> list[tuple[JobSpec, bool]]:
+        names = await list_jobs(store)
+        return [
+            (await load_job(store, name), await store.get(JobKeys(name).finished) is not None)
+            for name in names
+        ]
+
+    jobs = with_store(etcd, read)
+    if as_json:
+        print_json(
+            [
+                {"name": spec.name, "budget_samples": spec.budget_samples, "finished": end}
+                for spec, end in jobs
+            ]
+        )
+        return
+    rows = [
+        (spec.name, f"{spec.budget_samples:,}", f"{spec.data.records:,}", "finished" if end else "open")
+        for spec, end in jobs
+    ]
+    print_table(("JOB", "BUDGET (SAMPLES)", "RECORDS", "STATE"), rows)
+
+
+@job.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@etcd_option
+def show(name: str, as_json: bool, etcd: str | None) -> None:
+    """Show one job."""
+    spec = with_store(etcd, lambda store: load_job(store, name))
+    figures = {
+        "name": spec.name,
+        "fingerprint": spec.fingerprint[:16],
+        "solver": spec.solver_type,
+        "data": spec.data.source,
+        "records": spec.data.records,
+        "chunks": len(spec.data.chunk_keys),
+        "chunk_records": spec.data.chunk_records,
+        "batch_records": spec.data.batch_records,
+        "iter_size": spec.iter_size,
+        "budget_samples": spec.budget_samples,
+        "learning_rate": f"{spec.schedule.policy} from {spec.schedule.base_lr:g}",
+        **{field: getattr(spec.settings, field) for field in JobSettings.__dataclass_fields__},
+    }
+    if as_json:
+        print_json(figures)
+    else:
+        print_table(("FIELD", "VALUE"), [(field, str(value)) for field, value in figures.items()])

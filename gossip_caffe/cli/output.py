@@ -1,0 +1,40 @@
+"""How commands print: tables on a terminal, plain aligned text elsewhere, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from gossip_caffe.cluster.view import plain
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table; with ``title`` above it."""
+    if sys.stdout.isatty():
+        from rich.console import Console  # noqa: PLC0415 - --help must not wait for it
+
+        Console().print(rich_table(headings, rows, title))
+        return
+    if title:
+        click.echo(title)
+    click.echo(plain(tuple(headings), [tuple(row) for row in rows]))
+
+
+def rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Any:
+    """The table as rich draws it."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*headings, title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

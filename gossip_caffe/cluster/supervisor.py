@@ -1,0 +1,247 @@
+"""The supervisor of a local cluster: its etcd, its peers, and the socket on which it takes commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.control import serve
+from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.cluster.fleet import Fleet, PeerProcess
+from gossip_caffe.cluster.plan import scaling
+from gossip_caffe.cluster.state import ClusterState
+from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, StoreError, UsageError
+from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.membership.jobs import create_job, load_job
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.observe.status import PeerStatus
+
+LEAVE_DEADLINE_S = 12.0
+LOOK_EVERY_S = 0.5
+PARTS = ("agent", "solver", "loader", "all")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """What a cluster is started with. ``spec`` is a job to create, None to train ``job``, which exists."""
+
+    state: ClusterState
+    peers: int
+    job: str
+    spec: JobSpec | None = None
+    etcd: tuple[str, ...] = ()
+    engine: str = "pycaffe"
+
+
+class Supervisor:
+    """Brings a cluster up, keeps it, and takes it down. ``say`` gets one line for whatever happens."""
+
+    def __init__(self, options: ClusterOptions, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._state = options.state
+        self._say = say
+        self._down = asyncio.Event()
+        self._down_reason = ""
+        self._etcd: EtcdServer | None = None
+        self._store: EtcdStore
+        self._began = time.monotonic()
+        self.fleet: Fleet
+        self.endpoints: tuple[str, ...] = options.etcd
+
+    async def run(self, on_look: Callable[[dict[str, Any]], None] = lambda _: None) -> ExitCode:
+        """Run until the job is finished, no peer is left, or it is asked to go down; everything is gone then.
+
+        ``on_look`` gets the cluster's status twice a second.
+        """
+        with self._state.lock():
+            server: asyncio.Server | None = None
+            try:
+                await self._start()
+                server = await serve(self._state.socket, self._answer)
+                return await self._watch(on_look)
+            finally:
+                if server is not None:
+                    server.close()
+                self._state.socket.unlink(missing_ok=True)
+                await self._stop()
+
+    async def _start(self) -> None:
+        if not self.endpoints:
+            self._etcd = EtcdServer(self._state.etcd)
+            self._etcd.start()
+            self.endpoints = (self._etcd.endpoint,)
+            self._say(f"etcd listens on {self._etcd.endpoint}")
+        self._store = EtcdStore(self.endpoints, SystemClock(), random.Random(os.getpid()))
+        if self._options.spec is not None:
+            new = await create_job(self._store, self._options.spec)
+            self._say(f"job {self._options.job} {'created' if new else 'is there already'}")
+        await load_job(self._store, self._options.job)
+        endpoint = ",".join(self.endpoints)
+        self.fleet = Fleet(self._state, endpoint, self._options.job, self._options.engine)
+        self.fleet.on_end.append(self._peer_ended)
+        for _ in range(self._options.peers):
+            self.fleet.start()
+        self._say(f"{self._options.peers} peers start")
+
+    def _peer_ended(self, peer: PeerProcess) -> None:
+        words = self.fleet.last_words(peer) if peer.code else ""
+        self._say(f"{peer.name} ended ({peer.how})" + (f": {words}" if words else ""))
+
+    async def _watch(self, on_look: Callable[[dict[str, Any]], None]) -> ExitCode:
+        while not self._down.is_set():
+            status = await self.status()
+            on_look(status)
+            if not self.fleet.running and self.fleet.peers:
+                return await self._end(status)
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._down.wait()
+            except TimeoutError:
+                continue
+        self._say(f"going down: {self._down_reason}")
+        return ExitCode.OK
+
+    async def _end(self, status: dict[str, Any]) -> ExitCode:
+        """No peer is left: the job is finished, or the first peer that failed says why not."""
+        if status["finished"] is not None:
+            self._say(f"job {self._options.job} is finished: checkpoint {status['finished']['checkpoint']}")
+            return ExitCode.OK
+        failed = [peer for peer in self.fleet.peers.values() if peer.code and peer.code > 0]
+        words = (
+            self.fleet.last_words(failed[0]).removeprefix("gossip-caffe: ") if failed else "all were ended"
+        )
+        error = GossipCaffeError(
+            f"no peer of job {self._options.job!r} is left: {words}", remedy=f"see {self._state.folder}/logs"
+        )
+        if failed and failed[0].code in {int(code) for code in ExitCode}:
+            error.exit_code = ExitCode(failed[0].code)
+        raise error
+
+    def go_down(self, reason: str) -> None:
+        """Take the cluster down; ``run`` returns when everything is gone."""
+        self._down_reason = reason
+        self._down.set()
+
+    async def _stop(self) -> None:
+        if hasattr(self, "fleet"):
+            await self.fleet.stop(self.fleet.running, LEAVE_DEADLINE_S)
+        if hasattr(self, "_store"):
+            await self._store.close()
+        if self._etcd is not None:
+            self._etcd.stop()
+
+    # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request.get("do"):
+            case "status":
+                return await self.status()
+            case "scale":
+                return await self.scale(int(request["peers"]))
+            case "kill":
+                return await self.kill(request["peer"], request["what"], request["signal"])
+            case "stop":
+                peer = self._peer(request["peer"])
+                await self.fleet.stop([peer], LEAVE_DEADLINE_S)
+                return {"peer": peer.name, "end": peer.how}
+            case "down":
+                self.go_down("asked by 'cluster down'")
+                return {"pid": os.getpid()}
+            case other:
+                raise UsageError(
+                    f"the supervisor does not know {other!r}", remedy="is it of another version?"
+                )
+
+    async def status(self) -> dict[str, Any]:
+        """Everything that there is to see, as JSON takes it."""
+        statuses: dict[str, PeerStatus] = {}
+        finished: dict[str, Any] | None = None
+        away = ""
+        keys = JobKeys(self._options.job)
+        try:
+            for item in (await self._store.list(keys.statuses)).items:
+                status = PeerStatus.from_json(item.value)
+                statuses[status.peer] = status
+            if (end := await self._store.get(keys.finished)) is not None:
+                finished = json.loads(end.value)
+        except StoreError as error:
+            away = error.message
+        rows = []
+        for peer in self.fleet.peers.values():
+            row: dict[str, Any] = {
+                "peer": peer.name,
+                "pid": peer.pid,
+                "running": peer.running,
+                "end": peer.how,
+            }
+            if peer.name in statuses:
+                row["status"] = asdict(statuses.pop(peer.name))
+            rows.append(row)
+        rows += [
+            {"peer": name, "pid": 0, "running": True, "end": "", "status": asdict(status)}
+            for name, status in statuses.items()
+        ]
+        return {
+            "cluster": self._state.name,
+            "job": self._options.job,
+            "etcd": ",".join(self.endpoints),
+            "etcd_pid": self._etcd.pid if self._etcd else 0,
+            "etcd_away": away,
+            "pid": os.getpid(),
+            "seconds": time.monotonic() - self._began,
+            "run_dir": str(self._state.run),
+            "finished": finished,
+            "peers": rows,
+        }
+
+    async def scale(self, wanted: int) -> dict[str, Any]:
+        """Start or stop peers until ``wanted`` of them run."""
+        if wanted < 0:
+            raise UsageError(f"cannot scale to {wanted} peers", remedy="give 0 or more")
+        decision = scaling([peer.name for peer in self.fleet.running], wanted)
+        started = [self.fleet.start().name for _ in range(decision.start)]
+        await self.fleet.stop([self.fleet.peers[name] for name in decision.stop], LEAVE_DEADLINE_S)
+        for name in (*started, *decision.stop):
+            self._say(f"{name} {'starts' if name in started else 'has left'}: {decision.reason}")
+        return {"started": started, "stopped": list(decision.stop), "reason": decision.reason}
+
+    async def kill(self, name: str, what: str, number: str) -> dict[str, Any]:
+        """Send a signal to a peer's agent, solver, loader or to all three."""
+        peer = self._peer(name)
+        if what not in PARTS:
+            raise UsageError(f"a peer has no {what!r}", remedy=f"give one of {', '.join(PARTS)}")
+        try:
+            chosen = signal.Signals[f"SIG{number}"]
+        except KeyError:
+            raise UsageError(
+                f"there is no signal {number!r}", remedy="give KILL, TERM, STOP or CONT"
+            ) from None
+        pids = {"agent": peer.pid}
+        item = await self._store.get(JobKeys(self._options.job).status(name))
+        if item is not None:
+            status = PeerStatus.from_json(item.value)
+            pids |= {"solver": status.solver_pid, "loader": status.loader_pid}
+        wanted = [pid for part, pid in pids.items() if pid and what in {part, "all"}]
+        if not wanted:
+            raise NotFound(f"{name} has no {what} now", remedy="see 'gossip-caffe cluster status'")
+        self.fleet.signal(wanted, chosen)
+        self._say(f"{chosen.name} sent to the {what} of {name}")
+        return {"peer": name, "what": what, "signal": chosen.name, "pids": wanted}
+
+    def _peer(self, name: str) -> PeerProcess:
+        peer = self.fleet.peers.get(name)
+        if peer is None or not peer.running:
+            known = ", ".join(peer.name for peer in self.fleet.running) or "none"
+            raise NotFound(
+                f"no peer {name!r} runs in this cluster (running: {known})", remedy="name one of those"
+            )
+        return peer

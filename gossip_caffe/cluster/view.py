@@ -1,0 +1,64 @@
+"""A cluster's status as text: a table for terminals, aligned lines for everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HEADINGS = (
+    *("PEER", "STATE", "PID", "ITER", "SAMPLES/S", "LOSS", "RATE", "CHUNKS", "EXCHANGES", "DISTANCE", "NOTE"),
+)
+
+
+def rows(status: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row a peer, in the order of HEADINGS."""
+    return [_row(peer) for peer in status["peers"]]
+
+
+def _row(peer: dict[str, Any]) -> tuple[str, ...]:
+    figures = peer.get("status")
+    if not peer["running"]:
+        return (peer["peer"], "ended", "", *[""] * 7, peer["end"])
+    if figures is None:
+        return (peer["peer"], "starting", str(peer["pid"] or ""), *[""] * 8)
+    loss, distance = figures["loss"], figures["consensus_distance"]
+    note = f"{figures['solver_restarts']} solver restarts" if figures["solver_restarts"] else ""
+    if figures["stalled_share"] > 0.5:
+        note = f"waits for data {figures['stalled_share']:.0%} of the time" + (f", {note}" if note else "")
+    return (
+        peer["peer"],
+        figures["state"],
+        str(figures["agent_pid"] or peer["pid"]),
+        f"{figures['iteration']:,}",
+        f"{figures['samples_per_s']:,.0f}",
+        "" if loss is None else f"{loss:.4f}",
+        f"{figures['learning_rate']:.2g}",
+        f"{figures['chunks_done']:,} done, {figures['chunks_owned']} owned",
+        f"{figures['exchanges_applied']:,}"
+        + (f" ({figures['exchanges_failed']} failed)" if figures["exchanges_failed"] else ""),
+        "" if distance is None else f"{distance:.1e}",
+        note,
+    )
+
+
+def headline(status: dict[str, Any]) -> str:
+    """One line about the whole cluster."""
+    figures = [peer["status"] for peer in status["peers"] if peer["running"] and peer.get("status")]
+    done = max((entry["progress_samples"] for entry in figures), default=0)
+    budget = max((entry["budget_samples"] for entry in figures), default=0)
+    rate = sum(entry["samples_per_s"] for entry in figures)
+    share = (
+        f"{done / budget:.0%} of {budget:,} samples, {rate:,.0f} samples/s" if budget else "not training yet"
+    )
+    if status["finished"] is not None:
+        share = f"finished, checkpoint {status['finished']['checkpoint']}"
+    away = f"; etcd is away ({status['etcd_away']})" if status["etcd_away"] else ""
+    return f"cluster {status['cluster']}, job {status['job']}, etcd {status['etcd']}: {share}{away}"
+
+
+def plain(headings: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    """Columns aligned with spaces; empty columns at the end leave none."""
+    widths = [max(len(line[index]) for line in (headings, *lines)) for index in range(len(headings))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (headings, *lines)
+    )

@@ -1,0 +1,329 @@
+"""From a solver file to a job, and the messages for what cannot become one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from gossip_caffe.data.source import open_data_set
+from gossip_caffe.errors import DataError, GossipCaffeError, ModelError
+from gossip_caffe.job.prototxt import Document
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule, TopSpec, TransformSpec
+from gossip_caffe.wire import caffe_wire_pb2 as wire
+
+SOLVER = """# How it learns
+net: "net.prototxt"
+test_iter: 5
+test_interval: 100
+base_lr: 0.01  # small
+lr_policy: "step"
+gamma: 0.1
+stepsize: 50
+momentum: 0.9
+max_iter: 100
+iter_size: 2
+display: 10
+snapshot: 50
+snapshot_prefix: "out/net"
+solver_mode: GPU
+random_seed: 7
+"""
+NET = """name: "small"
+layer {
+  name: "data"
+  type: "Data"
+  top: "data"
+  top: "label"
+  include { phase: TRAIN }
+  transform_param { scale: 0.00390625 mirror: true crop_size: 4 mean_value: 33 }
+  data_param { source: "train" batch_size: 8 backend: LMDB }
+}
+layer {
+  name: "data" type: "Data" top: "data" top: "label"
+  include { phase: TEST }
+  data_param { source: "test" batch_size: 10 backend: LMDB }
+}
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 10 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, records in (("train", 64), ("test", 20)):
+        value = wire.Datum(channels=3, height=6, width=5, data=bytes(90), label=1).SerializeToString()
+        with (
+            lmdb.open(str(tmp_path / name), map_size=1 << 22) as environment,
+            environment.begin(write=True) as transaction,
+        ):
+            for index in range(records):
+                transaction.put(f"{index:05d}".encode(), value)
+    (tmp_path / "solver.prototxt").write_text(SOLVER)
+    (tmp_path / "net.prototxt").write_text(NET)
+    return tmp_path
+
+
+def read(folder: Path, settings: JobSettings | None = None, working: Path | None = None) -> JobSpec:
+    path = folder / "solver.prototxt"
+    return read_job("small", path, settings or JobSettings(), open_data_set, working or folder)
+
+
+def change(folder: Path, name: str, old: str, new: str) -> None:
+    path = folder / f"{name}.prototxt"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_a_solver_becomes_a_job(folder: Path) -> None:
+    job = read(folder)
+    assert job.data == DataSpec(
+        layer="data",
+        backend="lmdb",
+        source=str(folder / "train"),
+        records=64,
+        chunk_records=16,
+        chunk_keys=tuple(f"{index:05d}".encode().hex() for index in (0, 16, 32, 48)),
+        batch_records=8,
+        tops=(TopSpec("data", (3, 4, 4)), TopSpec("label", ())),
+        transform=TransformSpec(scale=0.00390625, mirror=True, crop_size=4, mean_values=(33.0,)),
+    )
+    assert job.schedule == RateSchedule("step", 0.01, gamma=0.1, stepsize=50, max_iter=100)
+    assert (job.solver_type, job.iter_size, job.budget_samples) == ("SGD", 2, 100 * 8 * 2)
+    assert (job.name, job.solver_text, job.test_iter) == ("small", SOLVER, 5)
+    assert job.settings == JobSettings(seed=7)
+    assert JobSpec.from_json(job.to_json()) == job
+
+
+def test_a_seed_that_was_set_goes_before_the_solvers(folder: Path) -> None:
+    assert read(folder, JobSettings(seed=3)).settings.seed == 3
+    change(folder, "solver", "random_seed: 7", "random_seed: -1")
+    assert read(folder).settings.seed == JobSettings().seed
+
+
+def test_paths_begin_at_the_working_folder_and_else_beside_the_solver(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert read(folder, working=elsewhere).data.source == str(folder / "train")
+    (folder / "train").rename(elsewhere / "train")
+    assert read(folder, working=elsewhere).data.source == str(elsewhere / "train")
+
+
+def test_the_texts_to_test_and_to_compare_with_can_be_read_from_any_folder(folder: Path) -> None:
+    job = read(folder)
+    expected = NET.replace('source: "train"', f'source: "{folder / "train"}"')
+    expected = expected.replace('source: "test"', f'source: "{folder / "test"}"')
+    assert job.train_net_text == job.test_net_text == expected
+
+
+@pytest.mark.parametrize("form", ["train_net", "net_param", "train_net_param"])
+def test_a_net_may_be_named_or_inline(folder: Path, form: str) -> None:
+    named = read(folder)
+    written = f"{form} {{\n{NET}}}" if form.endswith("param") else f'{form}: "net.prototxt"'
+    change(folder, "solver", 'net: "net.prototxt"', written)
+    if not form.startswith("net"):
+        change(folder, "solver", "test_iter: 5\n", "")
+    job = read(folder)
+    assert job.data == named.data
+    assert bool(job.test_net_text) == form.startswith("net")
+
+
+def test_an_error_in_an_inline_net_names_the_solvers_line(folder: Path) -> None:
+    inline = "net_param {\n" + NET.replace("backend: LMDB", "backend: LEVELDB", 1) + "}"
+    change(folder, "solver", 'net: "net.prototxt"', inline)
+    with pytest.raises(ModelError, match=r"^solver.prototxt:4:1: layer 'data' reads LEVELDB"):
+        read(folder)
+
+
+def test_a_test_net_of_its_own_goes_before_the_common_one(folder: Path) -> None:
+    own = NET[NET.index('layer {\n  name: "data" type') :]
+    (folder / "own.prototxt").write_text(own)
+    change(folder, "solver", "test_iter: 5", 'test_net: "own.prototxt" test_iter: 9 test_iter: 5')
+    job = read(folder)
+    assert job.test_net_text == own.replace('"test"', f'"{folder / "test"}"')
+    assert job.test_iter == 9
+
+
+def test_a_solver_that_tests_nothing_has_no_test_net(folder: Path) -> None:
+    change(folder, "solver", "test_iter: 5\n", "")
+    job = read(folder)
+    assert (job.test_net_text, job.test_iter) == ("", 0)
+
+
+def test_stages_and_levels_choose_layers_as_in_caffe(folder: Path) -> None:
+    second = NET[NET.index("layer {") : NET.index('layer {\n  name: "data" type')]
+    first = second.replace("phase: TRAIN", 'phase: TRAIN not_stage: "big"')
+    second = second.replace("phase: TRAIN", 'stage: "big" min_level: 2').replace(
+        "batch_size: 8", "batch_size: 32"
+    )
+    (folder / "net.prototxt").write_text(first + second + NET[NET.index('layer { name: "ip"') :])
+    change(folder, "solver", "test_iter: 5\n", "")
+    assert read(folder).data.batch_records == 8
+    change(folder, "solver", "max_iter", 'train_state { stage: "big" level: 2 } max_iter')
+    job = read(folder)
+    assert job.data.batch_records == 32
+    assert 'train_state { stage: "big" level: 2 }' in job.solver_for_peer
+
+
+def test_a_test_state_of_the_solver_goes_with_the_test_net(folder: Path) -> None:
+    change(folder, "net", "phase: TEST", 'phase: TEST stage: "short"')
+    assert read(folder).test_net_text == ""
+    change(folder, "solver", "max_iter", 'test_state { stage: "short" } max_iter')
+    assert read(folder).test_net_text.endswith('\nstate { level: 0 stage: "short" }\n')
+
+
+def test_a_layer_that_may_be_learned_is_no_source(folder: Path) -> None:
+    change(
+        folder,
+        "net",
+        'layer { name: "ip"',
+        'layer { name: "p" type: "Parameter" top: "p" }\nlayer { name: "ip"',
+    )
+    assert read(folder).data.layer == "data"
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"), [("type: 'Adam'", "Adam"), ("solver_type: NESTEROV", "Nesterov")]
+)
+def test_a_solvers_type_has_two_spellings(folder: Path, written: str, kind: str) -> None:
+    change(folder, "solver", "max_iter", f"{written} max_iter")
+    assert read(folder).solver_type == kind
+
+
+def test_records_beyond_the_budget_and_small_sets_are_cut_all_the_same(folder: Path) -> None:
+    change(folder, "net", "batch_size: 8", "batch_size: 64")
+    data = read(folder).data
+    assert (data.chunk_records, len(data.chunk_keys)) == (128, 1)
+
+
+SOLVER_MISTAKES = [
+    ("max_iter: 100", "", "solver.prototxt:1:1: max_iter must be given and positive"),
+    ("base_lr: 0.01", "base_lr: 0", "solver.prototxt:5:1: base_lr must be given and positive"),
+    ("stepsize: 50", "", "solver.prototxt:1:1: stepsize must be given"),
+    ('"step"', '"cosine"', "solver.prototxt:6:1: lr_policy is 'cosine'; use one of fixed, step"),
+    ("net.prototxt", "gone.prototxt", "solver.prototxt:2:1: there is no net at"),
+    (
+        'net: "net.prototxt"',
+        "",
+        "solver.prototxt:1:1: the solver names no net; give exactly one of net, net_param",
+    ),
+    ("test_iter", 'train_net: "a" test_iter', "solver.prototxt:3:1: the solver names several nets"),
+    ("momentum: 0.9", "type: 'Adm'", "solver.prototxt:9:1: unknown solver type 'Adm'; use one of SGD"),
+    ("momentum", "type: 'AdaGrad' momentum", "solver.prototxt:9:17: Caffe's AdaGrad takes no momentum"),
+    ("max_iter: 100", "max_iter: lots", "solver.prototxt:10:1: max_iter is lots, not a number"),
+    ("net: ", "net_param { } #", "solver.prototxt:2:1: net_param is empty"),
+]
+NET_MISTAKES = [
+    (
+        'layer {\n  name: "data"\n',
+        "layers {\n  name: 'data'\n",
+        "net.prototxt:2:1: 'layers' is a legacy form",
+    ),
+    (
+        'type: "Data"\n  top',
+        'type: "HDF5Data"\n  top',
+        "net.prototxt:2:1: layer 'data' brings data as HDF5Data",
+    ),
+    ("phase: TRAIN", "phase: TEST", "net.prototxt:2:1: the TRAIN phase has no data layer"),
+    (
+        "phase: TEST",
+        "phase: TRAIN",
+        "net.prototxt:11:1: several data layers in the TRAIN phase ('data', 'data')",
+    ),
+    ("backend: LMDB", "", "net.prototxt:2:1: layer 'data' reads LEVELDB; use backend: LMDB"),
+    ('source: "train"', 'source: "gone"', "net.prototxt:9: layer 'data': there is no LMDB at"),
+    ("batch_size: 8", "batch_size: 65", "net.prototxt:2:1: batch_size 65 exceeds the 64 records of"),
+    ("batch_size: 8", "", "net.prototxt:2:1: layer 'data' has no batch_size"),
+    ("crop_size: 4", "crop_size: 6", "net.prototxt:9: layer 'data':"),
+    ("mean_value: 33", "mean_value: [1, 2]", "net.prototxt:9: layer 'data':"),
+    ("mean_value: 33", 'mean_file: "gone"', "net.prototxt:8:65: there is no mean file at"),
+    (
+        "mean_value",
+        'mean_file: "a" mean_value',
+        "net.prototxt:8:65: mean_file and mean_value exclude each other",
+    ),
+    ("mirror: true", "force_gray: true", "net.prototxt:8:39: force_gray is not supported yet"),
+    ('source: "test"', 'source: "gone"', "net.prototxt:14: layer 'data': there is no data set at"),
+    ('name: "small"', 'name: "small', "net.prototxt:1:7: a string that does not end"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [("solver", *mistake) for mistake in SOLVER_MISTAKES] + [("net", *mistake) for mistake in NET_MISTAKES],
+)
+def test_a_mistake_is_one_line_with_file_line_and_remedy(
+    folder: Path, name: str, old: str, new: str, message: str
+) -> None:
+    path = folder / f"{name}.prototxt"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ModelError) as caught:
+        read(folder)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_records_that_are_not_read_are_named(folder: Path) -> None:
+    with pytest.raises(ModelError, match="there is no solver at"):
+        read_job("small", folder / "gone.prototxt", JobSettings(), open_data_set)
+    with (
+        lmdb.open(str(folder / "train")) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        transaction.put(b"00000", wire.Datum(encoded=True, data=b"jpeg").SerializeToString())
+    with pytest.raises(DataError, match=r"^net.prototxt:9: layer 'data': .*key '00000': an encoded image"):
+        read(folder)
+
+
+def test_every_error_is_of_the_one_tree(folder: Path) -> None:
+    (folder / "net.prototxt").write_bytes(b"\xff\xfe")
+    with pytest.raises(GossipCaffeError, match="cannot read the net"):
+        read(folder)
+
+
+def test_what_a_peer_builds_reads_the_ring_and_nothing_else(folder: Path) -> None:
+    job = read(folder)
+    solver = Document(job.solver_for_peer, "peer").root
+    net = solver.message("train_net_param")
+    assert net is not None
+    source = net.messages("layer")[0]
+    assert (source.text("type"), source.text("name"), source.texts("top")) == (
+        "Python",
+        "data",
+        ["data", "label"],
+    )
+    assert not {"net", "test_iter", "snapshot", "display"} & {entry.name for entry in solver.fields}
+
+
+def test_jobs_of_one_solver_agree(folder: Path) -> None:
+    first, second = read(folder), read(folder)
+    assert dataclasses.replace(second, name="other").fingerprint == first.fingerprint
+
+
+def test_a_source_is_behind_a_protocol(folder: Path) -> None:
+    """The job room does not know LMDB; anything that can be counted and cut will do."""
+
+    class Ones:
+        records, shape = 640, (1, 4, 4)
+
+        def check(self, transform: TransformSpec) -> None:
+            pass
+
+        def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
+            return tuple(f"{at:02x}" for at in range(0, 640, chunk_records))
+
+    opened: list[tuple[str, str]] = []
+
+    def open_ones(backend: str, path: str) -> Ones:
+        opened.append((backend, path))
+        return Ones()
+
+    open_any: Callable[[str, str], Ones] = open_ones
+    job = read_job("ones", folder / "solver.prototxt", JobSettings(), open_any, folder)
+    assert opened == [("lmdb", str(folder / "train"))]
+    assert job.data.tops[0].shape == (1, 4, 4)

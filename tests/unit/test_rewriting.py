@@ -1,0 +1,89 @@
+"""What is changed in a user's prototxts, and that nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gossip_caffe.job.nets import NetState, source_layer
+from gossip_caffe.job.prototxt import Document
+from gossip_caffe.job.rewriting import bare_solver, net_for_peer, quoted, ring_layer, solver_for_peer
+
+NET = """# head
+name : 'n';  # odd
+layer { name:"d\\"x" type:"Data" top:"a b" top:"é"  # source
+  data_param { source: "s" } };
+layer{name:"ip"bottom:"a b"top:"ip"type:"InnerProduct" param < lr_mult:1., decay_mult: 0x1 > }
+# tail"""
+SOLVER = """# mine
+net: "n.prototxt"   # the net
+base_lr: 1e-2; display: 20; momentum: .9  # keep
+test_iter: 3 test_iter: 4 test_interval: 10
+test_state { stage: "t" } train_state { stage: "s" }
+snapshot: 10, snapshot_prefix: "x" 'y'
+weights: "a.caffemodel"
+solver_mode: GPU random_seed: 3 max_iter: 100 average_loss: 5
+debug_info: true
+type: "Adam" # last"""
+
+
+def source_of(document: Document) -> tuple[int, int, str]:
+    source = source_layer(document, document.root, NetState("TRAIN"))
+    return source.place.start, source.place.end, ring_layer(source)
+
+
+def test_only_the_data_layer_of_a_net_is_replaced() -> None:
+    document = Document(NET, "net")
+    start, end, replacement = source_of(document)
+    rewritten = net_for_peer(document, source_layer(document, document.root, NetState("TRAIN")))
+    assert NET[start:end].startswith('layer { name:"d')
+    assert NET[start:end].endswith("};")
+    assert rewritten == NET[:start] + replacement + NET[end:]
+
+
+def test_the_ring_layer_has_the_name_and_the_tops_of_the_data_layer() -> None:
+    document = Document(NET, "net")
+    layer = Document(source_of(document)[2], "ring").root.messages("layer")[0]
+    assert (layer.text("name"), layer.texts("top"), layer.text("type")) == ('d"x', ["a b", "é"], "Python")
+    python = layer.message("python_param")
+    assert python is not None
+    assert (python.text("module"), python.text("layer")) == (
+        "gossip_caffe.solver.source_layer",
+        "BatchSource",
+    )
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=st.characters(codec="utf-8", min_codepoint=32)))
+def test_quoted_text_reads_as_itself(text: str) -> None:
+    assert Document(f"name: {quoted(text)}", "x").root.text("name") == text
+
+
+def test_a_peers_solver_keeps_how_it_learns_and_loses_what_is_not_its_business() -> None:
+    rewritten = solver_for_peer(Document(SOLVER, "solver"), NET)
+    expected = (
+        "# mine\n   # the net\nbase_lr: 1e-2;  momentum: .9  # keep\n  \n"
+        ' train_state { stage: "s" }\n \n\n  max_iter: 100 average_loss: 5\ndebug_info: true\n'
+        f'type: "Adam" # last\ntest_initialization: false\nsnapshot_after_train: false\n'
+        f"train_net_param {{\n{NET}\n}}\n"
+    )
+    assert rewritten == expected
+    inlined = Document(rewritten, "peer").root.message("train_net_param")
+    assert inlined is not None
+    assert len(inlined.fields) == len(Document(NET, "net").root.fields)
+
+
+def test_a_bare_solver_keeps_its_seed_and_gets_its_own_number_of_iterations() -> None:
+    root = Document(bare_solver(Document(SOLVER, "solver"), NET, 7), "bare").root
+    assert [entry.name for entry in root.fields] == [
+        *("base_lr", "momentum", "train_state", "random_seed", "average_loss", "debug_info", "type"),
+        *("max_iter", "test_initialization", "snapshot_after_train", "train_net_param"),
+    ]
+    assert (root.integer("max_iter"), root.integer("random_seed")) == (7, 3)
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "  # comment", " ;"])
+def test_a_text_may_end_as_it_likes(ending: str) -> None:
+    rewritten = solver_for_peer(Document(f'net: "n" base_lr: 1{ending}', "solver"), f'name: "n"{ending}')
+    assert [entry.name for entry in Document(rewritten, "peer").root.fields][-1] == "train_net_param"
