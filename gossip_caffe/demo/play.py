@@ -17,13 +17,15 @@ SAY_EVERY_S = 4.0
 class View:
     """The cluster at one moment.
 
-    ``statuses`` are what the running peers say about themselves, in the order of their start. ``checkpoint`` is
-    the job's last one, None while it trains.
+    ``statuses`` are what the running peers say about themselves, in the order of their start; ``rows`` the same
+    as a table (cluster/view.py). ``checkpoint`` is the job's last one, None while it trains.
     """
 
     progress_samples: int
     budget_samples: int
     statuses: tuple[PeerStatus, ...]
+    seconds: float = 0.0
+    rows: tuple[tuple[str, ...], ...] = ()
     checkpoint: str | None = None
 
     @property
@@ -111,14 +113,14 @@ async def _act(stage: Stage, audience: Audience, view: View, joined: list[str], 
             audience.hear(f"kill -9 {act.peer}: {act.reason}")
 
 
-def progress_line(view: View, seconds: float) -> str:
+def progress_line(view: View) -> str:
     """Return one line about the cluster, for where there is no terminal."""
     rate = sum(status.samples_per_s for status in view.statuses)
     losses = [status.loss for status in view.statuses if status.loss is not None]
     loss = f", loss {sum(losses) / len(losses):.4f}" if losses else ""
     peers = " ".join(f"{status.peer}:{status.state}" for status in view.statuses) or "no peer yet"
     return (
-        f"{seconds:5.0f} s  {view.progress:4.0%} of {view.budget_samples:,} samples, "
+        f"{view.seconds:5.0f} s  {view.progress:4.0%} of {view.budget_samples:,} samples, "
         f"{rate:,.0f} samples/s{loss}  [{peers}]"
     )
 
@@ -129,15 +131,14 @@ class Lines:
     def __init__(self, say: Callable[[str], None], clock: Clock) -> None:
         self._say = say
         self._clock = clock
-        self._began = clock.monotonic()
-        self._said_at = self._began - SAY_EVERY_S
+        self._said_at = clock.monotonic() - SAY_EVERY_S
 
     def see(self, view: View) -> None:
         """Say a line when the last one is some seconds ago."""
         now = self._clock.monotonic()
         if now - self._said_at >= SAY_EVERY_S:
             self._said_at = now
-            self.hear(progress_line(view, now - self._began))
+            self.hear(progress_line(view))
 
     def hear(self, line: str) -> None:
         """Say it."""

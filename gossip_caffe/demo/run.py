@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,10 @@ class DemoOptions:
         return self.out / "demo.png"
 
 
-def run_demo(options: DemoOptions, say: Say, clock: Clock, audience: Audience | None = None) -> DemoResult:
-    """Show it; ``audience`` sees the cluster (None: lines are said).
+def run_demo(
+    options: DemoOptions, say: Say, clock: Clock, audience: Callable[[], AbstractContextManager[Audience]] | None
+) -> DemoResult:
+    """Show it; ``audience`` makes who watches the cluster while it runs (None: lines are said).
 
     Raises EnvironmentProblem when an extra, pycaffe or etcd is missing, UsageError for a folder that cannot be used.
     """
@@ -71,9 +74,9 @@ def run_demo(options: DemoOptions, say: Say, clock: Clock, audience: Audience | 
     files = write_model(options.out, epochs=options.epochs, seed=options.seed)
     spec = read_job(JOB, files.solver, JobSettings(), open_data_set)
     harvest = Harvest(state.run, options.out / "checkpoints")
-    watching = audience or Lines(say, clock)
     try:
-        played = asyncio.run(_on_stage(options, spec, state, harvest, watching, clock))
+        with audience() if audience is not None else nullcontext(Lines(say, clock)) as watching:
+            played = _watched(_on_stage(options, spec, state, harvest, watching, clock))
         say(f"the cluster ran for {played.seconds:.0f} s; now one Caffe solver alone, on as many samples")
         single = train_single(files, spec, say)
         result, curves = _measured(files, spec, state, played, harvest.kept, single, say)
@@ -95,6 +98,13 @@ def _prepared(out: Path) -> Path:
     except OSError as error:
         raise UsageError(f"cannot use the folder {out} ({error.strerror})", remedy="give another --out") from None
     return out.resolve()
+
+
+def _watched(show: Coroutine[None, None, Played]) -> Played:
+    try:
+        return asyncio.run(show)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None  # SIGTERM; see _on_stage
 
 
 async def _on_stage(

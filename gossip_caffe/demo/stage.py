@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gossip_caffe.cluster.supervisor import Supervisor
+from gossip_caffe.cluster.view import rows
 from gossip_caffe.demo.harvest import Harvest
 from gossip_caffe.demo.play import View
 from gossip_caffe.errors import GossipCaffeError
@@ -69,7 +70,8 @@ class ClusterStage:
             self._finished = True
             checkpoint = str(status["finished"]["checkpoint"])
             progress = self._budget_samples
-        return View(progress, self._budget_samples, statuses, checkpoint)
+        table = tuple(rows(status))
+        return View(progress, self._budget_samples, statuses, status["seconds"], table, checkpoint)
 
     async def add_peer(self) -> str:
         """Start one more peer; returns its name."""

@@ -65,7 +65,7 @@ class Claims:
                 return 0.0
             case Claim():
                 result = await self._ledger.claim(choice.epoch, choice.chunks, self._lease)
-                self.chooser.tried(choice.epoch, choice.chunks)
+                self.chooser.tried(choice.epoch, choice.chunks, self._clock.monotonic())
                 self._take(choice.epoch, result.owned)
                 return 0.0
 

@@ -1,8 +1,9 @@
 """Which chunks a peer should try to own next: a pure decision with its reason.
 
-The planned shard of the oldest open epoch goes first. When that is empty the peer needs to know what is left of the
-epoch at all (one listing), and takes that: it balances the load, and it picks up what a dead peer left. Then comes the
-next epoch; there is no barrier between them.
+The planned shard of the oldest open epoch goes first, then that of the next: there is no barrier between epochs. A
+while after its shard of an epoch is used up, the peer lists what is left of that epoch at all, and takes it before
+anything newer: it balances the load, and it picks up what a dead peer left. The wait keeps listings rare where epochs
+are short; at the budget's end there is none.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from gossip_caffe.shards.epochs import Epochs
 class EpochKnowledge:
     """What one peer knows of one open epoch. ``planned``: its shard, in training order, not tried yet.
 
-    ``left`` is what the last listing showed as free; None when it has to be listed (again).
+    ``left`` is what the last listing showed as free, empty before the first; the next is due at ``list_at``
+    (monotonic s), and ``listed`` says whether there was one since the members changed.
     """
 
     planned: list[int]
-    left: list[int] | None = None
-    listed_at: float = float("-inf")
+    left: list[int] = field(default_factory=list)
+    list_at: float = float("-inf")
+    listed: bool = False
     finished: bool = False
 
 
@@ -69,6 +72,7 @@ class Chooser:
         """The next thing to do to own ``want`` more chunks, when epochs before ``folded`` are finished."""
         for epoch in [epoch for epoch in self.known if epoch < folded]:
             del self.known[epoch]
+        unlisted: int | None = None
         again_at = now + self.relist_after_s
         for epoch in range(folded, self.epochs.count):
             knowledge = self._knowledge(epoch)
@@ -78,20 +82,23 @@ class Chooser:
                 return Claim(epoch, tuple(knowledge.planned[:want]), "planned shard")
             if knowledge.left:
                 return Claim(epoch, tuple(knowledge.left[:want]), "left by others")
-            if knowledge.left is None:
-                return List(epoch, "shard used up")
-            if now >= knowledge.listed_at + self.relist_after_s:
-                return List(epoch, "owned by others when last listed")
-            again_at = min(again_at, knowledge.listed_at + self.relist_after_s)
+            if now >= knowledge.list_at:
+                return List(epoch, "shard used up a while ago")
+            if not knowledge.listed and unlisted is None:
+                unlisted = epoch
+            again_at = min(again_at, knowledge.list_at)
+        if unlisted is not None:
+            return List(unlisted, "no planned shard is left in any epoch")
         return Nothing(again_at, "every chunk of the budget is owned or done")
 
-    def tried(self, epoch: int, chunks: Sequence[int]) -> None:
+    def tried(self, epoch: int, chunks: Sequence[int], now: float) -> None:
         """These chunks were claimed, or found taken: neither is worth another try until the next listing."""
         knowledge = self._knowledge(epoch)
         gone = set(chunks)
         knowledge.planned = [chunk for chunk in knowledge.planned if chunk not in gone]
-        if knowledge.left is not None:
-            knowledge.left = [chunk for chunk in knowledge.left if chunk not in gone]
+        knowledge.left = [chunk for chunk in knowledge.left if chunk not in gone]
+        if not knowledge.planned and not knowledge.listed:
+            knowledge.list_at = now + self.relist_after_s
 
     def listed(self, epoch: int, owned: frozenset[int], done: frozenset[int], now: float) -> None:
         """Take in a listing. What is left is shuffled, so that peers who run dry together do not race for one chunk."""
@@ -100,19 +107,18 @@ class Chooser:
         knowledge.left = [chunk for chunk in order if chunk not in owned and chunk not in done]
         self.rng.shuffle(knowledge.left)
         knowledge.planned = [chunk for chunk in knowledge.planned if chunk not in owned and chunk not in done]
-        knowledge.listed_at = now
+        knowledge.list_at = now + self.relist_after_s
+        knowledge.listed = True
         knowledge.finished = len(done) == len(order)
 
     def members_changed(self) -> None:
         """The plan moved, and somebody's chunks may be free: plan and list the open epochs again."""
-        for knowledge in self.known.values():
-            if not knowledge.finished:
-                knowledge.left = None
-                knowledge.listed_at = float("-inf")
         mine = set(self.shard())
         for epoch, knowledge in self.known.items():
             if not knowledge.finished:
                 knowledge.planned = [chunk for chunk in self.epochs.order(epoch) if chunk in mine]
+                knowledge.listed = False
+                knowledge.list_at = float("-inf")
 
     def _knowledge(self, epoch: int) -> EpochKnowledge:
         if epoch not in self.known:

@@ -105,5 +105,5 @@ def test_the_progress_line_names_rate_loss_and_the_state_of_each_peer() -> None:
         PeerStatus("p0", "training", loss=0.5, samples_per_s=100.0),
         PeerStatus("p1", "joining"),
     )
-    line = progress_line(View(250, BUDGET, statuses), 12.0)
+    line = progress_line(View(250, BUDGET, statuses, seconds=12.0))
     assert line == "   12 s   25% of 1,000 samples, 100 samples/s, loss 0.5000  [p0:training p1:joining]"

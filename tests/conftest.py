@@ -1,0 +1,22 @@
+"""Settings for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A shared machine may stall any example; what a test must bound in time it bounds itself.
+settings.register_profile("gossip-caffe", deadline=None)
+settings.load_profile("gossip-caffe")
+
+_FOLDERS = ("unit", "integration", "chaos")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its folder: `pytest -m unit`."""
+    for item in items:
+        for folder in _FOLDERS:
+            if folder in Path(item.path).parts:
+                item.add_marker(folder)
