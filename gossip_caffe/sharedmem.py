@@ -9,7 +9,7 @@ from gossip_caffe.errors import EnvironmentProblem
 
 
 class SharedMemory:
-    """A mapped memfd. The maker hands ``fd`` to a child by inheritance or over a Unix socket; both map the same pages."""
+    """A mapped memfd. The maker hands ``fd`` to a child, by inheritance or over a Unix socket; both map its pages."""
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         self.fd = fd
@@ -32,7 +32,7 @@ class SharedMemory:
 
     @classmethod
     def attach(cls, fd: int) -> SharedMemory:
-        """Map a segment that another process made; the size is read from the descriptor, which this object then owns."""
+        """Map a segment that another process made; its size is the descriptor's, which this object then owns."""
         return cls(fd, os.fstat(fd).st_size)
 
     @property

@@ -53,7 +53,7 @@ def _pieces(layout: WeightLayout, weights: Flat) -> Iterator[bytes | memoryview]
         yield _head(_NET_LAYER, length) + name_field
         for head, view in heads:
             yield head
-            yield memoryview(view.astype("<f4", copy=False).reshape(-1)).cast("B")
+            yield view.astype("<f4", copy=False).reshape(-1).view(np.uint8).data
 
 
 def write_caffemodel(file: BinaryIO, layout: WeightLayout, weights: Flat) -> None:

@@ -27,6 +27,10 @@ class Torn(GossipCaffeError):
     """A holder's copy is not what was announced: start the file again elsewhere."""
 
 
+def _silent(done_bytes: int, total_bytes: int) -> None:
+    del done_bytes, total_bytes
+
+
 async def pull(
     announcement: Announcement,
     *,
@@ -34,9 +38,12 @@ async def pull(
     client: FileClient,
     folder: CheckpointFolder,
     rng: random.Random,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = _silent,
 ) -> Manifest:
-    """Bring a checkpoint into ``folder``. Raises CheckpointRefused with every holder's reason when none has it whole."""
+    """Bring a checkpoint into ``folder``; ``on_progress`` gets (bytes here, bytes in all).
+
+    Raises CheckpointRefused with every holder's reason when none has it whole.
+    """
     holders = sorted(announcement.holders.items())
     rng.shuffle(holders)
     reasons: list[str] = []
@@ -48,15 +55,9 @@ async def pull(
                 total = sum(entry.size_bytes for entry in manifest.files)
                 done = 0
                 for entry in manifest.files:
-                    await _file(
-                        client,
-                        address,
-                        job,
-                        announcement.checkpoint,
-                        entry,
-                        unfinished,
-                        lambda size, before=done: on_progress(before + size, total),
-                    )
+                    source = client.pull, address, job, announcement.checkpoint
+                    async for size in _file(*source, entry, unfinished):
+                        on_progress(done + size, total)
                     done += entry.size_bytes
                 folder.finish(unfinished, announcement.checkpoint)
                 return manifest
@@ -83,15 +84,17 @@ async def _manifest(
 
 
 async def _file(
-    client: FileClient,
+    pull_from: Callable[[str, str, str, str, int], AsyncIterator[bytes]],
     address: str,
     job: str,
     checkpoint: str,
     entry: FileEntry,
     unfinished: Path,
-    on_progress: Callable[[int], None],
-) -> None:
-    """Append what is missing of a file; what an earlier holder sent is kept. Raises Torn when the whole is wrong."""
+) -> AsyncIterator[int]:
+    """Append what is missing of a file, and say how long it is now; what an earlier holder sent is kept.
+
+    Raises Torn when the whole is wrong, CheckpointRefused when it broke off.
+    """
     path = unfinished / entry.name
     digest, size = hashlib.sha256(), 0
     if path.exists():
@@ -99,11 +102,11 @@ async def _file(
         digest.update(path.read_bytes())
     with path.open("ab") as file:
         if size < entry.size_bytes:
-            async for piece in client.pull(address, job, checkpoint, entry.name, size):
+            async for piece in pull_from(address, job, checkpoint, entry.name, size):
                 digest.update(piece)
                 size += len(piece)
                 file.write(piece)
-                on_progress(size)
+                yield size
                 if size > entry.size_bytes:
                     break
     if size < entry.size_bytes:

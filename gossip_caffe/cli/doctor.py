@@ -1,4 +1,4 @@
-"""``gossip-caffe doctor``: is everything here that a peer needs?"""
+"""``gossip-caffe doctor``: whether everything is here that a peer needs."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def start(
         advertise=advertise,
         engine=engine,
     )
-    run_peer(options, lambda line: click.echo(line))
+    run_peer(options, click.echo)
 
 
 async def _records(store: EtcdStore) -> list[tuple[str, PeerRecord]]:

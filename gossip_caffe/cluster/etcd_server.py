@@ -58,7 +58,7 @@ class EtcdServer:
 
     @property
     def endpoint(self) -> str:
-        """ "host:port" for clients."""
+        """Where clients reach it: "host:port"."""
         return f"127.0.0.1:{self._port}"
 
     @property

@@ -105,12 +105,12 @@ async def _act(stage: Stage, audience: Audience, view: View, joined: list[str], 
     act = next_act(Scene(view.progress, candidates, joined=bool(joined), killed=bool(killed)))
     match act:
         case Join():
+            audience.hear(f"{act.reason}: one more peer joins")
             joined.append(await stage.add_peer())
-            audience.hear(f"{joined[-1]} joins: {act.reason}")
         case Kill():
+            audience.hear(f"{act.reason}: kill -9 {act.peer}")
             await stage.kill(act.peer)
             killed.append(act.peer)
-            audience.hear(f"kill -9 {act.peer}: {act.reason}")
 
 
 def progress_line(view: View) -> str:

@@ -60,7 +60,10 @@ class DemoOptions:
 
 
 def run_demo(
-    options: DemoOptions, say: Say, clock: Clock, audience: Callable[[], AbstractContextManager[Audience]] | None
+    options: DemoOptions,
+    say: Say,
+    clock: Clock,
+    audience: Callable[[], AbstractContextManager[Audience]] | None,
 ) -> DemoResult:
     """Show it; ``audience`` makes who watches the cluster while it runs (None: lines are said).
 
@@ -68,7 +71,9 @@ def run_demo(
     """
     state = ClusterState(JOB, _prepared(options.out) / "cluster")
     if len(str(state.socket.resolve()).encode()) > SOCKET_PATH_BYTES:
-        raise UsageError(f"the path {options.out} is too long for a Unix socket", remedy="give a shorter --out")
+        raise UsageError(
+            f"the path {options.out} is too long for a Unix socket", remedy="give a shorter --out"
+        )
     say(f"digits and prototxts → {options.out}")
     write_digits(options.out, options.seed)
     files = write_model(options.out, epochs=options.epochs, seed=options.seed)
@@ -96,7 +101,9 @@ def _prepared(out: Path) -> Path:
         if any(out.iterdir()):
             raise UsageError(f"the folder {out} is not empty", remedy="give another --out, or none")
     except OSError as error:
-        raise UsageError(f"cannot use the folder {out} ({error.strerror})", remedy="give another --out") from None
+        raise UsageError(
+            f"cannot use the folder {out} ({error.strerror})", remedy="give another --out"
+        ) from None
     return out.resolve()
 
 
@@ -108,7 +115,12 @@ def _watched(show: Coroutine[None, None, Played]) -> Played:
 
 
 async def _on_stage(
-    options: DemoOptions, spec: JobSpec, state: ClusterState, harvest: Harvest, audience: Audience, clock: Clock
+    options: DemoOptions,
+    spec: JobSpec,
+    state: ClusterState,
+    harvest: Harvest,
+    audience: Audience,
+    clock: Clock,
 ) -> Played:
     # SIGTERM takes the same way out as Ctrl-C: through the end of the stage, which takes the cluster down.
     me = asyncio.current_task()
@@ -119,7 +131,8 @@ async def _on_stage(
         played = await play(stage, audience, clock, peers=options.peers, deadline_s=options.deadline_s)
     if not played.checkpoint:
         raise GossipCaffeError(
-            f"the job was not finished after {options.deadline_s:.0f} s", remedy=f"see the logs in {state.folder}/logs"
+            f"the job was not finished after {options.deadline_s:.0f} s",
+            remedy=f"see the logs in {state.folder}/logs",
         )
     return played
 
@@ -137,7 +150,9 @@ def _measured(
     ours = [(item.progress_samples, item.model) for item in kept if item.checkpoint != played.checkpoint]
     ours += [(spec.budget_samples, item.model) for item in kept if item.checkpoint == played.checkpoint]
     if not ours or not any(item.checkpoint == played.checkpoint for item in kept):
-        raise GossipCaffeError(f"checkpoint {played.checkpoint} is gone", remedy=f"see {state.run}/checkpoints")
+        raise GossipCaffeError(
+            f"checkpoint {played.checkpoint} is gone", remedy=f"see {state.run}/checkpoints"
+        )
     say(f"testing {len(ours)} checkpoints and {len(single)} snapshots of the single solver")
     tested = accuracies(files, [model for _, model in (*ours, *single)])
     consensus = tuple(zip((samples for samples, _ in ours), tested, strict=False))
@@ -166,9 +181,13 @@ def _events(run_dir: Path) -> dict[str, list[dict[str, object]]]:
 
 def _forget(out: Path, state: ClusterState) -> None:
     """Remove what nobody looks at afterwards: etcd's data, LMDBs, weights but the last."""
-    for folder in (state.etcd, state.run / "checkpoints", out / "single", out / "train_lmdb", out / "test_lmdb"):
+    for folder in (
+        state.etcd,
+        state.run / "checkpoints",
+        out / "single",
+        out / "train_lmdb",
+        out / "test_lmdb",
+    ):
         shutil.rmtree(folder, ignore_errors=True)
     for model in sorted((out / "checkpoints").glob("*.caffemodel"))[:-1]:
         model.unlink()
-
-

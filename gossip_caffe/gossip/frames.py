@@ -24,7 +24,7 @@ def to_frames(message: Message) -> Iterator[Any]:
             codec=message.codec,
             values=message.values,
             payload_bytes=len(message.payload),
-            refusal=wire.Refusal.ValueType(message.refusal),
+            refusal=wire.Refusal.Name(message.refusal),
             reason=message.reason,
         )
     )

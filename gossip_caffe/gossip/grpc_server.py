@@ -24,7 +24,7 @@ class FileHolder(Protocol):
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
-    """ "host:port" taken apart; raises UsageError naming the option."""
+    """Take "host:port" apart; raises UsageError naming the option."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise UsageError(

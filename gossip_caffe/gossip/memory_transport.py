@@ -11,8 +11,10 @@ from gossip_caffe.gossip.message import Answerer, Message
 
 @dataclass(slots=True)
 class MemoryNetwork:
-    """All peers of a network. ``before_offer`` and ``before_answer`` run on the way, and may wait, change the message,
-    or raise ExchangeFailed to lose it.
+    """All peers of a network.
+
+    ``before_offer`` and ``before_answer`` run on the way; they may wait, change the message, or raise ExchangeFailed
+    to lose it.
     """
 
     peers: dict[str, Answerer] = field(default_factory=dict)

@@ -52,5 +52,5 @@ def choose(candidates: Collection[str], suspects: Suspects, now: float, rng: ran
 
 
 def next_exchange(iteration: int, every: int, jitter: float, rng: random.Random) -> int:
-    """The iteration of the next own exchange: ``every`` from now, ± ``jitter`` of it, so that peers do not lock step."""
+    """The iteration of the next own exchange: ``every`` from now ± ``jitter`` of it, so that peers do not lock step."""
     return iteration + max(1, round(every * rng.uniform(1 - jitter, 1 + jitter)))

@@ -45,7 +45,7 @@ class EtcdSettings:
 
 
 def parse_endpoints(text: str) -> tuple[str, ...]:
-    """ "host:port,host:port" as endpoints; raises UsageError naming the part that is none."""
+    """Read "host:port,host:port"; raises UsageError naming the part that is none."""
     endpoints = [part.strip().removeprefix("http://").rstrip("/") for part in text.split(",") if part.strip()]
     for endpoint in endpoints or [""]:
         host, _, port = endpoint.rpartition(":")

@@ -1,4 +1,4 @@
-"""The agent: one peer's life, from joining to leaving. It wires the rooms below and decides nothing about training itself.
+"""The agent: one peer's life, from joining to leaving. It wires the rooms below and decides nothing of theirs.
 
 One task per concern runs beside the others: claiming and settling, exchanging, supervising the children, reading the
 job's progress, the checkpoint duty, the status record. A task that fails ends the peer with its reason; the store being

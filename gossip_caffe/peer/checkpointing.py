@@ -1,4 +1,4 @@
-"""This peer's part in checkpoints: makes them while it holds the duty, keeps copies of others', and sees the job's end."""
+"""This peer's part in checkpoints: makes them while it holds the duty, copies others', and sees the job's end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Absent, CreatedAt, Delete, Guard, Put, Store
+from gossip_caffe.membership.store import Absent, CreatedAt, Delete, Guard, Operation, Put, Store
 from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.peer.pace import checkpoint_interval
 from gossip_caffe.peer.progress import Progress
@@ -198,7 +198,7 @@ class Checkpointing:
             "progress_samples": agent.progress.samples,
             "wall": self._clock.wall(),
         }
-        guards = [Absent(agent.keys.finished), CreatedAt(agent.keys.duty(CHECKPOINTS), held.revision)]
+        guards: list[Guard] = [Absent(agent.keys.finished), CreatedAt(agent.keys.duty(CHECKPOINTS), held.revision)]
         await agent.writer.transact(guards, [Put(agent.keys.finished, json.dumps(value).encode())])
 
     async def _copy(self, newest: Announcement) -> None:
@@ -223,7 +223,9 @@ class Checkpointing:
     async def _forget_old(self, listed: list[Announcement]) -> None:
         """Take back the announcements that nobody needs any more, and the copies here."""
         keep = self._agent.spec.settings.keep_checkpoints
-        old = [Delete(self._agent.keys.checkpoint(entry.checkpoint)) for entry in listed[keep:]]
+        old: list[Operation] = [
+            Delete(self._agent.keys.checkpoint(entry.checkpoint)) for entry in listed[keep:]
+        ]
         for first in range(0, len(old), 64):
             await self._agent.writer.transact([], old[first : first + 64])
         self._room.folder.prune(keep)

@@ -6,14 +6,13 @@ of these steps; then the step waits here and the solver goes on with what it has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from gossip_caffe.clock import Clock
-from gossip_caffe.errors import StoreError
 from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.shards.choice import Chooser, Claim, List, Nothing
 from gossip_caffe.shards.epochs import ChunkId, Epochs
-from gossip_caffe.shards.ledger import Ledger
+from gossip_caffe.shards.ledger import Ledger, Settlement
 
 
 class Claims:
@@ -64,19 +63,21 @@ class Claims:
                 self.chooser.listed(choice.epoch, state.owned, state.done, self._clock.monotonic())
                 return 0.0
             case Claim():
-                result = await self._ledger.claim(choice.epoch, choice.chunks, self._lease)
-                self.chooser.tried(choice.epoch, choice.chunks, self._clock.monotonic())
-                self._take(choice.epoch, result.owned)
+                result = await self._ledger.claim(choice.chunks, self._lease)
+                self.chooser.tried(choice.chunks, self._clock.monotonic())
+                self._note(Event.CLAIMED, result.owned)
+                for chunk, revision in result.owned.items():
+                    self.owned[chunk] = revision
+                    self._feed(chunk, *self._epochs.extent(chunk))
                 return 0.0
 
-    def _take(self, epoch: int, owned: Mapping[int, int]) -> None:
-        if not owned:
-            return
-        self._log.emit(Event.CLAIMED, epoch=epoch, chunks=list(owned))
-        for chunk, revision in owned.items():
-            identity = ChunkId(epoch, chunk)
-            self.owned[identity] = revision
-            self._feed(identity, *self._epochs.extent(identity))
+    def _note(self, event: Event, chunks: Iterable[ChunkId], **fields: object) -> None:
+        """One event for each epoch that the chunks are of."""
+        by_epoch: dict[int, list[int]] = {}
+        for chunk in chunks:
+            by_epoch.setdefault(chunk.epoch, []).append(chunk.chunk)
+        for epoch, numbers in sorted(by_epoch.items()):
+            self._log.emit(event, epoch=epoch, chunks=numbers, **fields)
 
     def shared(self, chunks: Iterable[ChunkId], via: str) -> None:
         """The learning of these chunks has left the peer, by exchange or checkpoint ``via``: settle them next."""
@@ -84,27 +85,24 @@ class Claims:
 
     async def settle(self) -> None:
         """Mark in the store what is shared. Whatever fails to be written stays for the next call."""
-        by_reason: dict[str, dict[ChunkId, int]] = {}
-        for chunk, via in self._shared.items():
-            by_reason.setdefault(via, {})[chunk] = self.owned[chunk]
-        for via, chunks in by_reason.items():
-            done, lost = await self._ledger.settle(chunks, via)
-            for chunk in (*done, *lost):
-                self._shared.pop(chunk, None)
-                self.owned.pop(chunk, None)
-            for epoch in sorted({chunk.epoch for chunk in done}):
-                numbers = [chunk.chunk for chunk in done if chunk.epoch == epoch]
-                self._log.emit(Event.DONE, epoch=epoch, chunks=numbers, via=via)
-            self.done_chunks += len(done)
-            self.done_samples += sum(stop - start for start, stop in map(self._epochs.extent, done))
+        pending = [Settlement(chunk, self.owned[chunk], via) for chunk, via in self._shared.items()]
+        if not pending:
+            return
+        done, lost = await self._ledger.settle(pending)
+        vias = {entry.chunk: entry.via for entry in pending}
+        for chunk in (*done, *lost):
+            self._shared.pop(chunk, None)
+            self.owned.pop(chunk, None)
+        for via in dict.fromkeys(vias[chunk] for chunk in done):
+            self._note(Event.DONE, [chunk for chunk in done if vias[chunk] == via], via=via)
+        self.done_chunks += len(done)
+        self.done_samples += sum(stop - start for start, stop in map(self._epochs.extent, done))
 
     async def release(self, chunks: Iterable[ChunkId]) -> None:
         """Hand back chunks of which nothing was trained."""
         handed = {chunk: self.owned[chunk] for chunk in chunks if chunk in self.owned}
         await self._ledger.release(handed)
-        for epoch in sorted({chunk.epoch for chunk in handed}):
-            numbers = [chunk.chunk for chunk in handed if chunk.epoch == epoch]
-            self._log.emit(Event.RELEASED, epoch=epoch, chunks=numbers)
+        self._note(Event.RELEASED, handed)
         for chunk in handed:
             del self.owned[chunk]
 
@@ -115,18 +113,8 @@ class Claims:
         """
         self._ledger, self._lease = ledger, lease
         await ledger.refresh()
-        before, self.owned = self.owned, {}
-        try:
-            for epoch in sorted({chunk.epoch for chunk in before}):
-                result = await ledger.claim(
-                    epoch, [item.chunk for item in before if item.epoch == epoch], lease
-                )
-                self.owned.update(
-                    {ChunkId(epoch, chunk): revision for chunk, revision in result.owned.items()}
-                )
-        except StoreError:
-            self.owned = before
-            raise
+        result = await ledger.claim(list(self.owned), lease)
+        before, self.owned = len(self.owned), dict(result.owned)
         self._shared = {chunk: via for chunk, via in self._shared.items() if chunk in self.owned}
         self.chooser.members_changed()
-        return len(before) - len(self.owned)
+        return before - len(self.owned)

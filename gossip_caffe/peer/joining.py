@@ -72,8 +72,10 @@ class Joining:
         self._say = say
 
     async def sync(self) -> str:
-        """Start the solver from the job's weights; returns in words from where. Raises CheckpointRefused when the
-        job has checkpoints, none of them is to be had, and nobody lives who could be asked.
+        """Start the solver from the job's weights; returns in words from where.
+
+        Raises CheckpointRefused when the job has checkpoints, none of them is to be had, and nobody lives who could
+        be asked.
         """
         while True:
             listed = await announced(self._store, self._keys)

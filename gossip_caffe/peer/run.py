@@ -1,4 +1,4 @@
-"""A peer as a process: reads its job, makes the real store, network and children, and runs the agent until it leaves."""
+"""A peer as a process: reads its job, makes the real store, network and children, and runs the agent."""
 
 from __future__ import annotations
 

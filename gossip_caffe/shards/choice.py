@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gossip_caffe.shards.epochs import Epochs
+from gossip_caffe.shards.epochs import ChunkId, Epochs
 
 
 @dataclass(slots=True)
@@ -20,22 +20,21 @@ class EpochKnowledge:
     """What one peer knows of one open epoch. ``planned``: its shard, in training order, not tried yet.
 
     ``left`` is what the last listing showed as free, empty before the first; the next is due at ``list_at``
-    (monotonic s), and ``listed`` says whether there was one since the members changed.
+    (monotonic s), and ``was_listed`` says whether there was one since the members changed.
     """
 
     planned: list[int]
     left: list[int] = field(default_factory=list)
     list_at: float = float("-inf")
-    listed: bool = False
+    was_listed: bool = False
     finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Try to own these chunks of the epoch."""
+    """Try to own these chunks; those of the planned shard may be of several epochs."""
 
-    epoch: int
-    chunks: tuple[int, ...]
+    chunks: tuple[ChunkId, ...]
     reason: str
 
 
@@ -73,32 +72,43 @@ class Chooser:
         for epoch in [epoch for epoch in self.known if epoch < folded]:
             del self.known[epoch]
         unlisted: int | None = None
+        planned: list[ChunkId] = []
         again_at = now + self.relist_after_s
         for epoch in range(folded, self.epochs.count):
             knowledge = self._knowledge(epoch)
             if knowledge.finished:
                 continue
             if knowledge.planned:
-                return Claim(epoch, tuple(knowledge.planned[:want]), "planned shard")
+                planned += [ChunkId(epoch, chunk) for chunk in knowledge.planned[: want - len(planned)]]
+                if len(planned) >= want:
+                    break
+                continue
+            if planned:
+                continue  # what is left of newer epochs can wait
             if knowledge.left:
-                return Claim(epoch, tuple(knowledge.left[:want]), "left by others")
+                return Claim(
+                    tuple(ChunkId(epoch, chunk) for chunk in knowledge.left[:want]), "left by others"
+                )
             if now >= knowledge.list_at:
                 return List(epoch, "shard used up a while ago")
-            if not knowledge.listed and unlisted is None:
+            if not knowledge.was_listed and unlisted is None:
                 unlisted = epoch
             again_at = min(again_at, knowledge.list_at)
+        if planned:
+            return Claim(tuple(planned), "planned shard")
         if unlisted is not None:
             return List(unlisted, "no planned shard is left in any epoch")
         return Nothing(again_at, "every chunk of the budget is owned or done")
 
-    def tried(self, epoch: int, chunks: Sequence[int], now: float) -> None:
+    def tried(self, chunks: Sequence[ChunkId], now: float) -> None:
         """These chunks were claimed, or found taken: neither is worth another try until the next listing."""
-        knowledge = self._knowledge(epoch)
-        gone = set(chunks)
-        knowledge.planned = [chunk for chunk in knowledge.planned if chunk not in gone]
-        knowledge.left = [chunk for chunk in knowledge.left if chunk not in gone]
-        if not knowledge.planned and not knowledge.listed:
-            knowledge.list_at = now + self.relist_after_s
+        for epoch in {chunk.epoch for chunk in chunks}:
+            knowledge = self._knowledge(epoch)
+            gone = {chunk.chunk for chunk in chunks if chunk.epoch == epoch}
+            knowledge.planned = [chunk for chunk in knowledge.planned if chunk not in gone]
+            knowledge.left = [chunk for chunk in knowledge.left if chunk not in gone]
+            if not knowledge.planned and not knowledge.was_listed:
+                knowledge.list_at = now + self.relist_after_s
 
     def listed(self, epoch: int, owned: frozenset[int], done: frozenset[int], now: float) -> None:
         """Take in a listing. What is left is shuffled, so that peers who run dry together do not race for one chunk."""
@@ -108,7 +118,7 @@ class Chooser:
         self.rng.shuffle(knowledge.left)
         knowledge.planned = [chunk for chunk in knowledge.planned if chunk not in owned and chunk not in done]
         knowledge.list_at = now + self.relist_after_s
-        knowledge.listed = True
+        knowledge.was_listed = True
         knowledge.finished = len(done) == len(order)
 
     def members_changed(self) -> None:
@@ -117,7 +127,7 @@ class Chooser:
         for epoch, knowledge in self.known.items():
             if not knowledge.finished:
                 knowledge.planned = [chunk for chunk in self.epochs.order(epoch) if chunk in mine]
-                knowledge.listed = False
+                knowledge.was_listed = False
                 knowledge.list_at = float("-inf")
 
     def _knowledge(self, epoch: int) -> EpochKnowledge:

@@ -39,12 +39,21 @@ CHUNKS_PER_TRANSACTION = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class Claimed:
     """Outcome of a claim: what is ours now (chunk → revision of ownership), and what was not to be had."""
 
-    owned: Mapping[int, int]
-    taken: frozenset[int]
-    done: frozenset[int]
+    owned: Mapping[ChunkId, int]
+    taken: frozenset[ChunkId]
+    done: frozenset[ChunkId]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A chunk to be called done: owned since ``revision``; ``via`` is the exchange or checkpoint that carried it."""
+
+    chunk: ChunkId
+    revision: int
+    via: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +65,10 @@ class EpochState:
 
 
 class Ledger:
-    """One peer's hand on the account. Raises LeaseLost when the peer may not write any more, StoreUnavailable when
-    the store cannot be reached (nothing was written then).
+    """One peer's hand on the account.
+
+    Raises LeaseLost when the peer may not write any more, StoreUnavailable when the store cannot be reached (nothing
+    was written then).
     """
 
     def __init__(self, store: Store, writer: FencedWriter, keys: JobKeys, epochs: Epochs, peer: str) -> None:
@@ -84,62 +95,51 @@ class Ledger:
         self._note_folded(await self._store.get(self._keys.folded))
         return self._folded_epochs
 
-    async def claim(self, epoch: int, chunks: Sequence[int], lease: int) -> Claims:
-        """Try to own ``chunks`` of an epoch: each ends up in exactly one of the sets of the result."""
-        owned: dict[int, int] = {}
-        taken: set[int] = set()
-        done: set[int] = set()
+    async def claim(self, chunks: Sequence[ChunkId], lease: int) -> Claimed:
+        """Try to own chunks, of any epochs: each ends up in exactly one of the sets of the result."""
+        owned: dict[ChunkId, int] = {}
+        taken: set[ChunkId] = set()
+        done: set[ChunkId] = set()
         for first in range(0, len(chunks), CHUNKS_PER_TRANSACTION):
             wanted = list(chunks[first : first + CHUNKS_PER_TRANSACTION])
             while wanted:
-                if epoch < self._folded_epochs:
-                    done.update(wanted)
-                    break
-                keys = [
-                    (self._keys.claim(epoch, chunk), self._keys.done_mark(epoch, chunk)) for chunk in wanted
-                ]
+                done.update(chunk for chunk in wanted if chunk.epoch < self._folded_epochs)
+                wanted = [chunk for chunk in wanted if chunk not in done and chunk not in taken]
                 guards: list[Guard] = [self._folded_guard()]
-                guards += [Absent(key) for pair in keys for key in pair]
-                puts = [Put(claim, self._peer.encode(), lease) for claim, _ in keys]
+                guards += [Absent(key) for chunk in wanted for key in (self._claim(chunk), self._done(chunk))]
+                puts = [Put(self._claim(chunk), self._peer.encode(), lease) for chunk in wanted]
                 result = await self._writer.transact(guards, puts)
                 if result.succeeded:
                     owned.update(dict.fromkeys(wanted, result.revision))
                     break
                 found = {item.key for item in result.found}
-                done.update(chunk for chunk, pair in zip(wanted, keys, strict=True) if pair[1] in found)
-                taken.update(chunk for chunk, pair in zip(wanted, keys, strict=True) if pair[0] in found)
-                wanted = [chunk for chunk in wanted if chunk not in done and chunk not in taken]
+                done.update(chunk for chunk in wanted if self._done(chunk) in found)
+                taken.update(chunk for chunk in wanted if self._claim(chunk) in found)
                 await self.refresh()
-        return Claims(owned, frozenset(taken - done), frozenset(done))
+        return Claimed(owned, frozenset(taken - done), frozenset(done))
 
-    async def settle(self, owned: Mapping[ChunkId, int], via: str) -> tuple[list[ChunkId], list[ChunkId]]:
-        """Mark chunks done that are owned since the given revisions; returns (done, lost to somebody else).
-
-        ``via`` is why they may be called done: the id of the exchange or of the checkpoint that carried them.
-        """
+    async def settle(self, settlements: Sequence[Settlement]) -> tuple[list[ChunkId], list[ChunkId]]:
+        """Mark chunks done that are ours; returns (done, lost to somebody else)."""
         settled: list[ChunkId] = []
         lost: list[ChunkId] = []
-        value = json.dumps({"peer": self._peer, "via": via}).encode()
-        pending = sorted(owned, key=lambda chunk: (chunk.epoch, chunk.chunk))
-        while pending:
-            part = pending[:CHUNKS_PER_TRANSACTION]
-            pending = pending[CHUNKS_PER_TRANSACTION:]
+        for first in range(0, len(settlements), CHUNKS_PER_TRANSACTION):
+            part = list(settlements[first : first + CHUNKS_PER_TRANSACTION])
             while part:
-                guards = [CreatedAt(self._claim(chunk), owned[chunk]) for chunk in part]
+                guards = [CreatedAt(self._claim(entry.chunk), entry.revision) for entry in part]
                 operations: list[Operation] = []
-                for chunk in part:
-                    operations += [Put(self._keys.done_mark(chunk.epoch, chunk.chunk), value)]
-                    operations += [Delete(self._claim(chunk))]
+                for entry in part:
+                    value = json.dumps({"peer": self._peer, "via": entry.via}).encode()
+                    operations += [Put(self._done(entry.chunk), value), Delete(self._claim(entry.chunk))]
                 result = await self._writer.transact(guards, operations)
                 if result.succeeded:
-                    settled += part
+                    settled += [entry.chunk for entry in part]
                     break
                 ours = {item.key: item.create_revision for item in result.found}
-                gone = [chunk for chunk in part if ours.get(self._claim(chunk)) != owned[chunk]]
+                gone = [entry for entry in part if ours.get(self._claim(entry.chunk)) != entry.revision]
                 if not gone:
-                    raise StoreError(f"the store refused to settle {part} although they are ours")
-                lost += gone
-                part = [chunk for chunk in part if chunk not in gone]
+                    raise StoreError(f"the store refused to settle {len(part)} chunks although they are ours")
+                lost += [entry.chunk for entry in gone]
+                part = [entry for entry in part if entry not in gone]
         return settled, lost
 
     async def release(self, owned: Mapping[ChunkId, int]) -> None:
@@ -196,6 +196,9 @@ class Ledger:
 
     def _claim(self, chunk: ChunkId) -> str:
         return self._keys.claim(chunk.epoch, chunk.chunk)
+
+    def _done(self, chunk: ChunkId) -> str:
+        return self._keys.done_mark(chunk.epoch, chunk.chunk)
 
     def _folded_guard(self) -> Guard:
         """Refuses a write that assumes an epoch open which another peer has folded meanwhile."""

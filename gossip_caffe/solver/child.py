@@ -114,7 +114,7 @@ class SolverLoop:
         loss = self._engine.step(self._ring, batches, learning_rate)
         if not math.isfinite(loss):
             raise ModelError(
-                f"training diverged: the loss is {loss} at iteration {self._iteration} (learning rate {learning_rate:g})",
+                f"training diverged: loss {loss} at iteration {self._iteration}, learning rate {learning_rate:g}",
                 remedy="lower base_lr, set clip_gradients, or create the job with --set lr_scaling=none",
             )
         self._iteration += 1

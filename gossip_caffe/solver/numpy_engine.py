@@ -67,5 +67,5 @@ class NumpyEngine:
         for total, part in zip(
             self.layout.split(gradient), (shares.T @ inputs, shares.sum(axis=0)), strict=True
         ):
-            total += part
+            np.add(total, part, out=total)
         return loss
