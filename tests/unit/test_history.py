@@ -1,0 +1,83 @@
+"""The account of a run from its logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gossip_caffe.observe.history import Account, account
+
+
+@dataclass(frozen=True)
+class Data:
+    records: int = 20
+    chunk_records: int = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    budget_samples: int
+    data: Data = Data()
+
+
+def trained(*parts: tuple[int, int, int]) -> dict[str, Any]:
+    return {"event": "trained", "sequence": 0, "parts": [list(part) for part in parts]}
+
+
+def done(epoch: int, *chunks: int) -> dict[str, Any]:
+    return {"event": "done", "epoch": epoch, "chunks": list(chunks), "via": "x"}
+
+
+LEFT = {"event": "left", "reason": "drained"}
+JOINED = {"event": "joined", "checkpoint": "c", "progress_samples": 0}
+
+
+def figures(found: Account) -> tuple[int, int, int]:
+    return found.records_trained, found.records_lost, found.records_twice
+
+
+def test_a_quiet_run_learns_every_record_once() -> None:
+    logs = {
+        "a": [JOINED, trained((0, 0, 10)), done(0, 0), LEFT],
+        "b": [JOINED, trained((0, 10, 20)), done(0, 1), LEFT],
+    }
+    found = account(logs, Job(20))
+    assert figures(found) == (20, 0, 0)
+    assert (found.peers_joined, found.peers_killed) == (2, 0)
+
+
+def test_what_a_killed_peer_trained_and_another_trained_again_counts_twice_and_is_not_lost() -> None:
+    logs = {"a": [trained((0, 0, 10))], "b": [trained((0, 10, 20), (0, 0, 10)), done(0, 0, 1), LEFT]}
+    found = account(logs, Job(20))
+    assert figures(found) == (20, 0, 10)
+    assert found.peers_killed == 1
+
+
+def test_a_record_that_nobody_trained_is_lost_although_its_chunk_was_settled() -> None:
+    assert figures(account({"a": [trained((0, 0, 9)), done(0, 0), LEFT]}, Job(10))) == (9, 1, 0)
+
+
+def test_a_record_that_was_trained_and_never_settled_is_lost_when_its_peer_lived_on() -> None:
+    assert figures(account({"a": [trained((0, 0, 20)), done(0, 1), LEFT]}, Job(20))) == (10, 10, 0)
+
+
+def test_a_peer_killed_between_settling_and_writing_it_down_is_believed() -> None:
+    assert figures(account({"a": [trained((0, 0, 20)), done(0, 0)]}, Job(20))) == (20, 0, 0)
+
+
+def test_a_solver_that_trains_a_batch_again_counts_it_twice() -> None:
+    logs = {"a": [trained((0, 0, 10)), trained((0, 0, 10)), done(0, 0), LEFT]}
+    assert figures(account(logs, Job(10))) == (10, 0, 10)
+
+
+def test_each_epoch_counts_for_itself_and_the_last_may_be_partial() -> None:
+    logs = {"a": [trained((0, 0, 20), (1, 0, 10)), done(0, 0, 1), done(1, 0), LEFT]}
+    assert figures(account(logs, Job(30))) == (30, 0, 0)
+    assert figures(account(logs, Job(40))) == (30, 10, 0)
+
+
+def test_exchanges_are_counted_by_outcome() -> None:
+    logs = {
+        "a": [{"event": "exchanged", "outcome": "applied"}, {"event": "exchanged", "outcome": "failed"}, LEFT]
+    }
+    assert account(logs, Job(10)).exchanges == {"applied": 1, "failed": 1}
