@@ -25,7 +25,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import setup_plan
@@ -88,6 +88,14 @@ def write_stamp(**changed: str) -> None:
     new = STAMP.with_suffix(".new")
     new.write_text(json.dumps({**read_stamp(), **changed}, indent=1))
     new.rename(STAMP)
+
+
+def venv_works(stamp: Mapping[str, str]) -> bool:
+    """Whether there is a virtual environment to build on: one that we finished, or somebody's own with pip."""
+    if not PYTHON.exists() or stamp.get("python"):
+        return PYTHON.exists()
+    check = "import sys, pip; sys.exit(sys.version_info < (3, 11))"
+    return subprocess.run([PYTHON, "-c", check], capture_output=True, check=False).returncode == 0
 
 
 def this_python() -> str:
@@ -165,10 +173,13 @@ def make_venv(log: Path) -> None:
 
 def install_package(target: Wanted, log: Path) -> None:
     """Install this checkout, editable, with its dependencies."""
-    extras = setup_plan.wider(read_stamp().get("extras", ""), target.extras)
+    stamp = read_stamp()
+    extras = setup_plan.wider(stamp.get("extras", ""), target.extras)
     pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
     run([*pip, "--editable", f"{ROOT}[{extras}]"], log, "installing gossip-caffe")
-    write_stamp(package=target.package, extras=extras)
+    write_stamp(
+        package=target.package, extras=extras, python=stamp.get("python") or "a Python of your choice"
+    )
 
 
 def install_pycaffe(target: Wanted, elsewhere: str, log: Path) -> None:
@@ -208,7 +219,8 @@ def other_pycaffe() -> str:
 def set_up(extras: str, log: Path, *, only_this_python: bool) -> None:
     """Find what is missing, say it, do it."""
     target = wanted(extras, only_this_python=only_this_python)
-    steps = setup_plan.steps_in_venv(setup_plan.found(PYTHON.exists(), read_stamp()), target)
+    stamp = read_stamp()
+    steps = setup_plan.steps_in_venv(setup_plan.found(venv_works(stamp), stamp), target)
     if not steps:
         return
     log.write_text("")

@@ -1,3 +1,85 @@
-"""Accuracies, each found by plain Caffe in a process of its own: of checkpoints, and of one solver alone."""
+"""What plain Caffe makes of the same task: one solver alone, and the accuracy of any weights."""
 
 from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gossip_caffe.clock import Clock
+from gossip_caffe.demo.model import BATCH, SNAPSHOTS, TEST_ITER, DemoFiles
+from gossip_caffe.errors import ModelError
+from gossip_caffe.processes import spawn
+from gossip_caffe.solver.abort import abort_cause
+
+SAY_EVERY_S = 4.0
+
+# The same arithmetic as the peers': one BLAS thread. Caffe's log is kept down to what ends the process.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
+
+
+def train_single(
+    files: DemoFiles, iterations: int, say: Callable[[str], None], clock: Clock
+) -> list[tuple[int, Path]]:
+    """Train one bare Caffe solver; returns its snapshots as (samples trained, .caffemodel), oldest first.
+
+    Raises ModelError with the cause that Caffe printed.
+    """
+    files.single.parent.mkdir(parents=True, exist_ok=True)
+    began = said_at = clock.monotonic()
+    snapshots = []
+    every = max(1, iterations // SNAPSHOTS)
+    for told in _asked({"train": {"solver": str(files.solver), "iterations": iterations, "every": every}}):
+        done, now = int(told["iteration"]), clock.monotonic()
+        model = files.single.with_name(f"{files.single.name}_iter_{done}.caffemodel")
+        if model.exists():
+            snapshots.append((done * BATCH, model))
+        if now - said_at >= SAY_EVERY_S or done == iterations:
+            said_at = now
+            rate = done * BATCH / (now - began)
+            say(
+                f"{now - began:5.0f} s  {done / iterations:4.0%} of {iterations * BATCH:,} samples, {rate:,.0f} samples/s"
+            )
+    return snapshots
+
+
+def accuracies(files: DemoFiles, models: Sequence[Path]) -> list[float]:
+    """Test accuracy, 0 to 1, of each of these weights. Raises ModelError with the cause that Caffe printed."""
+    task = {"net": str(files.net), "iterations": TEST_ITER, "models": [str(model) for model in models]}
+    return [float(told["accuracy"]) for told in _asked({"test": task})]
+
+
+def _asked(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What plain Caffe tells while it does the task, in a child that does not outlive this generator."""
+    command = [
+        sys.executable,
+        "-m",
+        "gossip_caffe.demo.plain_caffe",
+        "--parent",
+        str(os.getpid()),
+        json.dumps(task),
+    ]
+    with tempfile.TemporaryFile() as errors:
+        child = spawn(command, stdout=subprocess.PIPE, stderr=errors, environment=_ENVIRONMENT)
+        try:
+            for line in child.stdout or ():
+                yield json.loads(line)
+            code = child.wait()
+        finally:
+            child.kill()
+            child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+        if code != 0:
+            errors.seek(0)
+            lines = errors.read().decode("utf-8", "replace").splitlines()
+            cause, remedy = abort_cause(lines)
+            last = lines[-1] if lines else f"exit {code}"
+            raise ModelError(
+                f"plain Caffe failed: {cause or last}", remedy=remedy or "see 'gossip-caffe doctor'"
+            )

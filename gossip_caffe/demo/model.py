@@ -11,6 +11,7 @@ BATCH = 16
 TEST_BATCH = 60
 TEST_ITER = TEST_RECORDS // TEST_BATCH
 EPOCHS = 55
+SNAPSHOTS = 20
 
 NET_FILE = "train_val.prototxt"
 SOLVER_FILE = "solver.prototxt"
@@ -31,6 +32,11 @@ class DemoFiles:
     def net(self) -> Path:
         """The prototxt of the TRAIN and TEST nets."""
         return self.folder / NET_FILE
+
+    @property
+    def single(self) -> Path:
+        """Beginning of the names of the bare solver's snapshots."""
+        return self.folder / "single" / "digits"
 
 
 def iterations(epochs: int) -> int:
@@ -71,7 +77,7 @@ def solver_text(net: str, *, max_iter: int, seed: int, snapshot_prefix: str) -> 
     """Return an SGD solver with momentum; its rate falls to a tenth at three quarters of ``max_iter``."""
     return f"""net: "{net}"
 test_iter: {TEST_ITER}
-test_interval: {max(1, max_iter // 20)}
+test_interval: {max(1, max_iter // SNAPSHOTS)}
 test_initialization: false
 base_lr: 0.01
 lr_policy: "multistep"
@@ -81,7 +87,7 @@ momentum: 0.9
 weight_decay: 0.0005
 display: 100
 max_iter: {max_iter}
-snapshot: {max(1, max_iter // 20)}
+snapshot: {max(1, max_iter // SNAPSHOTS)}
 snapshot_prefix: "{snapshot_prefix}"
 solver_mode: CPU
 random_seed: {seed}
@@ -98,7 +104,7 @@ def write_model(folder: Path, *, epochs: int, seed: int) -> DemoFiles:
         str(files.net),
         max_iter=iterations(epochs),
         seed=seed,
-        snapshot_prefix=str(folder / "single" / "digits"),
+        snapshot_prefix=str(files.single),
     )
     files.solver.write_text(text, encoding="utf-8")
     return files

@@ -17,7 +17,7 @@ from gossip_caffe.data.source import open_data_set
 from gossip_caffe.demo.digits import write_digits
 from gossip_caffe.demo.harvest import Harvest, Kept
 from gossip_caffe.demo.measure import accuracies, train_single
-from gossip_caffe.demo.model import EPOCHS, DemoFiles, write_model
+from gossip_caffe.demo.model import EPOCHS, DemoFiles, iterations, write_model
 from gossip_caffe.demo.play import Audience, Lines, Played, play
 from gossip_caffe.demo.result import DemoResult
 from gossip_caffe.demo.stage import ClusterStage
@@ -83,7 +83,7 @@ def run_demo(
         with audience() if audience is not None else nullcontext(Lines(say, clock)) as watching:
             played = _watched(_on_stage(options, spec, state, harvest, watching, clock))
         say(f"the cluster ran for {played.seconds:.0f} s; now one Caffe solver alone, on as many samples")
-        single = train_single(files, spec, say)
+        single = train_single(files, iterations(options.epochs), say, clock)
         result, curves = _measured(files, spec, state, played, harvest.kept, single, say)
         events = _events(state.run)
         title = f"{options.peers} peers train digits: one joins, one is killed"
