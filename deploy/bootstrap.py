@@ -43,6 +43,10 @@ PROBE = """
 import caffe, pathlib
 assert "Python" in list(caffe.layer_type_list()), "it was built without Python layers"
 caffe.Net, caffe.Layer, caffe.SGDSolver, caffe.get_solver, caffe.set_mode_cpu
+try:
+    from caffe import _gossip
+except ImportError:
+    caffe.SGDSolver.param  # how BVLC 1.0 lets the learning rate be set
 print(pathlib.Path(caffe.__file__).parent.parent)
 """
 

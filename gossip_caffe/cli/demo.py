@@ -61,7 +61,7 @@ def demo(peers: int, epochs: int, out: str, seed: int, as_json: bool, keep: bool
     \b
     gossip-caffe demo
     gossip-caffe demo --peers 3 --out /tmp/demo --keep
-    """  # noqa: D301 - click wants the character
+    """
     from gossip_caffe.demo.run import DemoOptions, run_demo  # noqa: PLC0415 - heavy
 
     clock = SystemClock()

@@ -41,10 +41,8 @@ def train_single(
             snapshots.append((done * BATCH, model))
         if now - said_at >= SAY_EVERY_S or done == iterations:
             said_at = now
-            rate = done * BATCH / (now - began)
-            say(
-                f"{now - began:5.0f} s  {done / iterations:4.0%} of {iterations * BATCH:,} samples, {rate:,.0f} samples/s"
-            )
+            share = f"{done / iterations:4.0%} of {iterations * BATCH:,} samples"
+            say(f"{now - began:5.0f} s  {share}, {done * BATCH / (now - began):,.0f} samples/s")
     return snapshots
 
 

@@ -163,8 +163,9 @@ def test_an_update_by_hand_applies_the_gradients_as_they_stand(make_solver: Make
     np.testing.assert_allclose(weights(solver), before - 0.2, rtol=1e-5)
 
 
-def test_a_python_thread_runs_while_a_step_does(make_solver: Maker) -> None:
-    solver = make_solver('base_lr: 1e-9 lr_policy: "fixed"', layer="PassThrough", batch=400, width=1200)
+@pytest.mark.parametrize("layer", ["", "PassThrough"], ids=["no Python layer", "a Python layer"])
+def test_a_python_thread_runs_while_a_step_does(make_solver: Maker, layer: str) -> None:
+    solver = make_solver('base_lr: 1e-9 lr_policy: "fixed"', layer=layer, batch=400, width=1200)
     stepping, stop, ticks = threading.Event(), threading.Event(), []
 
     def tick() -> None:
@@ -176,7 +177,7 @@ def test_a_python_thread_runs_while_a_step_does(make_solver: Maker) -> None:
     ticker.start()
     try:
         stepping.set()
-        _gossip.step(solver, 20)
+        _gossip.step(solver, 10)
         stepping.clear()
     finally:
         stop.set()
