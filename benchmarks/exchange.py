@@ -1,6 +1,6 @@
 """What one exchange of weights costs: two processes over loopback, against copying the same bytes in memory.
 
-    python benchmarks/exchange.py [--values 431080,10000000] [--repeats 30]
+    python benchmarks/exchange.py [--values 431080,5000000] [--repeats 20]
 
 docs/benchmarks.md says what each figure means.
 """
@@ -154,9 +154,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--values", default="431080,10000000", help="sizes of the weights, separated by commas"
+        "--values", default="431080,5000000", help="sizes of the weights, separated by commas"
     )
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=20)
     options = parser.parse_args()
     figures: dict[str, float] = {}
     print(*(f"{heading:>{width}}" for heading, width in zip(HEADINGS, WIDTHS, strict=True)))

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -72,7 +71,7 @@ def up(
             "there is nothing to train", remedy="give --solver FILE, or --job NAME of a job in etcd"
         )
     state = ClusterState(name)
-    state.lock().close()
+    state.lock().close()  # refuses at once when one is up; the supervisor takes it for good
     job_name = job_name or "job"
     spec = read_spec(job_name, solver, settings) if solver else None
     if detach:
@@ -217,11 +216,13 @@ def down(name: str) -> None:
     """Take a cluster down: peers share what they have learned and leave, then etcd stops."""
     state = ClusterState(name)
     try:
-        pid = ask(state, {"do": "down"})["pid"]
+        ask(state, {"do": "down"})
     except NotFound:
         click.echo(f"no cluster {name!r} is up; nothing to do")
         return
     deadline = time.monotonic() + READY_DEADLINE_S
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while state.taken:
+        if time.monotonic() > deadline:
+            raise GossipCaffeError(f"cluster {name!r} does not go down", remedy=f"see {state.folder}/logs")
         time.sleep(0.05)
     click.echo(f"cluster {name!r} is down")

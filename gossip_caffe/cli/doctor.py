@@ -1,5 +1,7 @@
 """``gossip-caffe doctor``: whether everything is here that a peer needs."""
 
+# ruff: noqa: PLC0415 - what is heavy is imported by the command that needs it, so that --help and completion are quick
+
 from __future__ import annotations
 
 import os
@@ -10,9 +12,7 @@ from dataclasses import asdict, dataclass
 import click
 
 from gossip_caffe.cli.output import print_json, print_table
-from gossip_caffe.cluster.etcd_server import find_etcd
 from gossip_caffe.errors import ExitCode, GossipCaffeError
-from gossip_caffe.solver.probe import probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,9 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Look at everything."""
+    from gossip_caffe.cluster.etcd_server import find_etcd
+    from gossip_caffe.solver.probe import probe
+
     found = [
         Finding(
             "Python", sys.version_info >= (3, 11), True, platform.python_version(), "use Python 3.11 or newer"
@@ -51,7 +54,13 @@ def findings() -> list[Finding]:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Say what this machine has for training, and what to do about what it lacks."""
+    """Say what this machine has for training, and what to do about what it lacks.
+
+    Exit code 6: something is missing that every peer needs.
+
+    \b
+    gossip-caffe doctor --json
+    """
     found = findings()
     if as_json:
         print_json([asdict(finding) for finding in found])

@@ -1,24 +1,30 @@
 """``gossip-caffe job``: what is trained."""
 
+# ruff: noqa: PLC0415 - what is heavy is imported by the command that needs it, so that --help and completion are quick
+
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gossip_caffe.cli.etcd import etcd_option, with_store
 from gossip_caffe.cli.output import print_json, print_table
-from gossip_caffe.data.source import open_data_set
 from gossip_caffe.errors import UsageError
-from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings, JobSpec, with_overrides
-from gossip_caffe.membership.etcd_store import EtcdStore
-from gossip_caffe.membership.jobs import create_job, list_jobs, load_job
-from gossip_caffe.membership.keys import JobKeys, checked_name
+
+if TYPE_CHECKING:
+    from gossip_caffe.job.spec import JobSpec
+    from gossip_caffe.membership.etcd_store import EtcdStore
 
 
 def read_spec(name: str, solver: str, settings: tuple[str, ...]) -> JobSpec:
     """The job of a solver file with ``--set name=value`` settings. Raises UsageError, ModelError or DataError."""
+    from gossip_caffe.data.source import open_data_set
+    from gossip_caffe.job.reading import read_job
+    from gossip_caffe.job.spec import JobSettings, with_overrides
+    from gossip_caffe.membership.keys import checked_name
+
     overrides = {}
     for entry in settings:
         key, equals, value = entry.partition("=")
@@ -31,7 +37,13 @@ def read_spec(name: str, solver: str, settings: tuple[str, ...]) -> JobSpec:
 
 @click.group()
 def job() -> None:
-    """Create and look at jobs: a model, its data and its settings, stored in etcd."""
+    """Create and look at jobs: a model, its data and its settings, stored in etcd.
+
+    \b
+    gossip-caffe job create mnist --solver lenet_solver.prototxt --etcd 10.0.0.5:2379
+    gossip-caffe job list --etcd 10.0.0.5:2379
+    gossip-caffe job show mnist --etcd 10.0.0.5:2379
+    """
 
 
 @job.command()
@@ -47,6 +59,8 @@ def create(name: str, solver: str, settings: tuple[str, ...], etcd: str | None) 
     \b
     gossip-caffe job create mnist --solver examples/mnist/lenet_solver.prototxt --etcd 10.0.0.5:2379
     """
+    from gossip_caffe.membership.jobs import create_job
+
     spec = read_spec(name, solver, settings)
     new = with_store(etcd, lambda store: create_job(store, spec))
     what = "created" if new else "is there already, the same"
@@ -58,7 +72,13 @@ def create(name: str, solver: str, settings: tuple[str, ...], etcd: str | None) 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @etcd_option
 def list_(as_json: bool, etcd: str | None) -> None:
-    """List all jobs."""
+    """List all jobs.
+
+    \b
+    gossip-caffe job list --etcd 10.0.0.5:2379 --json
+    """
+    from gossip_caffe.membership.jobs import list_jobs, load_job
+    from gossip_caffe.membership.keys import JobKeys
 
     async def read(store: EtcdStore) -> list[tuple[JobSpec, bool]]:
         names = await list_jobs(store)
@@ -88,7 +108,14 @@ def list_(as_json: bool, etcd: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @etcd_option
 def show(name: str, as_json: bool, etcd: str | None) -> None:
-    """Show one job."""
+    """Show one job.
+
+    \b
+    gossip-caffe job show mnist --etcd 10.0.0.5:2379
+    """
+    from gossip_caffe.job.spec import JobSettings
+    from gossip_caffe.membership.jobs import load_job
+
     spec = with_store(etcd, lambda store: load_job(store, name))
     figures = {
         "name": spec.name,

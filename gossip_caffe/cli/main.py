@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 
 import click
+from click.shell_completion import CompletionItem
 
 from gossip_caffe import __version__
 from gossip_caffe.errors import ExitCode, GossipCaffeError
 
 _COMMANDS = {
-    "cluster": "gossip_caffe.cli.cluster:cluster",
-    "completion": "gossip_caffe.cli.completion:completion",
-    "demo": "gossip_caffe.cli.demo:demo",
-    "doctor": "gossip_caffe.cli.doctor:doctor",
-    "job": "gossip_caffe.cli.job:job",
-    "peer": "gossip_caffe.cli.peer:peer",
-    "version": "gossip_caffe.cli.main:version",
+    "cluster": (
+        "gossip_caffe.cli.cluster:cluster",
+        "Run a job on this machine, with as many peers as you like.",
+    ),
+    "completion": ("gossip_caffe.cli.completion:completion", "Print the completion script of a shell."),
+    "demo": ("gossip_caffe.cli.demo:demo", "See peers train, join and die, in two minutes."),
+    "doctor": ("gossip_caffe.cli.doctor:doctor", "Say whether all is here that a peer needs."),
+    "job": ("gossip_caffe.cli.job:job", "Create and look at jobs."),
+    "peer": ("gossip_caffe.cli.peer:peer", "Start, list and stop peers."),
+    "version": ("gossip_caffe.cli.main:version", "Print the version."),
 }
+"""Name → where it is, and what the list of commands says: none of them is imported to be listed."""
 
 
 class Lazy(click.Group):
-    """A group whose commands are imported by name."""
+    """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands."""
@@ -33,11 +39,22 @@ class Lazy(click.Group):
         """Import one."""
         if cmd_name not in _COMMANDS:
             return None
-        module, _, name = _COMMANDS[cmd_name].partition(":")
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{_COMMANDS[cmd_name]} is no command")
+            raise TypeError(f"{_COMMANDS[cmd_name][0]} is no command")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options that begin so."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=_COMMANDS[name][1]) for name in names]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -66,25 +83,41 @@ def version() -> None:
 
 def main() -> None:
     """Run the command; a failure that the user can mend is one line, and its exit code says of which kind it is."""
+    sys.exit(int(_run() or 0))
+
+
+def _run() -> int | None:
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="gossip-caffe", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # a group called alone: its help
+        return ExitCode.USAGE
     except click.ClickException as error:
-        error.show()
-        code = ExitCode.USAGE
+        return _say(_one_line(error), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("gossip-caffe: interrupted", err=True)
-        code = ExitCode.INTERRUPTED
+        return _say("interrupted", ExitCode.INTERRUPTED)
     except GossipCaffeError as error:
-        click.echo(f"gossip-caffe: {error}", err=True)
-        code = error.exit_code
+        return _say(str(error), error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()  # who read our output has gone; there is nobody to tell
-        code = ExitCode.OK
+        # Who read our output has gone; there is nobody to tell, and nothing for the interpreter to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
     except Exception:  # the process's outermost edge: a defect of ours
         traceback.print_exc()
-        click.echo("gossip-caffe: this is a defect of gossip-caffe; please report the lines above", err=True)
-        code = ExitCode.FAILED
-    sys.exit(int(code or 0))
+        return _say("this is a defect of gossip-caffe; please report the lines above", ExitCode.FAILED)
+    return code if isinstance(code, int) else None
+
+
+def _one_line(error: click.ClickException) -> str:
+    """What click has to say about the words of a command, in our form: what; what to do."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{message}; see '{context.command_path if context else 'gossip-caffe'} --help'"
+
+
+def _say(line: str, code: ExitCode) -> ExitCode:
+    click.echo(f"gossip-caffe: {line}", err=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """``gossip-caffe peer``: one machine's part in a job."""
 
+# ruff: noqa: PLC0415 - what is heavy is imported by the command that needs it, so that --help and completion are quick
+
 from __future__ import annotations
 
 import json
@@ -7,21 +9,30 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gossip_caffe.cli.etcd import endpoints, etcd_option, with_store
 from gossip_caffe.cli.output import print_json, print_table
-from gossip_caffe.errors import NotFound
-from gossip_caffe.membership.etcd_store import EtcdStore
-from gossip_caffe.membership.jobs import list_jobs
-from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from gossip_caffe.membership.etcd_store import EtcdStore
+    from gossip_caffe.membership.members import PeerRecord
+
+job_option = click.option("--job", default="", help="Only peers of this job.")
 
 
 @click.group()
 def peer() -> None:
-    """Start, list and stop peers: each is one solver of a job."""
+    """Start, list and stop peers: each is one solver of a job.
+
+    \b
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100
+    gossip-caffe peer list --etcd 10.0.0.5:2379
+    gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
+    """
 
 
 @peer.command()
@@ -60,8 +71,8 @@ def start(
     \b
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100
     """
-    from gossip_caffe.peer.options import PeerOptions  # noqa: PLC0415 - heavy, and only this command needs it
-    from gossip_caffe.peer.run import run_peer  # noqa: PLC0415
+    from gossip_caffe.peer.options import PeerOptions
+    from gossip_caffe.peer.run import run_peer
 
     options = PeerOptions(
         endpoints=endpoints(etcd),
@@ -75,42 +86,85 @@ def start(
     run_peer(options, click.echo)
 
 
-async def _records(store: EtcdStore) -> list[tuple[str, PeerRecord]]:
+async def _records(store: EtcdStore, job: str) -> list[tuple[str, PeerRecord]]:
+    from gossip_caffe.membership.jobs import list_jobs, load_job
+    from gossip_caffe.membership.keys import JobKeys
+    from gossip_caffe.membership.members import PeerRecord
+
+    jobs = [(await load_job(store, job)).name] if job else await list_jobs(store)
     found = []
-    for name in await list_jobs(store):
+    for name in jobs:
         for item in (await store.list(JobKeys(name).peers)).items:
-            found.append((name, PeerRecord.from_json(item.value)))
+            try:
+                found.append((name, PeerRecord.from_json(item.value)))
+            except ValueError:
+                continue  # somebody else's key, or of a version that we cannot read
     return found
 
 
 @peer.command("list")
+@job_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @etcd_option
-def list_(as_json: bool, etcd: str | None) -> None:
-    """List the living peers of all jobs."""
-    records = with_store(etcd, _records)
+def list_(job: str, as_json: bool, etcd: str | None) -> None:
+    """List the living peers of all jobs, or of one.
+
+    \b
+    gossip-caffe peer list --etcd 10.0.0.5:2379 --job mnist
+    """
+    records = with_store(etcd, lambda store: _records(store, job))
     if as_json:
-        print_json([{"job": job, **json.loads(record.to_json())} for job, record in records])
+        print_json([{"job": name, **json.loads(record.to_json())} for name, record in records])
         return
     rows = [
-        (job, record.peer, record.state, record.device, record.address, record.host, str(record.pid))
-        for job, record in records
+        (name, record.peer, record.state, record.device, record.address, record.host, str(record.pid))
+        for name, record in records
     ]
     print_table(("JOB", "PEER", "STATE", "DEVICE", "ADDRESS", "HOST", "PID"), rows)
 
 
 @peer.command()
 @click.argument("name")
+@job_option
 @etcd_option
-def stop(name: str, etcd: str | None) -> None:
-    """Ask a peer of this machine to leave in good order."""
-    here = socket.gethostname()
-    records = [record for _, record in with_store(etcd, _records) if record.peer == name]
-    if not records:
+def stop(name: str, job: str, etcd: str | None) -> None:
+    """Ask a peer of this machine to leave in good order.
+
+    \b
+    gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
+    """
+    found = [
+        (owner, record)
+        for owner, record in with_store(etcd, lambda store: _records(store, job))
+        if record.peer == name
+    ]
+    if not found:
         raise NotFound(f"no living peer {name!r}", remedy="see 'gossip-caffe peer list'")
-    if records[0].host != here:
+    if len(found) > 1:
+        jobs = ", ".join(owner for owner, _ in found)
+        raise UsageError(f"several jobs have a peer {name!r} ({jobs})", remedy="give --job")
+    record = found[0][1]
+    if record.host != socket.gethostname():
         raise NotFound(
-            f"peer {name!r} runs on {records[0].host}, not here", remedy="stop it there: it leaves on SIGTERM"
+            f"peer {name!r} runs on {record.host}, not here", remedy="stop it there: it leaves on SIGTERM"
         )
-    os.kill(records[0].pid, signal.SIGTERM)
-    click.echo(f"{name} (pid {records[0].pid}) was asked to leave; it shares what it has learned first")
+    if not _is_peer(record.pid):
+        raise NotFound(
+            f"peer {name!r} (pid {record.pid}) has ended; its lease has not yet",
+            remedy="there is nothing to do",
+        )
+    try:
+        os.kill(record.pid, signal.SIGTERM)
+    except PermissionError:
+        raise UsageError(
+            f"peer {name!r} (pid {record.pid}) is another user's", remedy="stop it as that user"
+        ) from None
+    click.echo(f"{name} (pid {record.pid}) was asked to leave; it shares what it has learned first")
+
+
+def _is_peer(pid: int) -> bool:
+    """Whether that process is a peer: its number may have gone to another program since."""
+    try:
+        return b"\0peer\0start\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gossip_caffe.cluster.state import ClusterState
-from gossip_caffe.errors import Conflict, ExitCode, GossipCaffeError, NotFound, UsageError
+from gossip_caffe.errors import (
+    Conflict,
+    EnvironmentProblem,
+    ExitCode,
+    GossipCaffeError,
+    ModelError,
+    NotFound,
+    StoreError,
+    UsageError,
+)
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 _ERRORS: dict[int, type[GossipCaffeError]] = {
-    ExitCode.USAGE: UsageError,
-    ExitCode.NOT_FOUND: NotFound,
-    ExitCode.CONFLICT: Conflict,
+    kind.exit_code: kind
+    for kind in (UsageError, NotFound, StoreError, Conflict, EnvironmentProblem, ModelError)
 }
+
+
+@contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """The socket's address; a way around the 107 bytes that Linux allows for it, which deep folders exceed."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 async def serve(path: Path, answer: Answer) -> asyncio.Server:
@@ -27,33 +47,54 @@ async def serve(path: Path, answer: Answer) -> asyncio.Server:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                try:
-                    reply = await answer(json.loads(line))
-                except GossipCaffeError as error:
-                    reply = {"error": error.message, "remedy": error.remedy, "code": int(error.exit_code)}
-                writer.write(json.dumps(reply).encode() + b"\n")
+                writer.write(json.dumps(await _reply(line, answer)).encode() + b"\n")
                 await writer.drain()
         except ConnectionError:
-            pass
+            pass  # who asked has gone
         finally:
             writer.close()
 
-    server = await asyncio.start_unix_server(talk, path=str(path))
-    path.chmod(0o600)
-    return server
+    with _address(path) as address:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(address)
+        path.chmod(0o600)
+    return await asyncio.start_unix_server(talk, sock=listener)
+
+
+async def _reply(line: bytes, answer: Answer) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+        if not isinstance(request, dict):
+            raise UsageError("a request is a JSON object", remedy="is the command of another version?")
+        return await answer(request)
+    except GossipCaffeError as error:
+        return {"error": error.message, "remedy": error.remedy, "code": int(error.exit_code)}
+    except (KeyError, ValueError, TypeError) as error:
+        return {
+            "error": f"the supervisor cannot read the request {line.decode(errors='replace').strip()!r} ({error})",
+            "remedy": "is the command of another version?",
+            "code": int(ExitCode.USAGE),
+        }
 
 
 def ask(state: ClusterState, request: Mapping[str, object], timeout_s: float = 60.0) -> dict[str, Any]:
-    """Send one request to a cluster's supervisor. Raises NotFound when none is up, or the error that it answers."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(str(state.socket))
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile() as lines:
-                line = lines.readline()
-        except (FileNotFoundError, ConnectionError):
-            line = ""
+    """Send one request to a cluster's supervisor.
+
+    Raises NotFound when none is up, the error that it answers, or GossipCaffeError when it does not answer in time.
+    """
+    try:
+        line = _exchange(state.socket, json.dumps(request).encode() + b"\n", timeout_s)
+    except TimeoutError:
+        raise GossipCaffeError(
+            f"the supervisor of cluster {state.name!r} does not answer within {timeout_s:.0f} s",
+            remedy="see whether it is stopped; killing it takes all of its processes with it",
+        ) from None
+    except PermissionError:
+        raise UsageError(
+            f"cluster {state.name!r} in {state.folder} is another user's", remedy="ask it as that user"
+        ) from None
+    except (FileNotFoundError, ConnectionError):
+        line = b""
     if not line:
         raise NotFound(
             f"no cluster {state.name!r} is up",
@@ -66,3 +107,12 @@ def ask(state: ClusterState, request: Mapping[str, object], timeout_s: float = 6
         kind = _ERRORS.get(reply["code"], GossipCaffeError)
         raise kind(reply["error"], remedy=reply["remedy"])
     return reply
+
+
+def _exchange(path: Path, request: bytes, timeout_s: float) -> bytes:
+    with _address(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(address)
+        connection.sendall(request)
+        with connection.makefile("rb") as lines:
+            return lines.readline()

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.processes import spawn
+
+_CHILDREN = {"solver": b"gossip_caffe.solver.child", "loader": b"gossip_caffe.data.loader"}
 
 
 @dataclass(slots=True)
@@ -42,9 +45,13 @@ class PeerProcess:
 
 
 class Fleet:
-    """All peers that this supervisor has started. Use it from the main thread, with the event loop running."""
+    """All peers that this supervisor has started. Use it from the main thread, with the event loop running.
 
-    def __init__(self, state: ClusterState, endpoint: str, job: str, engine: str) -> None:
+    Their names are ``prefix`` and a number that counts up.
+    """
+
+    def __init__(self, state: ClusterState, endpoint: str, job: str, engine: str, prefix: str = "p") -> None:
+        self._prefix = prefix
         self._state = state
         self._endpoint = endpoint
         self._job = job
@@ -57,9 +64,13 @@ class Fleet:
         """Peers that run, in the order of their start."""
         return [peer for peer in self.peers.values() if peer.running]
 
+    def name(self, number: int) -> str:
+        """The name of the peer that is started after ``number`` others."""
+        return f"{self._prefix}{number}"
+
     def start(self) -> PeerProcess:
         """Start one more peer, under a name that was never used here."""
-        name = f"p{len(self.peers)}"
+        name = self.name(len(self.peers))
         log = self._state.log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", self._endpoint]
@@ -89,13 +100,19 @@ class Fleet:
         for callback in self.on_end:
             callback(peer)
 
-    def last_words(self, peer: PeerProcess) -> str:
-        """The last line that a peer printed."""
+    def cause(self, peer: PeerProcess) -> str:
+        """Why a peer failed: the last line that it printed; empty for one that runs, left or was killed."""
+        if not peer.code or peer.code < 0:
+            return ""
         try:
             lines = self._state.log(peer.name).read_text(errors="replace").strip().splitlines()
         except FileNotFoundError:
             return ""
-        return lines[-1] if lines else ""
+        return lines[-1].removeprefix("gossip-caffe: ") if lines else ""
+
+    def parts(self, peer: PeerProcess) -> dict[str, int]:
+        """Process ids of a running peer's agent, and of its solver and loader when it has them."""
+        return {"agent": peer.pid, **_children(peer.pid)}
 
     def signal(self, pids: Sequence[int], number: signal.Signals) -> None:
         """Signal processes of the fleet; those that have ended meanwhile are no error."""
@@ -119,3 +136,16 @@ class Fleet:
             self.signal([peer.pid for peer in peers if peer.running], signal.SIGKILL)
             while any(peer.running for peer in peers):
                 await asyncio.sleep(0.02)
+
+
+def _children(agent: int) -> dict[str, int]:
+    """Solver and loader as the kernel knows them: no record can be out of date, and no number another program's."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_bytes().split(b"\0") if parent == agent else []
+        except OSError:
+            continue  # it has ended meanwhile
+        found.update({part: int(folder.name) for part, module in _CHILDREN.items() if module in words})
+    return found

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from gossip_caffe.errors import Conflict
+from gossip_caffe.errors import Conflict, EnvironmentProblem
 from gossip_caffe.membership.keys import checked_name
 
 
@@ -46,8 +46,14 @@ class ClusterState:
 
     def lock(self) -> IO[str]:
         """Take the cluster for this process's life. Raises Conflict when a supervisor has it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = (self.folder / "supervisor.lock").open("a+")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = (self.folder / "supervisor.lock").open("a+")
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot use the folder {self.folder} ({error.strerror})",
+                remedy="set $GOSSIP_CAFFE_STATE to a folder that can be written",
+            ) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,3 +64,12 @@ class ClusterState:
             ) from None
         self.socket.unlink(missing_ok=True)
         return file
+
+    @property
+    def taken(self) -> bool:
+        """True while a supervisor has it, which is until the last of its processes is gone."""
+        try:
+            self.lock().close()
+        except Conflict:
+            return True
+        return False

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +20,7 @@ from gossip_caffe.cluster.etcd_server import EtcdServer
 from gossip_caffe.cluster.fleet import Fleet, PeerProcess
 from gossip_caffe.cluster.plan import scaling
 from gossip_caffe.cluster.state import ClusterState
-from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, StoreError, UsageError
+from gossip_caffe.errors import Conflict, ExitCode, GossipCaffeError, NotFound, StoreError, UsageError
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import create_job, load_job
@@ -27,12 +29,17 @@ from gossip_caffe.observe.status import PeerStatus
 
 LEAVE_DEADLINE_S = 12.0
 LOOK_EVERY_S = 0.5
+OLD_LEASES_DEADLINE_S = 60.0
 PARTS = ("agent", "solver", "loader", "all")
+SIGNALS = ("KILL", "TERM", "STOP", "CONT")
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """What a cluster is started with. ``spec`` is a job to create, None to train ``job``, which exists."""
+    """What a cluster is started with. ``spec`` is a job to create, None to train ``job``, which exists.
+
+    ``etcd`` empty: an etcd of its own. ``restart``: another peer takes the place of one that is killed.
+    """
 
     state: ClusterState
     peers: int
@@ -40,6 +47,7 @@ class ClusterOptions:
     spec: JobSpec | None = None
     etcd: tuple[str, ...] = ()
     engine: str = "pycaffe"
+    restart: bool = False
 
 
 class Supervisor:
@@ -51,6 +59,8 @@ class Supervisor:
         self._say = say
         self._down = asyncio.Event()
         self._down_reason = ""
+        self._wanted = options.peers
+        self._scaling = asyncio.Lock()
         self._etcd: EtcdServer | None = None
         self._store: EtcdStore
         self._began = time.monotonic()
@@ -67,6 +77,7 @@ class Supervisor:
             try:
                 await self._start()
                 server = await serve(self._state.socket, self._answer)
+                await self._start_peers()
                 return await self._watch(on_look)
             finally:
                 if server is not None:
@@ -82,26 +93,62 @@ class Supervisor:
             self._say(f"etcd listens on {self._etcd.endpoint}")
         self._store = EtcdStore(self.endpoints, SystemClock(), random.Random(os.getpid()))
         if self._options.spec is not None:
-            new = await create_job(self._store, self._options.spec)
-            self._say(f"job {self._options.job} {'created' if new else 'is there already'}")
+            await self._create_job(self._options.spec)
         await load_job(self._store, self._options.job)
+        # Peers of several machines may meet in an etcd that is not our own.
+        prefix = f"{_as_name(socket.gethostname())}-p" if self._options.etcd else "p"
         endpoint = ",".join(self.endpoints)
-        self.fleet = Fleet(self._state, endpoint, self._options.job, self._options.engine)
+        self.fleet = Fleet(self._state, endpoint, self._options.job, self._options.engine, prefix)
         self.fleet.on_end.append(self._peer_ended)
+
+    async def _create_job(self, spec: JobSpec) -> None:
+        try:
+            new = await create_job(self._store, spec)
+        except Conflict:
+            raise Conflict(
+                f"job {spec.name!r} was made of another solver, other data or other settings",
+                remedy="give this one a name of its own with --job NAME, or a cluster of its own with --name",
+            ) from None
+        self._say(f"job {spec.name} {'created' if new else 'is there already'}")
+
+    async def _start_peers(self) -> None:
+        finished = await self._store.get(JobKeys(self._options.job).finished)
+        if finished is not None:
+            self._say("nothing is left to train; to train it again, give the job a new name with --job")
+            return
+        await self._old_leases_end()
         for _ in range(self._options.peers):
             self.fleet.start()
         self._say(f"{self._options.peers} peers start")
 
+    async def _old_leases_end(self) -> None:
+        """Wait for the leases of peers that were killed with an earlier supervisor: their names are wanted again."""
+        keys = JobKeys(self._options.job)
+        wanted = {keys.fence(self.fleet.name(number)) for number in range(self._options.peers)}
+        deadline = time.monotonic() + OLD_LEASES_DEADLINE_S
+        said = False
+        while time.monotonic() < deadline and not self._down.is_set():
+            listing = await self._store.list(keys.fence(""), keys_only=True)
+            if not wanted & {item.key for item in listing.items}:
+                return
+            if not said:
+                self._say("waiting for the leases of the last run's peers to end")
+                said = True
+            await asyncio.sleep(0.2)
+
     def _peer_ended(self, peer: PeerProcess) -> None:
-        words = self.fleet.last_words(peer) if peer.code else ""
-        self._say(f"{peer.name} ended ({peer.how})" + (f": {words}" if words else ""))
+        cause = self.fleet.cause(peer)
+        self._say(f"{peer.name} ended ({peer.how})" + (f": {cause}" if cause else ""))
+        killed = peer.code is not None and peer.code < 0 and not peer.stopping
+        if killed and self._options.restart and not self._down.is_set():
+            self._say(f"{self.fleet.start().name} takes its place")
 
     async def _watch(self, on_look: Callable[[dict[str, Any]], None]) -> ExitCode:
         while not self._down.is_set():
             status = await self.status()
             on_look(status)
-            if not self.fleet.running and self.fleet.peers:
-                return await self._end(status)
+            if not self.fleet.running and self._wanted > 0:
+                return await self._end()
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._down.wait()
@@ -110,15 +157,14 @@ class Supervisor:
         self._say(f"going down: {self._down_reason}")
         return ExitCode.OK
 
-    async def _end(self, status: dict[str, Any]) -> ExitCode:
+    async def _end(self) -> ExitCode:
         """No peer is left: the job is finished, or the first peer that failed says why not."""
+        status = await self.status()
         if status["finished"] is not None:
             self._say(f"job {self._options.job} is finished: checkpoint {status['finished']['checkpoint']}")
             return ExitCode.OK
         failed = [peer for peer in self.fleet.peers.values() if peer.code and peer.code > 0]
-        words = (
-            self.fleet.last_words(failed[0]).removeprefix("gossip-caffe: ") if failed else "all were ended"
-        )
+        words = self.fleet.cause(failed[0]) if failed else "all were ended"
         error = GossipCaffeError(
             f"no peer of job {self._options.job!r} is left: {words}", remedy=f"see {self._state.folder}/logs"
         )
@@ -127,7 +173,10 @@ class Supervisor:
         raise error
 
     def go_down(self, reason: str) -> None:
-        """Take the cluster down; ``run`` returns when everything is gone."""
+        """Take the cluster down; ``run`` returns when everything is gone. Asked twice, it kills what has not left."""
+        if self._down.is_set() and hasattr(self, "fleet"):
+            self.fleet.signal([peer.pid for peer in self.fleet.running], signal.SIGKILL)
+            return
         self._down_reason = reason
         self._down.set()
 
@@ -150,9 +199,7 @@ class Supervisor:
             case "kill":
                 return await self.kill(request["peer"], request["what"], request["signal"])
             case "stop":
-                peer = self._peer(request["peer"])
-                await self.fleet.stop([peer], LEAVE_DEADLINE_S)
-                return {"peer": peer.name, "end": peer.how}
+                return await self.stop(str(request["peer"]))
             case "down":
                 self.go_down("asked by 'cluster down'")
                 return {"pid": os.getpid()}
@@ -182,12 +229,13 @@ class Supervisor:
                 "pid": peer.pid,
                 "running": peer.running,
                 "end": peer.how,
+                "cause": self.fleet.cause(peer),
             }
             if peer.name in statuses:
                 row["status"] = asdict(statuses.pop(peer.name))
             rows.append(row)
         rows += [
-            {"peer": name, "pid": 0, "running": True, "end": "", "status": asdict(status)}
+            {"peer": name, "pid": 0, "running": True, "end": "", "cause": "", "status": asdict(status)}
             for name, status in statuses.items()
         ]
         return {
@@ -207,35 +255,38 @@ class Supervisor:
         """Start or stop peers until ``wanted`` of them run."""
         if wanted < 0:
             raise UsageError(f"cannot scale to {wanted} peers", remedy="give 0 or more")
-        decision = scaling([peer.name for peer in self.fleet.running], wanted)
-        started = [self.fleet.start().name for _ in range(decision.start)]
-        await self.fleet.stop([self.fleet.peers[name] for name in decision.stop], LEAVE_DEADLINE_S)
+        async with self._scaling:
+            self._wanted = wanted
+            decision = scaling([peer.name for peer in self.fleet.running], wanted)
+            started = [self.fleet.start().name for _ in range(decision.start)]
+            await self.fleet.stop([self.fleet.peers[name] for name in decision.stop], LEAVE_DEADLINE_S)
         for name in (*started, *decision.stop):
             self._say(f"{name} {'starts' if name in started else 'has left'}: {decision.reason}")
         return {"started": started, "stopped": list(decision.stop), "reason": decision.reason}
+
+    async def stop(self, name: str) -> dict[str, Any]:
+        """Let one peer leave in good order."""
+        async with self._scaling:
+            peer = self._peer(name)
+            self._wanted = len(self.fleet.running) - 1
+            await self.fleet.stop([peer], LEAVE_DEADLINE_S)
+        return {"peer": peer.name, "end": peer.how}
 
     async def kill(self, name: str, what: str, number: str) -> dict[str, Any]:
         """Send a signal to a peer's agent, solver, loader or to all three."""
         peer = self._peer(name)
         if what not in PARTS:
             raise UsageError(f"a peer has no {what!r}", remedy=f"give one of {', '.join(PARTS)}")
-        try:
-            chosen = signal.Signals[f"SIG{number}"]
-        except KeyError:
-            raise UsageError(
-                f"there is no signal {number!r}", remedy="give KILL, TERM, STOP or CONT"
-            ) from None
-        pids = {"agent": peer.pid}
-        item = await self._store.get(JobKeys(self._options.job).status(name))
-        if item is not None:
-            status = PeerStatus.from_json(item.value)
-            pids |= {"solver": status.solver_pid, "loader": status.loader_pid}
-        wanted = [pid for part, pid in pids.items() if pid and what in {part, "all"}]
-        if not wanted:
-            raise NotFound(f"{name} has no {what} now", remedy="see 'gossip-caffe cluster status'")
-        self.fleet.signal(wanted, chosen)
-        self._say(f"{chosen.name} sent to the {what} of {name}")
-        return {"peer": name, "what": what, "signal": chosen.name, "pids": wanted}
+        if number not in SIGNALS:
+            raise UsageError(f"{number!r} is no signal for a peer", remedy=f"give one of {', '.join(SIGNALS)}")
+        chosen = signal.Signals[f"SIG{number}"]
+        parts = self.fleet.parts(peer)
+        pids = [pid for part, pid in parts.items() if what in {part, "all"}]
+        if not pids:
+            raise NotFound(f"{name} has no {what} now", remedy="try again in a moment")
+        self.fleet.signal(pids, chosen)
+        self._say(f"{chosen.name} sent to the {'whole of' if what == 'all' else f'{what} of'} {name}")
+        return {"peer": name, "what": what, "signal": chosen.name, "pids": pids}
 
     def _peer(self, name: str) -> PeerProcess:
         peer = self.fleet.peers.get(name)
@@ -245,3 +296,8 @@ class Supervisor:
                 f"no peer {name!r} runs in this cluster (running: {known})", remedy="name one of those"
             )
         return peer
+
+
+def _as_name(text: str) -> str:
+    """``text`` with everything left out that the name of a peer cannot have."""
+    return re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")[:40] or "host"

@@ -17,7 +17,8 @@ def rows(status: dict[str, Any]) -> list[tuple[str, ...]]:
 def _row(peer: dict[str, Any]) -> tuple[str, ...]:
     figures = peer.get("status")
     if not peer["running"]:
-        return (peer["peer"], "ended", "", *[""] * 7, peer["end"])
+        how = f"{peer['end']}: {peer['cause']}" if peer.get("cause") else peer["end"]
+        return (peer["peer"], "ended", "", *[""] * 7, how)
     if figures is None:
         return (peer["peer"], "starting", str(peer["pid"] or ""), *[""] * 8)
     loss, distance = figures["loss"], figures["consensus_distance"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gossip_caffe.clock import Clock
-from gossip_caffe.demo.model import BATCH, SNAPSHOTS, TEST_ITER, DemoFiles
+from gossip_caffe.demo.model import BATCH, TEST_ITER, DemoFiles
 from gossip_caffe.errors import ModelError
 from gossip_caffe.processes import spawn
 from gossip_caffe.solver.abort import abort_cause
@@ -32,18 +32,15 @@ def train_single(
     """
     files.single.parent.mkdir(parents=True, exist_ok=True)
     began = said_at = clock.monotonic()
-    snapshots = []
-    every = max(1, iterations // SNAPSHOTS)
+    every = max(1, iterations // 100)
     for told in _asked({"train": {"solver": str(files.solver), "iterations": iterations, "every": every}}):
         done, now = int(told["iteration"]), clock.monotonic()
-        model = files.single.with_name(f"{files.single.name}_iter_{done}.caffemodel")
-        if model.exists():
-            snapshots.append((done * BATCH, model))
         if now - said_at >= SAY_EVERY_S or done == iterations:
             said_at = now
             share = f"{done / iterations:4.0%} of {iterations * BATCH:,} samples"
             say(f"{now - began:5.0f} s  {share}, {done * BATCH / (now - began):,.0f} samples/s")
-    return snapshots
+    found = files.single.parent.glob(f"{files.single.name}_iter_*.caffemodel")
+    return sorted((int(model.stem.rpartition("_")[2]) * BATCH, model) for model in found)
 
 
 def accuracies(files: DemoFiles, models: Sequence[Path]) -> list[float]:

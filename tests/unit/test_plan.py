@@ -29,7 +29,9 @@ def test_a_member_that_leaves_moves_only_its_own_chunks(members: list[str], chun
 
 @settings(max_examples=25)
 @given(st.integers(2, 12), st.integers(0, 2**31))
-def test_shares_follow_the_weights_within_five_percent_of_all_at_a_hundred_chunks_a_peer(n: int, seed: int) -> None:
+def test_shares_follow_the_weights_within_five_percent_of_all_at_a_hundred_chunks_a_peer(
+    n: int, seed: int
+) -> None:
     weights = {f"p{index}": float(1 + index % 3) for index in range(n)}
     chunks = 100 * n
     total = sum(weights.values())

@@ -19,7 +19,9 @@ def fed(stream: RecordStream, *, flush: bool = False) -> list[Batch]:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 32))
-def test_every_record_is_in_exactly_one_batch_in_order_of_the_claims(sizes: list[int], batch_records: int) -> None:
+def test_every_record_is_in_exactly_one_batch_in_order_of_the_claims(
+    sizes: list[int], batch_records: int
+) -> None:
     stream = RecordStream(batch_records)
     expected = []
     for index, size in enumerate(sizes):

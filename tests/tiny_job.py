@@ -1,0 +1,89 @@
+"""A small real job for tests: points in ten clusters, in LMDBs, and a net that learns them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import lmdb
+import numpy as np
+
+from gossip_caffe.wire import caffe_wire_pb2 as wire
+
+CLASSES = 10
+NET = """name: "tiny"
+layer {{
+  name: "data" type: "Data" top: "data" top: "label" include {{ phase: TRAIN }}
+  transform_param {{ scale: 0.0039 }}
+  data_param {{ source: "{train}" backend: LMDB batch_size: {batch} }}
+}}
+layer {{
+  name: "data" type: "Data" top: "data" top: "label" include {{ phase: TEST }}
+  transform_param {{ scale: 0.0039 }}
+  data_param {{ source: "{test}" backend: LMDB batch_size: {batch} }}
+}}
+layer {{
+  name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
+  inner_product_param {{ num_output: {hidden} weight_filler {{ type: "xavier" }} }}
+}}
+layer {{ name: "relu1" type: "ReLU" bottom: "ip1" top: "ip1" }}
+layer {{
+  name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2"
+  inner_product_param {{ num_output: 10 weight_filler {{ type: "xavier" }} }}
+}}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }}
+layer {{
+  name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "accuracy" include {{ phase: TEST }}
+}}
+"""
+SOLVER = """net: "{net}"
+test_iter: 4
+test_interval: 1000000
+base_lr: 0.05
+momentum: 0.9
+weight_decay: 0.0005
+lr_policy: "inv"
+gamma: 0.001
+power: 0.75
+max_iter: {iterations}
+random_seed: 5
+snapshot_prefix: "tiny"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TinyJob:
+    """The files of a job."""
+
+    folder: Path
+    solver: Path
+    net: Path
+    train: Path
+    test: Path
+
+
+def write_lmdb(path: Path, records: int, seed: int) -> None:
+    """Records of shape (1, 6, 6), uint8: noise around one of ten centres, which is the label."""
+    centres = np.random.default_rng(0).integers(0, 256, (CLASSES, 36))
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, records)
+    pixels = np.clip(centres[labels] + rng.normal(0, 40, (records, 36)), 0, 255).astype(np.uint8)
+    with lmdb.open(str(path), map_size=1 << 26) as environment, environment.begin(write=True) as transaction:
+        for index, (pixel, label) in enumerate(zip(pixels, labels, strict=True)):
+            datum = wire.Datum(channels=1, height=6, width=6, data=pixel.tobytes(), label=int(label))
+            transaction.put(b"%08d" % index, datum.SerializeToString())
+
+
+def write_job(
+    folder: Path, *, records: int = 800, batch: int = 16, iterations: int = 2000, hidden: int = 32
+) -> TinyJob:
+    """Write data, net and solver into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    job = TinyJob(
+        folder, folder / "solver.prototxt", folder / "net.prototxt", folder / "train", folder / "test"
+    )
+    write_lmdb(job.train, records, seed=1)
+    write_lmdb(job.test, 64, seed=2)
+    job.net.write_text(NET.format(train=job.train, test=job.test, batch=batch, hidden=hidden))
+    job.solver.write_text(SOLVER.format(net=job.net, iterations=iterations))
+    return job
