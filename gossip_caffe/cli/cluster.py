@@ -1,26 +1,30 @@
 """``gossip-caffe cluster``: peers and an etcd on this machine."""
 
+# ruff: noqa: PLC0415 - what is heavy is imported by the command that needs it, so that --help and completion are quick
+
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
-import subprocess
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from gossip_caffe.cli.detach import run_detached
 from gossip_caffe.cli.job import read_spec
-from gossip_caffe.cli.output import print_json, print_table, rich_table
-from gossip_caffe.cluster.control import ask
-from gossip_caffe.cluster.state import ClusterState
+from gossip_caffe.cli.output import print_json, print_table
+from gossip_caffe.cli.screen import screen
 from gossip_caffe.cluster.view import HEADINGS, headline, rows
 from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
-from gossip_caffe.membership.etcd_channel import parse_endpoints
 
-READY_DEADLINE_S = 120.0
-PLAIN_EVERY_S = 5.0
+if TYPE_CHECKING:
+    from gossip_caffe.cluster.supervisor import ClusterOptions
+
+DOWN_DEADLINE_S = 40.0
 
 name_option = click.option("--name", default="local", show_default=True, help="The cluster's name.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -47,6 +51,7 @@ def cluster() -> None:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the new job.")
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd instead of one of our own.")
 @click.option("--detach", "-d", is_flag=True, help="Return when the peers train, and leave them running.")
+@click.option("--restart", is_flag=True, help="Start another peer in the place of one that is killed.")
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
 def up(
@@ -56,113 +61,71 @@ def up(
     settings: tuple[str, ...],
     etcd: str,
     detach: bool,
+    restart: bool,
     engine: str,
     name: str,
 ) -> None:
     """Start etcd and peers, and show them until the job is finished. Ctrl-C takes everything down.
 
+    What was learned stays in the cluster's folder: the same command goes on with it.
+
     \b
     gossip-caffe cluster up --peers 4 --solver examples/mnist/lenet_solver.prototxt
     """
-    from gossip_caffe.cluster.supervisor import ClusterOptions, Supervisor  # noqa: PLC0415 - heavy
+    from gossip_caffe.cluster.state import ClusterState
+    from gossip_caffe.cluster.supervisor import ClusterOptions
+    from gossip_caffe.membership.etcd_channel import parse_endpoints
 
     if not solver and not job_name:
         raise UsageError(
             "there is nothing to train", remedy="give --solver FILE, or --job NAME of a job in etcd"
         )
+    if settings and not solver:
+        raise UsageError("--set belongs to a new job", remedy="give --solver FILE with it")
     state = ClusterState(name)
     state.lock().close()  # refuses at once when one is up; the supervisor takes it for good
-    job_name = job_name or "job"
+    job_name = job_name or _named_after(solver)
+    endpoints = parse_endpoints(etcd) if etcd else ()
     spec = read_spec(job_name, solver, settings) if solver else None
-    if detach:
-        _detached(state)
-        return
-    options = ClusterOptions(state, peers, job_name, spec, parse_endpoints(etcd) if etcd else (), engine)
-    sys.exit(asyncio.run(_supervise(Supervisor(options, click.echo))))
+    options = ClusterOptions(state, peers, job_name, spec, endpoints, engine, restart)
+    if not detach:
+        sys.exit(asyncio.run(_supervise(options)))
+    command = [sys.executable, "-m", "gossip_caffe", "cluster", "up", "--name", name, "--peers", str(peers)]
+    command += ["--job", job_name, "--engine", engine]
+    command += ["--solver", solver] if solver else []
+    command += ["--etcd", etcd] if etcd else []
+    command += ["--restart"] if restart else []
+    for setting in settings:
+        command += ["--set", setting]
+    run_detached(state, command)
 
 
-async def _supervise(supervisor: Any) -> ExitCode:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, supervisor.go_down, number.name)
-    if not sys.stdout.isatty():
-        return ExitCode(await supervisor.run(_Lines()))
-    from rich.live import Live  # noqa: PLC0415
-
-    with Live(refresh_per_second=4) as live:
-        supervisor._say = live.console.print
-        return ExitCode(
-            await supervisor.run(
-                lambda status: live.update(rich_table(HEADINGS, rows(status), headline(status)))
-            )
-        )
+def _named_after(solver: str) -> str:
+    """A name for the job of a solver file."""
+    return re.sub(r"[^a-z0-9._-]+", "-", Path(solver).stem.lower()).strip("-._")[:60] or "job"
 
 
-class _Lines:
-    """Where there is no terminal: the headline every few seconds."""
+async def _supervise(options: ClusterOptions) -> ExitCode:
+    from gossip_caffe.cluster.supervisor import Supervisor
 
-    def __init__(self) -> None:
-        self._said_at = float("-inf")
-
-    def __call__(self, status: dict[str, Any]) -> None:
-        if time.monotonic() - self._said_at >= PLAIN_EVERY_S:
-            self._said_at = time.monotonic()
-            click.echo(headline(status))
-
-
-def _detached(state: ClusterState) -> None:
-    """Run the same command in the background, and return when its peers train."""
-    command = [
-        sys.executable,
-        "-m",
-        "gossip_caffe",
-        *[word for word in sys.argv[1:] if word not in {"-d", "--detach"}],
-    ]
-    log = state.log("supervisor")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
-    deadline = time.monotonic() + READY_DEADLINE_S
-    said = ""
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            words = log.read_text(errors="replace").strip().splitlines()
-            if process.returncode == 0:
-                click.echo(words[-1] if words else "the cluster has ended")
-                return
-            error = GossipCaffeError(
-                words[-1].removeprefix("gossip-caffe: ") if words else "the cluster did not start"
-            )
-            error.exit_code = (
-                ExitCode(process.returncode) if process.returncode in set(ExitCode) else ExitCode.FAILED
-            )
-            raise error
-        try:
-            status = ask(state, {"do": "status"})
-        except NotFound:
-            status = None
-        if status is not None:
-            if (line := headline(status)) != said:
-                said = line
-                click.echo(line)
-            running = [peer for peer in status["peers"] if peer["running"]]
-            if running and all(peer.get("status", {}).get("state") == "training" for peer in running):
-                click.echo(
-                    f"{len(running)} peers train; see 'gossip-caffe cluster status --name {state.name}'"
-                )
-                return
-        time.sleep(0.3)
-    raise GossipCaffeError(f"the peers do not train after {READY_DEADLINE_S:.0f} s", remedy=f"see {log}")
+    with screen() as shown:
+        supervisor = Supervisor(options, shown.say)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, supervisor.go_down, number.name)
+        return await supervisor.run(shown.look)
 
 
 @cluster.command()
 @json_option
 @name_option
 def status(as_json: bool, name: str) -> None:
-    """Show the peers of a running cluster."""
-    found = ask(ClusterState(name), {"do": "status"})
+    """Show the peers of a running cluster.
+
+    \b
+    gossip-caffe cluster status --json
+    """
+    found = _ask(name, {"do": "status"})
     if as_json:
         print_json(found)
     else:
@@ -174,8 +137,12 @@ def status(as_json: bool, name: str) -> None:
 @json_option
 @name_option
 def scale(peers: int, as_json: bool, name: str) -> None:
-    """Start or stop peers until PEERS of them run; those that leave share what they have learned first."""
-    result = ask(ClusterState(name), {"do": "scale", "peers": peers})
+    """Start or stop peers until PEERS of them run; those that leave share what they have learned first.
+
+    \b
+    gossip-caffe cluster scale 6
+    """
+    result = _ask(name, {"do": "scale", "peers": peers})
     if as_json:
         print_json(result)
         return
@@ -195,34 +162,63 @@ def scale(peers: int, as_json: bool, name: str) -> None:
     type=click.Choice(["agent", "solver", "loader", "all"]),
     help="Which of the peer's processes.",
 )
-@click.option("--signal", "number", default="KILL", show_default=True, help="KILL, TERM, STOP or CONT.")
+@click.option(
+    "--signal",
+    "number",
+    default="KILL",
+    show_default=True,
+    type=click.Choice(["KILL", "TERM", "STOP", "CONT"], case_sensitive=False),
+    help="What is sent. STOP freezes, CONT thaws; TERM to the agent lets the peer leave in good order.",
+)
 @json_option
 @name_option
 def kill(peer: str, what: str, number: str, as_json: bool, name: str) -> None:
-    """Kill a peer, or one of its processes, to see that training survives it."""
-    request = {"do": "kill", "peer": peer, "what": what, "signal": number.upper().removeprefix("SIG")}
-    result = ask(ClusterState(name), request)
+    """Kill a peer, or one of its processes, to see that training survives it.
+
+    \b
+    gossip-caffe cluster kill p1
+    gossip-caffe cluster kill p0 --what solver
+    gossip-caffe cluster kill p2 --what agent --signal STOP
+    """
+    result = _ask(name, {"do": "kill", "peer": peer, "what": what, "signal": number})
     if as_json:
         print_json(result)
     else:
         click.echo(
-            f"{result['signal']} sent to the {what} of {peer} (pid {', '.join(map(str, result['pids']))})"
+            f"{result['signal']} sent to the {'whole' if what == 'all' else what} of {peer} "
+            f"(pid {', '.join(map(str, result['pids']))})"
         )
 
 
 @cluster.command()
 @name_option
 def down(name: str) -> None:
-    """Take a cluster down: peers share what they have learned and leave, then etcd stops."""
+    """Take a cluster down: peers share what they have learned and leave, then etcd stops.
+
+    \b
+    gossip-caffe cluster down
+    """
+    from gossip_caffe.cluster.state import ClusterState
+
     state = ClusterState(name)
     try:
-        ask(state, {"do": "down"})
+        _ask(name, {"do": "down"})
     except NotFound:
         click.echo(f"no cluster {name!r} is up; nothing to do")
         return
-    deadline = time.monotonic() + READY_DEADLINE_S
+    deadline = time.monotonic() + DOWN_DEADLINE_S
     while state.taken:
         if time.monotonic() > deadline:
-            raise GossipCaffeError(f"cluster {name!r} does not go down", remedy=f"see {state.folder}/logs")
+            raise GossipCaffeError(
+                f"cluster {name!r} is not down after {DOWN_DEADLINE_S:.0f} s",
+                remedy=f"see {state.folder}/logs",
+            )
         time.sleep(0.05)
     click.echo(f"cluster {name!r} is down")
+
+
+def _ask(name: str, request: dict[str, object]) -> dict[str, Any]:
+    from gossip_caffe.cluster.control import ask
+    from gossip_caffe.cluster.state import ClusterState
+
+    return ask(ClusterState(name), request)

@@ -45,7 +45,6 @@ def endpoints(etcd: str | None) -> tuple[str, ...]:
 
 def with_store(etcd: str | None, work: Callable[[EtcdStore], Awaitable[T]]) -> T:
     """Run ``work`` with a store. Raises StoreUnavailable when etcd does not answer."""
-
     from gossip_caffe.clock import SystemClock
     from gossip_caffe.membership.etcd_store import EtcdStore
 

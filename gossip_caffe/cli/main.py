@@ -83,29 +83,25 @@ def version() -> None:
 
 def main() -> None:
     """Run the command; a failure that the user can mend is one line, and its exit code says of which kind it is."""
-    sys.exit(int(_run() or 0))
-
-
-def _run() -> int | None:
     try:
         code = cli.main(prog_name="gossip-caffe", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # a group called alone: its help
-        return ExitCode.USAGE
+        code = ExitCode.USAGE
     except click.ClickException as error:
-        return _say(_one_line(error), ExitCode.USAGE)
+        code = _say(_one_line(error), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted", ExitCode.INTERRUPTED)
+        code = _say("interrupted", ExitCode.INTERRUPTED)
     except GossipCaffeError as error:
-        return _say(str(error), error.exit_code)
+        code = _say(str(error), error.exit_code)
     except BrokenPipeError:
         # Who read our output has gone; there is nobody to tell, and nothing for the interpreter to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
+        code = ExitCode.FAILED
     except Exception:  # the process's outermost edge: a defect of ours
         traceback.print_exc()
-        return _say("this is a defect of gossip-caffe; please report the lines above", ExitCode.FAILED)
-    return code if isinstance(code, int) else None
+        code = _say("this is a defect of gossip-caffe; please report the lines above", ExitCode.FAILED)
+    sys.exit(int(code or 0))
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -116,9 +116,12 @@ class Supervisor:
         if finished is not None:
             self._say("nothing is left to train; to train it again, give the job a new name with --job")
             return
-        await self._old_leases_end()
-        for _ in range(self._options.peers):
-            self.fleet.start()
+        async with self._scaling:
+            await self._old_leases_end()
+            if self._down.is_set():
+                return
+            for _ in range(self._options.peers):
+                self.fleet.start()
         self._say(f"{self._options.peers} peers start")
 
     async def _old_leases_end(self) -> None:
@@ -216,7 +219,10 @@ class Supervisor:
         keys = JobKeys(self._options.job)
         try:
             for item in (await self._store.list(keys.statuses)).items:
-                status = PeerStatus.from_json(item.value)
+                try:
+                    status = PeerStatus.from_json(item.value)
+                except ValueError:
+                    continue  # of a version that we cannot read
                 statuses[status.peer] = status
             if (end := await self._store.get(keys.finished)) is not None:
                 finished = json.loads(end.value)
@@ -231,8 +237,10 @@ class Supervisor:
                 "end": peer.how,
                 "cause": self.fleet.cause(peer),
             }
-            if peer.name in statuses:
-                row["status"] = asdict(statuses.pop(peer.name))
+            # A record that a killed predecessor of that name left is not this one's.
+            said = statuses.pop(peer.name, None)
+            if said is not None and said.agent_pid == peer.pid:
+                row["status"] = asdict(said)
             rows.append(row)
         rows += [
             {"peer": name, "pid": 0, "running": True, "end": "", "cause": "", "status": asdict(status)}
@@ -278,7 +286,9 @@ class Supervisor:
         if what not in PARTS:
             raise UsageError(f"a peer has no {what!r}", remedy=f"give one of {', '.join(PARTS)}")
         if number not in SIGNALS:
-            raise UsageError(f"{number!r} is no signal for a peer", remedy=f"give one of {', '.join(SIGNALS)}")
+            raise UsageError(
+                f"{number!r} is no signal for a peer", remedy=f"give one of {', '.join(SIGNALS)}"
+            )
         chosen = signal.Signals[f"SIG{number}"]
         parts = self.fleet.parts(peer)
         pids = [pid for part, pid in parts.items() if what in {part, "all"}]

@@ -37,9 +37,10 @@ def distance(mine: Flat, theirs: Flat) -> float:
     apart = norm = 0.0
     for part in blocks(mine.size):
         ours, others = mine[part].astype(np.float64), theirs[part].astype(np.float64)
-        norm += float(others @ others)
+        # einsum, not a dot product: BLAS would wake a thread per core for each block, beside a solver that needs them
+        norm += float(np.einsum("i,i->", others, others))
         others -= ours
-        apart += float(others @ others)
+        apart += float(np.einsum("i,i->", others, others))
     return apart / (4 * norm) if norm else 0.0
 
 

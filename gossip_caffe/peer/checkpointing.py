@@ -198,7 +198,10 @@ class Checkpointing:
             "progress_samples": agent.progress.samples,
             "wall": self._clock.wall(),
         }
-        guards: list[Guard] = [Absent(agent.keys.finished), CreatedAt(agent.keys.duty(CHECKPOINTS), held.revision)]
+        guards: list[Guard] = [
+            Absent(agent.keys.finished),
+            CreatedAt(agent.keys.duty(CHECKPOINTS), held.revision),
+        ]
         await agent.writer.transact(guards, [Put(agent.keys.finished, json.dumps(value).encode())])
 
     async def _copy(self, newest: Announcement) -> None:

@@ -39,6 +39,11 @@ def claims_wanted(
     prefetch_batches: int,
     records_per_s: float,
 ) -> int:
-    """How many chunks to claim so that the loader never runs dry: a prefetch queue, or a second of work."""
+    """How many chunks to claim: none while half of what should be ahead is queued, then enough to fill it up.
+
+    Ahead is a prefetch queue, or a second of work. Claiming in lots keeps transactions few.
+    """
     ahead = max(prefetch_batches * batch_records, round(records_per_s * AHEAD_S))
-    return max(0, -(-(ahead - queued_records) // chunk_records))
+    if 2 * queued_records > ahead:
+        return 0
+    return max(1, (ahead - queued_records) // chunk_records)

@@ -6,14 +6,18 @@ import re
 from collections.abc import Sequence
 
 _FATAL = re.compile(r"^F\d{4,8} [\d:.]+\s+\d+ (?P<file>[\w./-]+):(?P<line>\d+)\] (?P<text>.*)$")
-_ERROR = re.compile(r"^E\d{4,8} [\d:.]+\s+\d+ [\w./-]+:\d+\] (?P<text>.*)$")
 _PROTO = re.compile(r"Error parsing text-format caffe\.(\w+): (\d+):(\d+): (.*)")
+_RAISED = re.compile(r"^[\w.]*(Error|Exception|Problem)\b")
+# "Check failed: a == b (1 vs. 2) sentence" says enough with its sentence.
+_CHECK = re.compile(r"^Check failed: (?P<condition>.*? \(\S+ vs\. \S+\)|\S+\([^)]*\)) *(?P<sentence>.*)$")
+_KNOWN_TYPES = re.compile(r" \(known types: [^)]*\)")
 
 _REMEDIES = (
     (
         "Unknown layer type",
         "use a layer type that this Caffe has: 'gossip-caffe doctor' says which Caffe it is",
     ),
+    ("Unknown solver type", "use SGD, Nesterov, AdaGrad, RMSProp, AdaDelta or Adam"),
     ("MDB_", "check that the data layer's source is an LMDB"),
     ("mdb_status", "check that the data layer's source is an LMDB"),
     ("Failed to parse", "correct the prototxt at that line"),
@@ -21,6 +25,8 @@ _REMEDIES = (
     ("Unknown bottom blob", "check the names of the bottoms against the tops before them"),
     ("shape", "check the layer's sizes against its inputs"),
     ("Momentum cannot be used", "set momentum: 0 for this solver type"),
+    ("CPU-only", "use a pycaffe that was built with CUDA, or train on the CPU"),
+    ("out of memory", "train with a smaller batch_size"),
 )
 
 
@@ -31,13 +37,26 @@ def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
         if match := _PROTO.search(line):
             parse_error = f"line {match[2]}, column {match[3]} of the {match[1]}: {match[4]}"
         if match := _FATAL.match(line):
-            text = " ".join(match["text"].replace("Check failed: ", "").split())
-            cause = f"Caffe refused the model: {parse_error or text}"
+            text = " ".join(match["text"].split())
             remedy = next(
                 (remedy for sign, remedy in _REMEDIES if sign in text), "correct the net or the solver"
             )
-            return cause, remedy
+            reason = parse_error or f"{_reason(text)} ({match['file']}:{match['line']})"
+            return f"Caffe refused the model: {reason}", remedy
     for line in reversed(stderr):
-        if re.match(r"^\w*(Error|Exception)\b", line):
+        if _RAISED.match(line):
             return line.strip(), ""
     return "", ""
+
+
+def _reason(text: str) -> str:
+    """What a fatal line says, without what only Caffe's authors need."""
+    text = _KNOWN_TYPES.sub("", text)
+    match = _CHECK.match(text)
+    if match is None:
+        return text.removeprefix("Check failed: ")
+    if "mdb_status" in match["condition"]:
+        return f"a data layer's LMDB cannot be read: {match['sentence']}"
+    if not match["sentence"] or "shape" in match["condition"]:
+        return " ".join(f"{match['condition']} {match['sentence']}".split())
+    return match["sentence"]

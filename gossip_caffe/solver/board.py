@@ -7,8 +7,10 @@ the solver has not taken yet, and puts it into the one mailbox when that is free
 A correction leaves the mailbox only when a *published* snapshot holds it. So a solver that is killed and goes on from
 its newest snapshot finds every correction that the snapshot lacks still there, and takes none of them twice.
 
-Words are aligned and 8 bytes wide, each with one writer. The stamps rely on stores becoming visible in order, as
-x86-64 guarantees; on arm64 the copies in between are long enough in practice, which is no proof.
+Words are aligned and 8 bytes wide, each with one writer, so none is ever read half. The stamps, the pointer to the
+newest slot and the count of offered corrections rely on one process's stores becoming visible to the other in their
+order, and on loads staying in theirs: x86-64 guarantees both. arm64 does not; there a barrier belongs before each
+word that announces something.
 """
 
 from __future__ import annotations
@@ -178,7 +180,11 @@ class WeightBoard:
     @property
     def published(self) -> SnapshotInfo:
         """What is in the newest snapshot; version 0 before the first."""
-        return self._described(int(self._words[_LATEST]))
+        while True:
+            slot, stamp = self._newest()
+            info = self._described(slot)
+            if self._unchanged(slot, stamp):
+                return info
 
     def publish(self, weights: Flat, *, iteration: int, batches: int, samples: int) -> int:
         """Solver: publish its live weights; returns their version. Costs one copy and waits for nobody."""
@@ -196,7 +202,7 @@ class WeightBoard:
         """Solver: what ``next_slot`` gave holds the live weights now."""
         slot = (int(self._words[_LATEST]) + 1) % _SLOTS
         at = _SLOTS_AT + slot * _SLOT_WORDS
-        version = int(self._words[_VERSION]) + 1
+        version = int(self._words[self._latest_at() + _S_VERSION]) + 1
         self._words[at + _S_VERSION : at + _S_APPLIED + 1] = [
             version,
             iteration,
@@ -217,6 +223,17 @@ class WeightBoard:
         # A slot that a killed solver had begun to write is simply begun anew.
         return info
 
+    def _latest_at(self) -> int:
+        return _SLOTS_AT + int(self._words[_LATEST]) * _SLOT_WORDS
+
+    def _newest(self) -> tuple[int, int]:
+        """The newest slot and its stamp; a slot that is being written anew shows by ``_unchanged`` afterwards."""
+        slot = int(self._words[_LATEST])
+        return slot, int(self._words[_SLOTS_AT + slot * _SLOT_WORDS + _END])
+
+    def _unchanged(self, slot: int, stamp: int) -> bool:
+        return int(self._words[_SLOTS_AT + slot * _SLOT_WORDS + _BEGIN]) == stamp
+
     def _described(self, slot: int) -> SnapshotInfo:
         at = _SLOTS_AT + slot * _SLOT_WORDS
         words = [int(word) for word in self._words[at + _S_VERSION : at + _S_APPLIED + 1]]
@@ -224,12 +241,10 @@ class WeightBoard:
 
     def _read(self, out: Flat) -> SnapshotInfo:
         while True:
-            slot = int(self._words[_LATEST])
-            at = _SLOTS_AT + slot * _SLOT_WORDS
-            stamp = int(self._words[at + _END])
+            slot, stamp = self._newest()
             info = self._described(slot)
             np.copyto(out, self._arrays[slot])
-            if int(self._words[at + _BEGIN]) == stamp:
+            if self._unchanged(slot, stamp):
                 return info
 
     # ── corrections ───────────────────────────────────────────────────────────────────────────────────────────────

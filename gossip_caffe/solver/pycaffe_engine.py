@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import EnvironmentProblem
+from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.solver import source_layer
 from gossip_caffe.solver.engine import EngineSpec
 from gossip_caffe.solver.layout import WeightLayout
@@ -32,12 +33,19 @@ class PycaffeEngine:
         caffe.set_mode_cpu()
         caffe.set_random_seed(spec.seed)
         source_layer.feed_from(ring)
-        self._solver = solver_of(spec.solver_text)
+        # Without our extension only base_lr can be set, and any other policy would change it once more.
+        text = spec.solver_text if _gossip is not None else with_fixed_rate(spec.solver_text)
+        self._solver = solver_of(text)
         self._iter_size = spec.iter_size
         self._blobs = parameter_blobs(self._solver.net)
         self.layout = WeightLayout.of(
             [(layer, index, tuple(blob.shape)) for layer, index, blob in self._blobs]
         )
+        self._losses = [
+            (blob, weight)
+            for blob, weight in zip(self._solver.net._blobs, self._solver.net._blob_loss_weights, strict=True)
+            if weight
+        ]
         if _gossip is None and not hasattr(getattr(self._solver, "param", None), "base_lr"):
             raise EnvironmentProblem(
                 f"the pycaffe at {caffe.__file__} cannot set the learning rate of a step",
@@ -72,7 +80,10 @@ class PycaffeEngine:
         return self._loss()
 
     def _short_step(self, batches: int) -> float:
-        """An iteration on fewer passes than iter_size. Caffe divides the gradient by iter_size, so scale it back."""
+        """One iteration on fewer passes than iter_size.
+
+        As Solver::Step in solver.cpp; ApplyUpdate divides the gradient by iter_size, so it is scaled up before.
+        """
         net = self._solver.net
         for _, _, blob in self._blobs:
             blob.diff[...] = 0
@@ -84,6 +95,8 @@ class PycaffeEngine:
         for _, _, blob in self._blobs:
             blob.diff[...] *= np.float32(self._iter_size / batches)
         self._solver.apply_update()
+        if _gossip is not None:
+            _gossip.set_iteration(self._solver, self._solver.iter + 1)  # Adam's bias correction counts them
         return loss
 
     def _set_learning_rate(self, rate: float) -> None:
@@ -93,10 +106,8 @@ class PycaffeEngine:
             self._solver.param.base_lr = rate
 
     def _loss(self) -> float:
-        """Sum of the outputs with a loss weight, as Caffe logs it."""
-        net = self._solver.net
-        weights = dict(zip(net._blob_names, net._blob_loss_weights, strict=True))
-        return float(sum(weights[name] * net.blobs[name].data.sum() for name in net.outputs if weights[name]))
+        """Sum of what the last pass's losses were, by their loss weights, as Caffe's Net::Forward returns it."""
+        return float(sum(weight * blob.data.sum() for blob, weight in self._losses))
 
 
 def solver_of(text: str) -> Any:
@@ -108,6 +119,13 @@ def solver_of(text: str) -> Any:
         return caffe.get_solver(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
+
+
+def with_fixed_rate(solver_text: str) -> str:
+    """The solver with lr_policy "fixed": base_lr is then the rate of every step."""
+    document = Document(solver_text, "solver")
+    policies = [(field.start, field.end, "") for field in document.root.all("lr_policy")]
+    return edited(solver_text, policies) + '\nlr_policy: "fixed"\n'
 
 
 def parameter_blobs(net: Any) -> list[tuple[str, int, Any]]:

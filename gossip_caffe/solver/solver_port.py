@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import signal
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -21,6 +23,7 @@ from gossip_caffe.solver.engine import EngineSpec
 from gossip_caffe.solver.layout import WeightLayout
 
 STOP_DEADLINE_S = 5.0
+_LOG_LEVEL = "GLOG_minloglevel"
 
 
 class Solver(Protocol):
@@ -68,7 +71,9 @@ class SolverProcess:
         self._schedule = schedule
         self._ring = ring
         self._board = board
-        self._environment = environment
+        # Caffe's INFO lines would push the cause of a death out of the lines that are kept.
+        level = os.environ.get(_LOG_LEVEL, "1")
+        self._environment = {_LOG_LEVEL: level, **(environment or {})}
         self._child = Child("gossip_caffe.solver.child", self._heard)
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._failed: SolverDied | None = None
@@ -93,6 +98,11 @@ class SolverProcess:
         layout = WeightLayout.from_record((await self._answer("layout"))["layout"])
         if self._board is None:
             self._board = WeightBoard.create(layout.size)
+        elif self._board.size != layout.size:
+            raise SolverDied(
+                f"the solver came back with {layout.size} weights where there were {self._board.size}",
+                remedy="report this defect",
+            )
         return layout
 
     async def start(self, weights: NDArray[np.float32] | None) -> None:
@@ -122,6 +132,8 @@ class SolverProcess:
         if self._failed is not None:
             return ProcessEnd(end.code, self._failed.message, self._failed.remedy, final=True)
         cause, remedy = abort_cause(end.stderr)
+        if not cause and end.code == -signal.SIGKILL:
+            remedy = "if nobody killed it, the machine ran out of memory ('dmesg' says so): use a smaller batch_size"
         return ProcessEnd(end.code, cause or f"the solver ended ({end.how})", remedy)
 
     async def stop(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import caffe
 
 from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.errors import ModelError
 
 _ring: BatchRing | None = None
 
@@ -27,7 +28,11 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
     def setup(self, bottom: Any, top: Any) -> None:
         """Check that the ring fits the net."""
         if _ring is None or len(top) != len(_ring.tops):
-            raise RuntimeError("the ring of batches does not fit the net's data layer")
+            expected = "no ring" if _ring is None else f"{len(_ring.tops)} in the ring of batches"
+            raise ModelError(
+                f"the net's data layer has {len(top)} tops, and there are {expected}",
+                remedy="create the job again",
+            )
         for index, spec in enumerate(_ring.tops):  # pycaffe's vectors can be indexed, not iterated
             top[index].reshape(_ring.batch_records, *spec.shape)
 

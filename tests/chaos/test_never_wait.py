@@ -1,0 +1,51 @@
+"""No step waits on a partner: one that stops answering in mid-exchange costs the solver nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from gossip_caffe.observe.events import Event, read_events
+from tests.cluster_run import cluster_run, wait_for
+from tests.tiny_job import write_job
+
+
+def trained_while_an_offer_hung(log: Path) -> list[int]:
+    """For each offer that failed: how many batches were trained between offer and failure."""
+    counts = []
+    trained = offered_at = 0
+    for event in read_events(log):
+        if event["event"] == Event.TRAINED:
+            trained += 1
+        elif event["event"] == Event.OFFERED:
+            offered_at = trained
+        elif event["event"] == Event.EXCHANGED and event["outcome"] == "failed":
+            counts.append(trained - offered_at)
+    return counts
+
+
+def test_the_solver_steps_on_while_its_partner_is_frozen_in_mid_exchange(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", iterations=400_000)
+    with cluster_run(tmp_path / "state") as run:
+        run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver))
+        wait_for(
+            "both exchange", lambda: len(run.training()) == 2 and run.peers()["p0"]["exchanges_applied"] > 3
+        )
+        frozen = run.peers()["p1"]["agent_pid"]
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            log = run.folder / "clusters" / "local" / "run" / "events" / "p0.jsonl"
+            hung = wait_for(
+                "an offer to the frozen peer has failed", lambda: trained_while_an_offer_hung(log), 60.0
+            )
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        # An offer fails after two seconds at the least; a step of this net takes about a millisecond.
+        assert max(hung) > 100
+        before = run.peers()["p0"]["exchanges_applied"]
+        wait_for(
+            "they exchange again", lambda: run.peers().get("p0", {}).get("exchanges_applied", 0) > before + 3
+        )
+        assert run.run("cluster", "down").returncode == 0
+        run.assert_nothing_is_left()
