@@ -131,7 +131,7 @@ def memfds(pid: int) -> int:
     count = 0
     for link in Path(f"/proc/{pid}/fd").glob("*"):
         try:
-            count += "memfd:gossip-caffe" in os.readlink(link)
+            count += "memfd:gossip-caffe" in str(link.readlink())
         except OSError:
             continue
     return count

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gossip_caffe.checkpoint.manifest import MODEL
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.control import serve
 from gossip_caffe.cluster.etcd_server import EtcdServer
@@ -164,7 +165,7 @@ class Supervisor:
         """No peer is left: the job is finished, or the first peer that failed says why not."""
         status = await self.status()
         if status["finished"] is not None:
-            self._say(f"job {self._options.job} is finished: checkpoint {status['finished']['checkpoint']}")
+            self._say(f"job {self._options.job} is finished: {self._model(status['finished']['checkpoint'])}")
             return ExitCode.OK
         failed = [peer for peer in self.fleet.peers.values() if peer.code and peer.code > 0]
         words = self.fleet.cause(failed[0]) if failed else "all were ended"
@@ -174,6 +175,11 @@ class Supervisor:
         if failed and failed[0].code in {int(code) for code in ExitCode}:
             error.exit_code = ExitCode(failed[0].code)
         raise error
+
+    def _model(self, checkpoint: str) -> str:
+        """Where the trained model is; the checkpoint's name when peers elsewhere hold it."""
+        held = sorted((self._state.run / "checkpoints").glob(f"*/{checkpoint}/{MODEL}"))
+        return str(held[0]) if held else f"checkpoint {checkpoint}"
 
     def go_down(self, reason: str) -> None:
         """Take the cluster down; ``run`` returns when everything is gone. Asked twice, it kills what has not left."""

@@ -35,11 +35,16 @@ def key_value(item: pb.KeyValue) -> KeyValue:
     return KeyValue(item.key.decode(), item.value, item.create_revision, item.mod_revision, item.lease)
 
 
+class StreamEnded(Exception):
+    """The stream is of no use any more: open another."""
+
+
 @dataclass(slots=True)
 class _Watch:
     prefix: str
     items: asyncio.Queue[WatchItem] = field(default_factory=asyncio.Queue)
     next_revision: int = 0  # 0: must be listed
+    stream: Any = None  # on which it was created
 
 
 class WatchHub:
@@ -51,20 +56,18 @@ class WatchHub:
         self._watches: dict[int, _Watch] = {}
         self._next_id = 1
         self._task: asyncio.Task[None] | None = None
-        self._stream: Any = None
         self._writing = asyncio.Lock()
         self._heard_at = 0.0
+        self._new = asyncio.Event()
 
     async def watch(self, prefix: str) -> AsyncIterator[WatchItem]:
         """Everything under the prefix, then every change, until the client is closed."""
         identity, watch = self._next_id, _Watch(prefix)
         self._next_id += 1
         self._watches[identity] = watch
+        self._new.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="etcd watches")
-        elif self._stream is not None:
-            # The one stream is opened again with all watches; rare, and simpler than opening on a live one.
-            self._stream.cancel()
         try:
             while True:
                 yield await watch.items.get()
@@ -82,58 +85,70 @@ class WatchHub:
         while True:
             endpoint = self._connection.endpoint
             try:
-                for watch in list(self._watches.values()):
-                    if not watch.next_revision:
-                        listing = await self._list(watch.prefix)
-                        watch.items.put_nowait(Reset(listing))
-                        watch.next_revision = listing.revision + 1
-                endpoint = self._connection.endpoint
                 await self._read_stream()
                 attempt = 0
             except grpc.aio.AioRpcError as error:
                 LOG.info("watch stream to %s ended: %s %s", endpoint, error.code().name, error.details())
                 self._connection.leave(endpoint)
-            except (StoreError, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and not self._stream_was_cancelled():
-                    raise
+            except (StoreError, StreamEnded) as error:
                 LOG.info("watches pause: %s", error)
             await self._connection.clock.sleep(self._connection.pause_s(attempt))
             attempt = min(attempt + 1, 8)
 
-    def _stream_was_cancelled(self) -> bool:
-        task = asyncio.current_task()
-        return self._stream is not None and self._stream.cancelled() and not (task and task.cancelling())
-
     async def _read_stream(self) -> None:
-        """Read one stream until it ends, is silent for too long, or a watch on it was cancelled."""
-        open_stream = self._connection.channel().stream_stream(
+        """One stream, with a task beside the reading that opens watches and asks for signs of life."""
+        stream = self._connection.channel().stream_stream(
             "/etcdserverpb.Watch/Watch",
             request_serializer=pb.WatchRequest.SerializeToString,
             response_deserializer=pb.WatchResponse.FromString,
-        )
-        self._stream = open_stream(metadata=(("hasleader", "true"),))
+        )(metadata=(("hasleader", "true"),))
         self._heard_at = self._connection.clock.monotonic()
-        asking = asyncio.create_task(self._ask_while_quiet(self._stream))
+        reading = asyncio.create_task(self._read(stream))
+        keeping = [
+            asyncio.create_task(self._open_watches(stream)),
+            asyncio.create_task(self._ask_while_quiet(stream)),
+        ]
+        tasks = [reading, *keeping]
         try:
-            for identity, watch in list(self._watches.items()):
-                prefix = watch.prefix.encode()
-                await self._write(
-                    pb.WatchRequest(
-                        create_request=pb.WatchCreateRequest(
-                            key=prefix,
-                            range_end=prefix_end(prefix),
-                            start_revision=watch.next_revision,
-                            watch_id=identity,
-                        )
-                    )
-                )
-            async for response in self._stream:
-                self._heard_at = self._connection.clock.monotonic()
-                if not self._deliver(response):
-                    return
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
         finally:
-            asking.cancel()
-            self._stream.cancel()
+            stream.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, stream: Any) -> None:
+        """Deliver what comes until the stream must be opened again."""
+        while (response := await stream.read()) is not grpc.aio.EOF:
+            self._heard_at = self._connection.clock.monotonic()
+            if not self._deliver(response):
+                return
+        raise StreamEnded("etcd closed the watch stream")
+
+    async def _open_watches(self, stream: Any) -> None:
+        """Create every watch on this stream, those to come too; list first what has no place to resume from."""
+        while True:
+            self._new.clear()
+            for identity, watch in list(self._watches.items()):
+                if watch.stream is stream:
+                    continue
+                if not watch.next_revision:
+                    listing = await self._list(watch.prefix)
+                    watch.items.put_nowait(Reset(listing))
+                    watch.next_revision = listing.revision + 1
+                watch.stream = stream
+                prefix = watch.prefix.encode()
+                create = pb.WatchCreateRequest(
+                    key=prefix,
+                    range_end=prefix_end(prefix),
+                    start_revision=watch.next_revision,
+                    watch_id=identity,
+                )
+                await self._write(stream, pb.WatchRequest(create_request=create))
+            await self._new.wait()
 
     def _deliver(self, response: Any) -> bool:
         """Hand on what a response holds; False when the stream has to be opened again."""
@@ -157,19 +172,14 @@ class WatchHub:
         return True
 
     async def _ask_while_quiet(self, stream: Any) -> None:
+        """Ask for progress every now and then. Raises StreamEnded when nothing is heard for too long."""
         clock = self._connection.clock
-        while True:
+        while clock.monotonic() - self._heard_at <= DEAD_AFTER_S:
             await clock.sleep(ASK_AFTER_S)
-            if clock.monotonic() - self._heard_at > DEAD_AFTER_S:
-                LOG.info("watch stream to %s is silent", self._connection.endpoint)
-                self._connection.leave(self._connection.endpoint)
-                stream.cancel()
-                return
-            try:
-                await self._write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
+            await self._write(stream, pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+        self._connection.leave(self._connection.endpoint)
+        raise StreamEnded("the watch stream is silent")
 
-    async def _write(self, request: Any) -> None:
+    async def _write(self, stream: Any, request: Any) -> None:
         async with self._writing:
-            await self._stream.write(request)
+            await stream.write(request)

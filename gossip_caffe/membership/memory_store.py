@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import Ambiguous, StoreUnavailable
@@ -54,6 +55,22 @@ class MemoryEtcd:
         now = self.clock.monotonic()
         for lease in [lease for lease, granted in self._leases.items() if granted.expires_at <= now]:
             self.revoke(lease)
+
+    async def something(self, changed: asyncio.Event) -> None:
+        """Return when a key has changed, or when the next lease is due to end."""
+        waits = [asyncio.ensure_future(changed.wait())]
+        if self._leases:
+            due = min(granted.expires_at for granted in self._leases.values())
+            waits.append(asyncio.ensure_future(self._sleep(due - self.clock.monotonic())))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _sleep(self, seconds: float) -> Literal[True]:
+        await self.clock.sleep(max(0.0, seconds))
+        return True
 
     def grant(self, ttl_s: float) -> Lease:
         """Make a lease."""
@@ -225,7 +242,7 @@ class MemoryStore:
                         yield change
                 if news:
                     continue
-            await changed.wait()
+            await server.something(changed)
 
     async def close(self) -> None:
         """End all watches."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def test_a_whole_epoch_holds_every_record_once(epochs: Epochs) -> None:
         extents = sorted(epochs.extent(ChunkId(epoch, chunk)) for chunk in epochs.order(epoch))
         assert extents[0][0] == 0
         assert extents[-1][1] == epochs.records
-        assert all(before[1] == after[0] for before, after in zip(extents, extents[1:], strict=False))
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(extents))
 
 
 def test_the_order_changes_from_epoch_to_epoch_and_with_the_seed_only() -> None:

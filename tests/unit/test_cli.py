@@ -1,0 +1,380 @@
+"""The command line: help that teaches, errors of one line, exit codes, and output for people and programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import gossip_caffe
+from gossip_caffe import __version__
+from gossip_caffe.cli import cluster as cluster_commands
+from gossip_caffe.cli import doctor, main
+from gossip_caffe.cli import peer as peer_commands
+from gossip_caffe.cli.doctor import Finding
+from gossip_caffe.cli.main import cli
+from gossip_caffe.errors import ExitCode, GossipCaffeError, ModelError
+from gossip_caffe.membership.members import PeerRecord
+
+DOCS = Path(gossip_caffe.__file__).parent.parent / "docs"
+
+
+def commands(command: click.Command = cli, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from commands(found, (*words, name))
+
+
+ALL = list(commands())
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command as the shell does; returns its exit code, stdout and stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gossip-caffe", *words])
+        with pytest.raises(SystemExit) as end:
+            main.main()
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def _no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("GOSSIP_CAFFE_ETCD", raising=False)
+    monkeypatch.setenv("GOSSIP_CAFFE_STATE", str(tmp_path / "state"))
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_explains_itself_in_whole_sentences(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*words, "--help"], prog_name="gossip-caffe")
+    assert result.exit_code == 0
+    text = result.output.split("\n\n")[1].strip()
+    assert text[0].isupper()
+    assert re.search(r"[.:]", text)
+
+
+@pytest.mark.parametrize("words", [words for words in ALL if words not in {("version",)}], ids=" ".join)
+def test_every_help_shows_an_example(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*words, "--help"], prog_name="gossip-caffe")
+    body = result.output.partition("\n")[2]
+    assert f"gossip-caffe {' '.join(words)}".strip() in body
+
+
+@pytest.mark.parametrize("words", [(), ("cluster",), ("job",), ("peer",)], ids=" ".join)
+def test_a_group_alone_shows_its_help(
+    run: Callable[..., tuple[int, str, str]], words: tuple[str, ...]
+) -> None:
+    code, out, err = run(*words)
+    assert code == ExitCode.USAGE
+    assert "Commands:" in out + err
+
+
+def test_the_list_of_commands_has_them_all_and_a_line_for_each() -> None:
+    output = CliRunner().invoke(cli, ["--help"]).output
+    for name in cli.list_commands(click.Context(cli)):
+        assert re.search(rf"^  {name} +[A-Z].*\.$", output, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "version", "cluster up --help", "job create --help", "peer start --help", "doctor --help"],
+)
+def test_help_is_quick_because_nothing_heavy_is_imported(words: str) -> None:
+    script = (
+        "import sys\nfrom gossip_caffe.cli.main import main\nsys.argv[1:] = sys.argv[1].split()\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {name.split('.')[0] for name in sys.modules} & {'grpc', 'numpy', 'lmdb', 'google', 'rich', 'caffe'}\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, words], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.endswith("heavy: []\n")
+
+
+def test_version_is_the_packages(run: Callable[..., tuple[int, str, str]]) -> None:
+    assert run("version") == (0, f"gossip-caffe {__version__}\n", "")
+    assert run("--version")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("frobnicate", "No such command 'frobnicate'; see 'gossip-caffe --help'"),
+        ("cluster up --peers none --job x", "'none' is not a valid integer"),
+        ("cluster up --peers 0 --job x", "0 is not in the range"),
+        ("cluster kill", "Missing argument 'PEER'; see 'gossip-caffe cluster kill --help'"),
+        ("cluster kill p0 --what heart", "'heart' is not one of"),
+        ("cluster kill p0 --signal HUP", "'HUP' is not one of"),
+        ("cluster up", "there is nothing to train; give --solver FILE, or --job NAME"),
+        ("cluster up --job x --set seed=1", "--set belongs to a new job"),
+        ("cluster up --job x --etcd nowhere", "'nowhere' is no HOST:PORT"),
+        ("cluster up --job Xx --solver a", "'Xx' cannot be the name of a job"),
+        ("cluster status --name ../x", "'../x' cannot be the name of a cluster"),
+        ("job list", "no etcd is given and no local cluster is up; give --etcd HOST:PORT"),
+        ("job list --etcd 1.2.3.4", "'1.2.3.4' is no HOST:PORT"),
+        ("job list --etcd h:0", "'h:0' is no HOST:PORT"),
+        ("job list --etcd ,", "is no HOST:PORT; give for example 127.0.0.1:2379"),
+        ("job create Bad_Name --solver s --etcd h:1", "'Bad_Name' cannot be the name of a job"),
+        ("job create a --solver s --set seed --etcd h:1", "--set seed: no value; write --set NAME=VALUE"),
+        ("job create a --solver s --set sed=1 --etcd h:1", "there is no setting 'sed'; known settings: "),
+        ("job create a --solver s --set seed=x --etcd h:1", "--set seed=x: not a int"),
+        ("job create a --solver s --set codec=zip --etcd h:1", "choose one of float32, float16"),
+        ("job create a --solver s --set warmup=2 --etcd h:1", "give a value from 0.0 to 1.0"),
+        ("completion tcsh", "'tcsh' is not one of"),
+    ],
+)
+def test_a_wrong_word_gets_one_line_that_says_what_and_what_to_do(
+    run: Callable[..., tuple[int, str, str]], words: str, says: str
+) -> None:
+    code, out, err = run(*words.split())
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert says in err
+    assert err.startswith("gossip-caffe: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["status", "scale 3", "kill p0"])
+def test_no_cluster_is_not_found(run: Callable[..., tuple[int, str, str]], words: str) -> None:
+    code, _, err = run("cluster", *words.split())
+    assert code == ExitCode.NOT_FOUND
+    assert err == (
+        "gossip-caffe: no cluster 'local' is up; start one with 'gossip-caffe cluster up', or give its --name\n"
+    )
+
+
+def test_down_is_content_when_nothing_is_up(run: Callable[..., tuple[int, str, str]]) -> None:
+    assert run("cluster", "down") == (0, "no cluster 'local' is up; nothing to do\n", "")
+
+
+class _Raises(click.Group):
+    error: BaseException
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ModelError("a.prototxt:3: no layer", remedy="add one"), 7, "a.prototxt:3: no layer; add one"),
+        (GossipCaffeError("two\nlines", remedy=""), 1, "two lines"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (click.Abort(), 130, "interrupted"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_never_a_traceback(
+    run: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    line: str,
+) -> None:
+    broken = _Raises("gossip-caffe")
+    broken.error = error
+    monkeypatch.setattr(main, "cli", broken)
+    got, out, err = run("anything")
+    assert (got, out) == (code, "")
+    assert err.lstrip("\n") == f"gossip-caffe: {line}\n"  # after ^C on a terminal, on a line of its own
+
+
+def test_a_defect_of_ours_has_its_traceback_and_asks_to_be_reported(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = _Raises("gossip-caffe")
+    broken.error = ZeroDivisionError("oops")
+    monkeypatch.setattr(main, "cli", broken)
+    code, _, err = run("anything")
+    assert code == ExitCode.FAILED
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("gossip-caffe: this is a defect of gossip-caffe; please report")
+
+
+def test_a_reader_that_goes_away_gets_no_traceback() -> None:
+    script = (
+        "from gossip_caffe.cli.main import main; import sys; sys.argv[1:] = ['completion', 'bash']; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", f"import time; time.sleep(0.3); {script}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == ExitCode.FAILED
+    assert err == b""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(run: Callable[..., tuple[int, str, str]], shell: str) -> None:
+    code, out, _ = run("completion", shell)
+    assert code == 0
+    assert f"_GOSSIP_CAFFE_COMPLETE={shell}_complete" in out
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(*words: str) -> str:
+        environment = {
+            **os.environ,
+            "_GOSSIP_CAFFE_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(["gossip-caffe", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        command = [sys.executable, "-m", "gossip_caffe"]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    assert completed("cl") == "plain,cluster\n"
+    assert completed("cluster", "sc") == "plain,scale\n"
+    assert completed("cluster", "up", "--det") == "plain,--detach\n"
+
+
+FOUND = [
+    Finding("Python", True, True, "3.11.7"),
+    Finding("etcd", False, False, "there is no etcd on this machine", "pip install 'gossip-caffe[etcd]'"),
+]
+NO_CAFFE = Finding("pycaffe", False, True, "import caffe fails: ModuleNotFoundError", "run 'make pycaffe'")
+
+
+def test_the_doctor_says_what_to_do_and_is_content_when_only_a_choice_is_absent(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "findings", lambda: FOUND)
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert re.search(
+        r"^etcd +absent +there is no etcd.* pip install 'gossip-caffe\[etcd\]'$", out, re.MULTILINE
+    )
+
+
+def test_the_doctor_ends_with_the_environments_code_when_something_is_missing(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "findings", lambda: [*FOUND, NO_CAFFE])
+    code, out, _ = run("doctor")
+    assert code == ExitCode.ENVIRONMENT
+    assert re.search(r"^pycaffe +MISSING .*run 'make pycaffe'$", out, re.MULTILINE)
+    code, out, _ = run("doctor", "--json")
+    assert code == ExitCode.ENVIRONMENT
+    assert [entry["what"] for entry in json.loads(out)] == ["Python", "etcd", "pycaffe"]
+
+
+def stands(monkeypatch: pytest.MonkeyPatch, *records: tuple[str, PeerRecord]) -> list[tuple[int, int]]:
+    """Let these peers stand in etcd; returns the list of (pid, signal) that are sent."""
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(peer_commands, "with_store", lambda etcd, work: list(records))
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    return sent
+
+
+def record(**changes: Any) -> PeerRecord:
+    fields = {"peer": "p0", "incarnation": "1", "address": "h:1", "host": socket.gethostname(), "pid": 4242}
+    return PeerRecord(**{**fields, "state": "training", **changes})
+
+
+def test_a_peer_of_this_machine_is_asked_to_leave(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = stands(monkeypatch, ("a", record()), ("a", record(peer="p1", pid=4243)))
+    monkeypatch.setattr(peer_commands, "_is_peer", lambda pid: True)
+    code, out, _ = run("peer", "stop", "p0")
+    assert code == 0
+    assert "p0 (pid 4242) was asked to leave" in out
+    assert sent == [(4242, signal.SIGTERM)]
+
+
+def test_a_peers_pid_that_went_to_another_program_is_left_alone(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = stands(monkeypatch, ("a", record(pid=os.getpid())))
+    code, _, err = run("peer", "stop", "p0")
+    assert code == ExitCode.NOT_FOUND
+    assert "has ended" in err
+    assert not sent
+
+
+@pytest.mark.parametrize(
+    ("records", "code", "says"),
+    [
+        ([], ExitCode.NOT_FOUND, "no living peer 'p0'"),
+        ([("a", record(host="elsewhere"))], ExitCode.NOT_FOUND, "runs on elsewhere, not here; stop it there"),
+        (
+            [("a", record()), ("b", record())],
+            ExitCode.USAGE,
+            "several jobs have a peer 'p0' (a, b); give --job",
+        ),
+    ],
+)
+def test_a_peer_that_cannot_be_stopped_from_here_is_said_to(
+    run: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    records: list[tuple[str, PeerRecord]],
+    code: ExitCode,
+    says: str,
+) -> None:
+    sent = stands(monkeypatch, *records)
+    got, _, err = run("peer", "stop", "p0")
+    assert got == code
+    assert says in err
+    assert not sent
+
+
+def test_peers_are_listed_for_people_and_for_programs(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stands(monkeypatch, ("mnist", record(host="box")))
+    assert run("peer", "list")[1].splitlines() == [
+        "JOB    PEER  STATE     DEVICE  ADDRESS  HOST  PID",
+        "mnist  p0    training  cpu     h:1      box   4242",
+    ]
+    assert json.loads(run("peer", "list", "--json")[1])[0]["peer"] == "p0"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("lenet_solver.prototxt", "lenet_solver"), ("/a/My Net(2).prototxt", "my-net-2"), ("§.prototxt", "job")],
+)
+def test_a_cluster_names_its_job_after_the_solvers_file(file: str, name: str) -> None:
+    assert cluster_commands._named_after(file) == name
+
+
+def test_the_page_on_errors_lists_every_exit_code() -> None:
+    page = (DOCS / "errors.md").read_text()
+    listed = {int(code): name for code, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE)}
+    assert listed == {int(code): code.name for code in ExitCode}
+
+
+def test_the_page_on_the_command_line_names_every_command_and_every_setting() -> None:
+    from gossip_caffe.job.spec import JobSettings  # noqa: PLC0415
+
+    page = (DOCS / "cli.md").read_text()
+    for words in ALL:
+        assert f"gossip-caffe {' '.join(words)}".strip() in page
+    for setting in JobSettings.__dataclass_fields__:
+        assert f"`{setting}`" in page
