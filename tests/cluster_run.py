@@ -18,7 +18,8 @@ from gossip_caffe.cluster.control import ask
 from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.errors import NotFound
 
-DEADLINE_S = 90.0
+DEADLINE_S = 180.0
+"""Far more than anything takes: a machine may be busy with other things."""
 
 
 def wait_for(what: str, condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:

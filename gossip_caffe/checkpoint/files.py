@@ -36,7 +36,8 @@ class CheckpointFolder:
 
     def ids(self) -> list[str]:
         """Checkpoints that are there, oldest first by name."""
-        return sorted(path.name for path in self.root.iterdir() if (path / MANIFEST).is_file())
+        found = (path for path in self.root.iterdir() if (path / MANIFEST).is_file())
+        return sorted(path.name for path in found if not path.name.startswith("."))
 
     def path(self, checkpoint: str, file: str = "") -> Path:
         """Where a checkpoint or one of its files is. Raises NotFound for names that lead elsewhere."""

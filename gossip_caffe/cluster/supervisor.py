@@ -26,6 +26,7 @@ from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import create_job, load_job
 from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.store import DeletePrefix, Operation, Put
 from gossip_caffe.observe.status import PeerStatus
 
 LEAVE_DEADLINE_S = 12.0
@@ -106,11 +107,24 @@ class Supervisor:
         try:
             new = await create_job(self._store, spec)
         except Conflict:
+            if self._etcd is not None and await self._replace_unbegun(spec):
+                self._say(f"job {spec.name} created anew: nobody has trained the one before")
+                return
             raise Conflict(
                 f"job {spec.name!r} was made of another solver, other data or other settings",
                 remedy="give this one a name of its own with --job NAME, or a cluster of its own with --name",
             ) from None
         self._say(f"job {spec.name} {'created' if new else 'is there already'}")
+
+    async def _replace_unbegun(self, spec: JobSpec) -> bool:
+        """A mistake that is corrected needs no new name: put ``spec`` in the place of a job without any weights."""
+        keys = JobKeys(spec.name)
+        if (await self._store.list(keys.checkpoints, keys_only=True)).items:
+            return False
+        operations: list[Operation] = [DeletePrefix(keys.root), Put(keys.spec, spec.to_json())]
+        for operation in operations:  # etcd takes no two operations on one key in one transaction
+            await self._store.transact([], [operation])
+        return True
 
     async def _start_peers(self) -> None:
         finished = await self._store.get(JobKeys(self._options.job).finished)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,27 +40,29 @@ class Killed(Exception):
 class WatchedWords(np.ndarray[tuple[int], np.dtype[np.int64]]):
     """The header's words, with something happening before each load or store."""
 
-    before: Callable[[], None] = staticmethod(lambda: None)
+    before: Callable[[], None] | None = None
 
-    def __getitem__(self, key: object) -> object:  # type: ignore[override]
-        self.before()
-        return super().__getitem__(key)  # type: ignore[call-overload]
+    def __getitem__(self, key: Any) -> Any:
+        if self.before is not None:
+            self.before()
+        return super().__getitem__(key)
 
-    def __setitem__(self, key: object, value: object) -> None:  # type: ignore[override]
-        self.before()
-        super().__setitem__(key, value)  # type: ignore[call-overload]
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self.before is not None:
+            self.before()
+        super().__setitem__(key, value)
 
 
 def watch(board: WeightBoard, before: Callable[[], None]) -> WatchedWords:
     words = board._words.view(WatchedWords)
-    words.before = before  # type: ignore[method-assign]
+    words.before = before
     board._words = words
     return words
 
 
 VALUES = st.integers(-8, 8)
 VECTORS = st.tuples(VALUES, VALUES, VALUES).map(lambda values: vector(*values))
-SOLVER_STEPS = st.sampled_from(["gradient", "publish", "correct"])
+SOLVER_STEPS = st.sampled_from(["gradient", "begin to publish", "publish", "correct"])
 
 
 class BoardAgainstASum(RuleBasedStateMachine):
@@ -84,7 +87,7 @@ class BoardAgainstASum(RuleBasedStateMachine):
     # What the solver process does.
 
     def restart(self) -> None:
-        self.stores_left = -1
+        self.stores_left, self.publishing = -1, False
         self.solver = other_side(self.agent)
         watch(self.solver, self.maybe_die)
         self.live = np.empty(SIZE, dtype=np.float32)
@@ -98,19 +101,26 @@ class BoardAgainstASum(RuleBasedStateMachine):
         self.stores_left -= 1
 
     def solver_does(self, what: str, gradient: Flat) -> None:
+        if self.publishing and what != "begin to publish":
+            self.finish_publication()
         if what == "gradient":
             self.live += gradient
             self.gradients.append(gradient)
-        elif what == "publish":
-            batches = len(self.gradients)
-            target = self.solver.next_slot()
-            target[:2] = self.live[:2]
-            self.maybe_die()
-            target[2:] = self.live[2:]
-            self.solver.publish_slot(iteration=batches, batches=batches, samples=8 * batches)
-        elif (correction := self.solver.waiting_correction()) is not None:
+        elif "publish" in what and not self.publishing:
+            self.publishing = True
+            self.target = self.solver.next_slot()
+            self.target[:2] = self.live[:2]
+            if what == "publish":
+                self.finish_publication()
+        elif what == "correct" and (correction := self.solver.waiting_correction()) is not None:
             self.live += correction
             self.solver.correction_applied()
+
+    def finish_publication(self) -> None:
+        batches = len(self.gradients)
+        self.target[2:] = self.live[2:]
+        self.solver.publish_slot(iteration=batches, batches=batches, samples=8 * batches)
+        self.publishing = False
 
     def interrupt(self) -> None:
         if self.interruptions and not self.interrupting:
@@ -187,25 +197,41 @@ def board() -> Iterator[WeightBoard]:
     made.close()
 
 
-def test_a_description_is_read_whole_although_the_solver_publishes_three_times_meanwhile(
-    board: WeightBoard,
-) -> None:
+@pytest.mark.parametrize("stores", range(5))
+def test_what_is_read_while_the_solver_overwrites_it_is_read_again(board: WeightBoard, stores: int) -> None:
     solver = other_side(board)
-    for number in range(1, 4):
-        solver.publish(vector(0, 0, 0), iteration=number, batches=number, samples=number)
-    loads = 0
+    loads, stores_left = 0, -1
 
-    def publish_thrice() -> None:
-        nonlocal loads
+    def publish(number: int) -> None:
+        weights = vector(number, number, number)
+        solver.publish(weights, iteration=number, batches=number, samples=number)
+
+    def maybe_die() -> None:
+        nonlocal stores_left
+        if stores_left == 0:
+            raise Killed
+        stores_left -= 1
+
+    def overtake() -> None:
+        nonlocal loads, stores_left
         loads += 1
-        if loads == 2:  # the agent knows which slot is the newest, and nothing of it yet
-            for number in range(4, 7):
-                solver.publish(vector(0, 0, 0), iteration=number, batches=number, samples=number)
-            solver.next_slot()
+        if loads % 10 == 3:  # the agent knows the newest slot and its stamp, and nothing else yet
+            publish(2)
+            publish(3)
+            solver.next_slot()[:2] = 4
+            watch(solver, maybe_die)
+            stores_left = 2 + stores  # it begins with loads
+            with pytest.raises(Killed):
+                solver.publish_slot(iteration=4, batches=4, samples=4)
+            watch(solver, lambda: None)
 
-    watch(board, publish_thrice)
-    info = board.published
-    assert (info.iteration, info.batches, info.samples) == (6, 6, 6)
+    publish(1)
+    watch(board, overtake)
+    assert board.published.batches == 3
+    loads = 0
+    out = np.empty(SIZE, dtype=np.float32)
+    assert board.snapshot(out).batches == 3
+    assert out.tolist() == [3, 3, 3]
 
 
 def test_the_mailbox_is_not_used_again_before_a_published_snapshot_holds_its_correction(
