@@ -109,6 +109,7 @@ class PeerServer:
         try:
             offer = await from_frames(stream, answerer.largest_payload_bytes)
         except ExchangeFailed as error:
+            await _drain(stream, 2 * answerer.largest_payload_bytes)
             answer = answerer.refuse_corrupt(exchange_id, error.message)
         else:
             answer = await answerer.answer(offer)
@@ -129,3 +130,12 @@ class PeerServer:
             return
         async for piece in pieces:
             yield wire.PullMessage(total_bytes=total_bytes, data=piece)
+
+
+async def _drain(stream: AsyncIterator[Any], most_bytes: int) -> None:
+    """Read and forget the rest of an offer, within bounds: a call that ends before it is read loses its answer."""
+    drained = 0
+    async for part in stream:
+        drained += len(part.frame.data)
+        if drained > most_bytes:
+            return
