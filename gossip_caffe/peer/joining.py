@@ -7,28 +7,22 @@ after this is done, and only one peer founds a job.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
 
 import numpy as np
 
 from gossip_caffe.checkpoint.announce import Announcement, add_holder, announce, announced, checkpoint_id
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.checkpoint.pull import pull
-from gossip_caffe.clock import Clock
 from gossip_caffe.errors import CheckpointRefused, NotFound
 from gossip_caffe.gossip.collect import mean_of
-from gossip_caffe.gossip.message import Message, Transport
-from gossip_caffe.job.spec import JobSpec
-from gossip_caffe.membership.fence import FencedWriter
-from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.gossip.message import Message
 from gossip_caffe.membership.members import MembersView
-from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Absent, Put, Store
-from gossip_caffe.observe.events import Event, EventLog
-from gossip_caffe.peer.checkpointing import CheckpointRoom
+from gossip_caffe.membership.store import Absent, Put
+from gossip_caffe.observe.events import Event
+from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import State
 from gossip_caffe.peer.trainer import Trainer
+from gossip_caffe.peer.world import World
 
 LOOK_EVERY_S = 0.2
 
@@ -36,40 +30,13 @@ LOOK_EVERY_S = 0.2
 class Joining:
     """One peer's way to the consensus."""
 
-    def __init__(
-        self,
-        *,
-        room: CheckpointRoom,
-        store: Store,
-        writer: FencedWriter,
-        session: LeaseSession,
-        keys: JobKeys,
-        spec: JobSpec,
-        trainer: Trainer,
-        view: MembersView,
-        transport: Transport,
-        peer: str,
-        address: str,
-        clock: Clock,
-        rng: random.Random,
-        log: EventLog,
-        say: Callable[[str], None],
-    ) -> None:
-        self._room = room
-        self._store = store
-        self._writer = writer
-        self._session = session
-        self._keys = keys
-        self._spec = spec
+    def __init__(self, world: World, trainer: Trainer, view: MembersView, incarnation: Incarnation) -> None:
+        self._world = world
         self._trainer = trainer
         self._view = view
-        self._transport = transport
-        self._peer = peer
-        self._address = address
-        self._clock = clock
-        self._rng = rng
-        self._log = log
-        self._say = say
+        self._incarnation = incarnation
+        self._peer = incarnation.registration.record.peer
+        self._address = incarnation.registration.record.address
 
     async def sync(self) -> str:
         """Start the solver from the job's weights; returns in words from where.
@@ -78,7 +45,7 @@ class Joining:
         be asked.
         """
         while True:
-            listed = await announced(self._store, self._keys)
+            listed = await announced(self._world.store, self._world.keys)
             reasons: list[str] = []
             for announcement in listed:
                 try:
@@ -89,29 +56,40 @@ class Joining:
                 return source
             if listed:
                 raise CheckpointRefused(
-                    f"no checkpoint of job {self._spec.name!r} can be had ({'; '.join(reasons)})",
+                    f"no checkpoint of job {self._world.spec.name!r} can be had ({'; '.join(reasons)})",
                     remedy="start a peer with the --run-dir of one that held a checkpoint",
                 )
             if (source := await self._found()) is not None:
                 return source
-            await self._clock.sleep(LOOK_EVERY_S)
+            await self._world.clock.sleep(LOOK_EVERY_S)
 
     async def _from_checkpoint(self, announcement: Announcement) -> str:
-        folder, checkpoint = self._room.folder, announcement.checkpoint
+        folder, checkpoint = self._world.folder, announcement.checkpoint
         if checkpoint not in folder.ids() or folder.manifest(checkpoint).digest != announcement.digest:
-            self._say(f"{self._peer}: pulling checkpoint {checkpoint}")
+            self._world.say(f"{self._peer}: pulling checkpoint {checkpoint}")
             await pull(
-                announcement, job=self._spec.name, client=self._room.client, folder=folder, rng=self._rng
+                announcement,
+                job=self._world.spec.name,
+                client=self._world.files,
+                folder=folder,
+                rng=self._world.rng,
             )
         manifest, weights = await asyncio.to_thread(
             folder.load,
             checkpoint,
-            job_fingerprint=self._spec.fingerprint,
+            job_fingerprint=self._world.spec.fingerprint,
             layout_fingerprint=self._trainer.layout.fingerprint,
         )
         await self._trainer.start(weights)
-        await add_holder(self._store, self._writer, self._keys, checkpoint, self._peer, self._address)
-        self._log.emit(Event.JOINED, checkpoint=checkpoint, progress_samples=manifest.progress_samples)
+        await add_holder(
+            self._world.store,
+            self._incarnation.writer,
+            self._world.keys,
+            checkpoint,
+            self._peer,
+            self._address,
+        )
+        self._world.log.emit(Event.JOINED, checkpoint=checkpoint, progress_samples=manifest.progress_samples)
         return f"from checkpoint {checkpoint}"
 
     async def _from_living_peers(self) -> str | None:
@@ -121,37 +99,41 @@ class Joining:
         }
         if not training:
             return None
-        request = Message("", self._peer, self._spec.name, self._trainer.layout.fingerprint)
-        agreed = await mean_of(request, self._trainer.layout.size, training, self._transport, self._rng)
+        request = Message("", self._peer, self._world.spec.name, self._trainer.layout.fingerprint)
+        agreed = await mean_of(
+            request, self._trainer.layout.size, training, self._world.transport, self._world.rng
+        )
         if agreed is None:
             return None
         await self._trainer.start(agreed.weights)
-        self._log.emit(
+        self._world.log.emit(
             Event.JOINED, checkpoint="", progress_samples=0, contributors=list(agreed.contributors)
         )
         return f"from the mean of {', '.join(agreed.contributors)}"
 
     async def _found(self) -> str | None:
         """Make the job's first weights, unless another peer does; they count once their checkpoint is announced."""
-        founder = Put(self._keys.founder, self._peer.encode(), self._session.id)
-        if not (await self._writer.transact([Absent(self._keys.founder)], [founder])).succeeded:
+        founder = Put(self._world.keys.founder, self._peer.encode(), self._incarnation.session.id)
+        if not (
+            await self._incarnation.writer.transact([Absent(self._world.keys.founder)], [founder])
+        ).succeeded:
             return None
         await self._trainer.start(None)
         weights = np.empty(self._trainer.layout.size, dtype=np.float32)
         self._trainer.board.snapshot(weights)
         manifest = Manifest(
             checkpoint=checkpoint_id(0, self._peer),
-            job=self._spec.name,
-            job_fingerprint=self._spec.fingerprint,
+            job=self._world.spec.name,
+            job_fingerprint=self._world.spec.fingerprint,
             layout=tuple((blob.layer, blob.index, blob.shape) for blob in self._trainer.layout.blobs),
             progress_samples=0,
             folded=0,
             done=(),
             maker=self._peer,
             contributors=(self._peer,),
-            made_at=self._clock.wall(),
+            made_at=self._world.clock.wall(),
         )
-        manifest = await asyncio.to_thread(self._room.folder.write, manifest, weights)
-        await announce(self._writer, self._keys, manifest, self._address)
-        self._log.emit(Event.FOUNDED, checkpoint=manifest.checkpoint)
+        manifest = await asyncio.to_thread(self._world.folder.write, manifest, weights)
+        await announce(self._incarnation.writer, self._world.keys, manifest, self._address)
+        self._world.log.emit(Event.FOUNDED, checkpoint=manifest.checkpoint)
         return "founded the job with fresh weights"

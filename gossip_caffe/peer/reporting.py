@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import StoreError
+from gossip_caffe.gossip.exchange import OutcomeKind
 from gossip_caffe.membership.store import Put, Store
 from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.observe.status import PeerStatus
+from gossip_caffe.peer.lifecycle import State
+from gossip_caffe.peer.training import Training
 
 EVERY_S = 1.0
 
@@ -80,3 +83,33 @@ class Throughput:
         self.samples_per_s = latest if not self.samples_per_s else 0.7 * self.samples_per_s + 0.3 * latest
         self.stalled_share = min(1.0, max(0.0, stalled_s - self._stalled_s) / passed)
         self._samples, self._stalled_s, self._at = samples, stalled_s, now
+
+
+def status_of(training: Training, state: State, reason: str, throughput: Throughput) -> PeerStatus:
+    """The live figures of a peer that trains."""
+    board, outcomes = training.trainer.board, training.exchanger.outcomes
+    throughput.note(board.samples, board.stalled_s)
+    return PeerStatus(
+        peer=training.peer,
+        state=state.value,
+        reason=reason,
+        iteration=board.iteration,
+        samples=board.samples,
+        samples_per_s=throughput.samples_per_s,
+        loss=board.loss if board.iteration else None,
+        learning_rate=board.learning_rate,
+        stalled_share=throughput.stalled_share,
+        epoch=training.progress.folded,
+        chunks_owned=len(training.claims.owned),
+        chunks_done=training.claims.done_chunks,
+        exchanges_applied=outcomes[OutcomeKind.APPLIED],
+        exchanges_failed=outcomes[OutcomeKind.FAILED] + outcomes[OutcomeKind.REJECTED],
+        consensus_distance=training.exchanger.mean_distance,
+        progress_samples=training.progress.samples,
+        budget_samples=training.world.spec.budget_samples,
+        checkpoint=training.checkpointing.newest,
+        agent_pid=training.incarnation.registration.record.pid,
+        solver_pid=training.trainer.solver_pid,
+        loader_pid=training.trainer.loader_pid,
+        solver_restarts=training.trainer.solver_restarts,
+    )

@@ -25,10 +25,10 @@ from gossip_caffe.membership.keys import JobKeys, checked_name
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.observe.events import JsonLinesLog
 from gossip_caffe.peer.agent import Agent
-from gossip_caffe.peer.checkpointing import CheckpointRoom
 from gossip_caffe.peer.lifecycle import State
 from gossip_caffe.peer.options import PeerOptions
 from gossip_caffe.peer.trainer import Trainer
+from gossip_caffe.peer.world import World
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import EngineSpec
 from gossip_caffe.solver.solver_port import Solver, SolverProcess
@@ -64,27 +64,17 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
         slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
         ring = BatchRing.create(spec.data.tops, spec.data.batch_records, slots)
         log = JsonLinesLog(options.run_dir / "events" / f"{peer}.jsonl", peer, clock)
-        agent = Agent(
-            spec=spec,
-            record=PeerRecord(
-                peer=peer,
-                incarnation="",
-                address=address,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                state=State.JOINING.value,
-                version=__version__,
-            ),
-            store=store,
-            transport=transport,
-            serve=server.serve,
-            trainer=_trainer(spec, options.engine, ring, clock, log),
-            checkpoints=CheckpointRoom(folder, transport),
-            clock=clock,
-            rng=rng,
-            log=log,
-            say=say,
+        record = PeerRecord(
+            peer=peer,
+            incarnation="",
+            address=address,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            state=State.JOINING.value,
+            version=__version__,
         )
+        world = World(spec, store, transport, server.serve, folder, transport, clock, rng, log, say)
+        agent = Agent(world, record, _trainer(spec, options.engine, ring, clock, log))
         _leave_on_signals(agent)
         await agent.run()
         return ExitCode.OK

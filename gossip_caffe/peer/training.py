@@ -1,0 +1,235 @@
+"""A peer while it trains: exchanges, claims, progress and checkpoints, each a task beside the others.
+
+The store may be away at any moment; none of the tasks fails because of that. What is due stays due, and the solver goes
+on with what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gossip_caffe.errors import Conflict, LeaseLost, StoreError
+from gossip_caffe.gossip.exchange import Exchanger, Outcome
+from gossip_caffe.gossip.message import Refusal
+from gossip_caffe.membership.members import MembersView, PeerRecord
+from gossip_caffe.observe.events import Event
+from gossip_caffe.peer.checkpointing import Checkpointing
+from gossip_caffe.peer.claims import Claims
+from gossip_caffe.peer.exchanging import Exchanging
+from gossip_caffe.peer.incarnation import Incarnation
+from gossip_caffe.peer.lifecycle import Cause, State
+from gossip_caffe.peer.pace import claims_wanted
+from gossip_caffe.peer.progress import Progress, look_after_s
+from gossip_caffe.peer.tasks import Tasks
+from gossip_caffe.peer.trainer import Trainer
+from gossip_caffe.peer.world import World
+from gossip_caffe.shards.choice import Chooser
+from gossip_caffe.shards.plan import quantised, shard
+
+LOOK_EVERY_S = 0.02
+STORE_AWAY_PAUSE_S = 0.5
+DRAIN_DEADLINE_S = 8.0
+
+Enter = Callable[[Cause, str], State]
+
+
+class Training:
+    """What a peer does between loading the consensus and leaving. ``enter`` moves its lifecycle."""
+
+    def __init__(
+        self, world: World, trainer: Trainer, view: MembersView, incarnation: Incarnation, enter: Enter
+    ) -> None:
+        self.world = world
+        self.trainer = trainer
+        self.incarnation = incarnation
+        self.progress = Progress(world.spec, world.epochs)
+        self.peer = incarnation.registration.record.peer
+        self._view = view
+        self._enter = enter
+        self.exchanger = Exchanger(
+            peer=self.peer,
+            job=world.spec.name,
+            fingerprint=trainer.layout.fingerprint,
+            codec=world.spec.settings.codec,
+            weights=trainer.board,
+            transport=world.transport,
+            clock=world.clock,
+            rng=world.rng,
+        )
+        self._chooser = Chooser(world.epochs, self._shard, world.rng)
+        self.claims = Claims(
+            ledger=incarnation.ledger,
+            lease=incarnation.session.id,
+            epochs=world.epochs,
+            chooser=self._chooser,
+            feed=trainer.feed,
+            clock=world.clock,
+            log=world.log,
+        )
+        self._exchanging = Exchanging(
+            exchanger=self.exchanger,
+            board=trainer.board,
+            settings=world.spec.settings,
+            partners=self.partners,
+            shared=self._shared,
+            urgent=lambda: trainer.stream.unsettled and not trainer.stream.untrained,
+            clock=world.clock,
+            rng=world.rng,
+            log=world.log,
+        )
+        self.checkpointing = Checkpointing(self)
+
+    def begin(self, tasks: Tasks) -> None:
+        """Answer offers, and start all tasks."""
+        self.exchanger.accepting = None
+        self.world.serve(self.exchanger)
+        self._view.on_change.append(self._chooser.members_changed)
+        tasks.spawn("children", self.trainer.supervise())
+        tasks.spawn("claims", self._claim_and_settle())
+        tasks.spawn("exchanges", self._exchanging.run())
+        tasks.spawn("progress", self._follow_progress())
+        tasks.spawn("checkpoints", self.checkpointing.run())
+        tasks.spawn("lease", self._keep_registered())
+
+    async def drain(self, tasks: Tasks, cause: Cause) -> None:
+        """Finish what is begun, share it, and hand the rest back; bounded in time.
+
+        What cannot be settled in time is freed by the lease, and trained again by others.
+        """
+        await tasks.cancel("claims", "exchanges", "checkpoints", "progress")
+        if cause is Cause.JOB_FINISHED:
+            return
+        try:
+            async with self.world.clock.timeout(DRAIN_DEADLINE_S):
+                await self.incarnation.registration.publish(state=State.DRAINING.value)
+                await self.claims.release(self.trainer.stream.hand_back())
+                self.trainer.cut(flush=True)
+                self.trainer.board.set_flush(True)
+                while self.trainer.stream.untrained:
+                    await self.world.clock.sleep(LOOK_EVERY_S)
+                    self.trainer.note_trained()
+                await self._share_all()
+                await self.claims.settle()
+                await self.claims.release(list(self.claims.owned))
+        except (StoreError, TimeoutError) as error:
+            left = len(self.claims.owned)
+            self.world.say(f"{self.peer}: leaves {left} chunks unsettled ({error or 'out of time'})")
+
+    def end(self) -> None:
+        """Answer no more offers."""
+        self.exchanger.accepting = Refusal.SHUTTING_DOWN
+
+    async def _share_all(self) -> None:
+        """Exchange until what this peer learned has left it; alone, write a checkpoint instead."""
+        while self.trainer.stream.unsettled:
+            self.trainer.board.request_publication()
+            if self.partners():
+                await self._exchanging.exchange()
+                await self.world.clock.sleep(LOOK_EVERY_S)
+            else:
+                await self.checkpointing.make("leaving alone")
+
+    # ── the tasks ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _claim_and_settle(self) -> None:
+        """Keep the loader fed a little ahead, and the account in the store up to date."""
+        clock, trainer = self.world.clock, self.trainer
+        again_at = float("-inf")
+        while True:
+            trainer.note_trained()
+            # With nothing left to claim a short batch is trained rather than waited for.
+            dry = clock.monotonic() < again_at
+            trainer.cut(flush=dry and not trainer.queued_batches)
+            trainer.board.set_flush(dry)
+            try:
+                await self.claims.settle()
+                if not dry and (want := self._wanted()):
+                    pause_s = await self.claims.claim(want)
+                    if not pause_s:
+                        continue
+                    again_at = clock.monotonic() + pause_s
+            except LeaseLost:
+                pass  # the lease's own task registers again
+            except StoreError:
+                await clock.sleep(STORE_AWAY_PAUSE_S)
+            await clock.sleep(LOOK_EVERY_S)
+
+    def _wanted(self) -> int:
+        spec, board = self.world.spec, self.trainer.board
+        batch = spec.data.batch_records
+        return claims_wanted(
+            queued_records=self.trainer.stream.waiting_records + self.trainer.queued_batches * batch,
+            batch_records=batch,
+            chunk_records=spec.data.chunk_records,
+            prefetch_batches=spec.settings.prefetch_batches,
+            records_per_s=spec.samples_per_iteration / board.step_s if board.step_s else 0.0,
+        )
+
+    async def _follow_progress(self) -> None:
+        """Read the job's progress, steer the learning rate, and fold finished epochs."""
+        while True:
+            training = self.training
+            try:
+                ledger = self.incarnation.ledger
+                await self.progress.look(ledger, max(self._chooser.known, default=ledger.folded))
+                self.progress.steer(self.trainer.board, self.claims.done_samples, len(training))
+                if min(training, default=self.peer) == self.peer:
+                    await ledger.fold()
+            except StoreError:
+                pass  # the last known progress stands
+            await self.world.clock.sleep(look_after_s(len(training)))
+
+    async def _keep_registered(self) -> None:
+        """When the lease is lost, own nothing, train on, and register as a new incarnation as soon as that goes."""
+        while True:
+            await self.incarnation.session.lost.wait()
+            reason = self.incarnation.session.reason
+            self.world.log.emit(Event.LEASE_LOST, reason=reason)
+            state = self._enter(Cause.LEASE_LOST, reason)
+            while state is State.ORPHANED:
+                try:
+                    record = self.incarnation.registration.record
+                    self.incarnation = await Incarnation.begin(self.world, record, State.TRAINING)
+                    lost = await self.claims.renew_ownership(
+                        self.incarnation.ledger, self.incarnation.session.id
+                    )
+                    state = self._enter(Cause.REGISTERED_AGAIN, f"{lost} chunks went to others")
+                except (StoreError, Conflict):
+                    await self.incarnation.session.close()
+                    await self.world.clock.sleep(STORE_AWAY_PAUSE_S)
+
+    # ── what the parts ask ────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def training(self) -> Mapping[str, PeerRecord]:
+        """All peers that train now, this one included."""
+        return self._view.in_state(State.TRAINING.value)
+
+    @property
+    def address(self) -> str:
+        """Where others reach this peer."""
+        return self.incarnation.registration.record.address
+
+    def partners(self) -> Mapping[str, str]:
+        """Who can be asked for an exchange: peer → address."""
+        fingerprint = self.trainer.layout.fingerprint
+        return {
+            peer: record.address
+            for peer, record in self.training.items()
+            if peer != self.peer and record.fingerprint == fingerprint
+        }
+
+    def _shard(self) -> list[int]:
+        weights = {peer: quantised(record.weight) for peer, record in self.training.items()}
+        weights.setdefault(self.peer, 1.0)
+        epochs = self.world.epochs
+        return [int(chunk) for chunk in shard(self.peer, weights, epochs.chunks, epochs.seed)]
+
+    def _shared(self, outcome: Outcome) -> None:
+        """An exchange of ours was answered: what its snapshot holds is durable."""
+        self.durable(outcome.snapshot.batches, outcome.exchange_id)
+
+    def durable(self, batches: int, via: str) -> None:
+        """The learning of our first ``batches`` batches has left the peer, by exchange or checkpoint ``via``."""
+        self.trainer.note_trained()
+        self.claims.shared(self.trainer.stream.durable(batches), via)

@@ -1,0 +1,47 @@
+"""What one peer is given: its job, and everything outside of it, real or in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.pull import FileClient
+from gossip_caffe.clock import Clock
+from gossip_caffe.gossip.message import Answerer, Transport
+from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.store import Store
+from gossip_caffe.observe.events import EventLog
+from gossip_caffe.shards.epochs import Epochs
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The seams of the agent.
+
+    ``serve`` lets an answerer answer offers from now on; ``folder`` keeps checkpoints, ``files`` reads those of
+    others; ``say`` prints a line for people.
+    """
+
+    spec: JobSpec
+    store: Store
+    transport: Transport
+    serve: Callable[[Answerer], None]
+    folder: CheckpointFolder
+    files: FileClient
+    clock: Clock
+    rng: random.Random
+    log: EventLog
+    say: Callable[[str], None]
+
+    @property
+    def keys(self) -> JobKeys:
+        """Where the job stands in the store."""
+        return JobKeys(self.spec.name)
+
+    @property
+    def epochs(self) -> Epochs:
+        """The geometry of the job's work."""
+        return Epochs.of(self.spec)
