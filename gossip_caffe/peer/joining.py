@@ -65,7 +65,8 @@ class Joining:
 
     async def _from_checkpoint(self, announcement: Announcement) -> str:
         folder, checkpoint = self._world.folder, announcement.checkpoint
-        if checkpoint not in folder.ids() or folder.manifest(checkpoint).digest != announcement.digest:
+        here = checkpoint in folder.ids() and folder.manifest(checkpoint).digest == announcement.digest
+        if not here and not folder.adopt(checkpoint, announcement.digest):
             self._world.say(f"{self._peer}: pulling checkpoint {checkpoint}")
             await pull(
                 announcement,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 _FATAL = re.compile(r"^F\d{4,8} [\d:.]+\s+\d+ (?P<file>[\w./-]+):(?P<line>\d+)\] (?P<text>.*)$")
 _PROTO = re.compile(r"Error parsing text-format caffe\.(\w+): (\d+):(\d+): (.*)")
+# What a Caffe that logs its progress says at INFO.
+_AT_LAYER = re.compile(r"^I.*\] (?:Creating [Ll]ayer|Setting up) (?P<name>\S.*?)\s*$")
+_BUILT = "Network initialization done."
 _RAISED = re.compile(r"^[\w.]*(Error|Exception|Problem)\b")
 # "Check failed: a == b (1 vs. 2) sentence" says enough with its sentence.
 _CHECK = re.compile(r"^Check failed: (?P<condition>.*? \(\S+ vs\. \S+\)|\S+\([^)]*\)) *(?P<sentence>.*)$")
@@ -33,7 +36,12 @@ _REMEDIES = (
 def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
     """(cause, remedy) from the last lines that a solver process printed; ("", "") when they hold no reason."""
     parse_error = ""
+    refused = "the model"
     for line in stderr:
+        if match := _AT_LAYER.match(line):
+            refused = f"layer {match['name']!r}"
+        elif _BUILT in line:
+            refused = "the model"
         if match := _PROTO.search(line):
             parse_error = f"line {match[2]}, column {match[3]} of the {match[1]}: {match[4]}"
         if match := _FATAL.match(line):
@@ -42,7 +50,7 @@ def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
                 (remedy for sign, remedy in _REMEDIES if sign in text), "correct the net or the solver"
             )
             reason = parse_error or f"{_reason(text)} ({match['file']}:{match['line']})"
-            return f"Caffe refused the model: {reason}", remedy
+            return f"Caffe refused {refused}: {reason}", remedy
     for line in reversed(stderr):
         if _RAISED.match(line):
             return line.strip(), ""

@@ -21,6 +21,8 @@ try:
 except ImportError:  # a pycaffe that is not ours
     _gossip = None
 
+_LOG_LEVEL = "GLOG_minloglevel"
+
 
 class PycaffeEngine:
     """One Caffe solver, on the CPU. Raises EnvironmentProblem when the pycaffe at hand cannot do what is needed."""
@@ -36,6 +38,9 @@ class PycaffeEngine:
         # Without our extension only base_lr can be set, and any other policy would change it once more.
         text = spec.solver_text if _gossip is not None else with_fixed_rate(spec.solver_text)
         self._solver = solver_of(text)
+        # While it builds, Caffe's INFO lines say which layer it is at; from here on they are noise at every step.
+        if _gossip is not None and _LOG_LEVEL not in os.environ:
+            _gossip.set_log_level(1)
         self._iter_size = spec.iter_size
         self._blobs = parameter_blobs(self._solver.net)
         self.layout = WeightLayout.of(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import signal
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -23,7 +22,6 @@ from gossip_caffe.solver.engine import EngineSpec
 from gossip_caffe.solver.layout import WeightLayout
 
 STOP_DEADLINE_S = 5.0
-_LOG_LEVEL = "GLOG_minloglevel"
 
 
 class Solver(Protocol):
@@ -71,9 +69,7 @@ class SolverProcess:
         self._schedule = schedule
         self._ring = ring
         self._board = board
-        # Caffe's INFO lines would push the cause of a death out of the lines that are kept.
-        level = os.environ.get(_LOG_LEVEL, "1")
-        self._environment = {_LOG_LEVEL: level, **(environment or {})}
+        self._environment = environment
         self._child = Child("gossip_caffe.solver.child", self._heard)
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._failed: SolverDied | None = None

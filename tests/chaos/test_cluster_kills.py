@@ -21,7 +21,8 @@ PEERS = 3
 
 @pytest.fixture
 def job(tmp_path: Path) -> TinyJob:
-    return write_job(tmp_path / "job", iterations=400_000)
+    """Steps and epochs long enough that the control plane has the time that it has in real jobs."""
+    return write_job(tmp_path / "job", records=9600, batch=64, hidden=800, iterations=1_000_000)
 
 
 @pytest.fixture
@@ -102,8 +103,45 @@ def test_ctrl_c_leaves_nothing(up: ClusterRun) -> None:
     up.assert_nothing_is_left()
 
 
-def test_a_killed_supervisor_leaves_nothing(up: ClusterRun) -> None:
+def test_a_killed_supervisor_leaves_nothing_and_the_same_command_goes_on_at_once(
+    up: ClusterRun, job: TinyJob
+) -> None:
     os.kill(up.status()["pid"], signal.SIGKILL)
+    up.assert_nothing_is_left()
+    done = up.run("cluster", "up", "--detach", "--peers", str(PEERS), "--solver", str(job.solver))
+    assert done.returncode == 0, done.stderr
+    assert set(up.peers()) == {"p0", "p1", "p2"}
+    assert up.run("cluster", "down").returncode == 0
+    up.assert_nothing_is_left()
+
+
+def test_a_frozen_peer_is_given_up_by_the_others_and_can_still_be_taken_down(up: ClusterRun) -> None:
+    done = up.run("cluster", "kill", "p1", "--what", "all", "--signal", "STOP")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(",") == 2  # agent, solver and loader
+    wait_for("its lease is over", lambda: "p1" not in up.peers(), 30.0)
+    goes_on(up, {"p0", "p2"})
+    assert up.run("cluster", "down").returncode == 0
+    up.assert_nothing_is_left()
+
+
+def test_with_restart_another_peer_takes_the_place_of_a_killed_one(tmp_path: Path, job: TinyJob) -> None:
+    with cluster_run(tmp_path / "state") as run:
+        run.start("cluster", "up", "--restart", "--peers", "2", "--solver", str(job.solver))
+        wait_for("both train", lambda: len(run.training()) == 2)
+        assert run.run("cluster", "kill", "p0").returncode == 0
+        wait_for("another one trains", lambda: set(run.training()) == {"p1", "p2"})
+        assert run.run("cluster", "down").returncode == 0
+        run.assert_nothing_is_left()
+
+
+def test_scaled_to_none_the_cluster_stays_up_until_it_is_taken_down(up: ClusterRun) -> None:
+    assert up.run("cluster", "scale", "0").returncode == 0
+    left = up.status()["peers"]
+    assert [peer["end"] for peer in left] == ["exit 0"] * PEERS
+    again = up.run("cluster", "scale", "0")
+    assert again.stdout == "0 run already\n"
+    assert up.run("cluster", "down").returncode == 0
     up.assert_nothing_is_left()
 
 

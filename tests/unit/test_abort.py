@@ -82,6 +82,20 @@ def test_an_abort_becomes_one_line_with_a_remedy(lines: list[str], cause: str, r
     assert "\n" not in found
 
 
+def test_where_caffe_says_which_layer_it_is_at_the_line_names_it() -> None:
+    at_conv = [
+        "I20261123 08:10:16.2 25333 layer_factory.hpp:77] Creating layer data",
+        "I20261123 08:10:16.2 25333 net.cpp:86] Creating Layer conv 1",
+    ]
+    refusal = F + "blob.cpp:32] Check failed: shape[i] >= 0 (-2 vs. 0) "
+    assert abort_cause([*at_conv, refusal, *STACK]) == (
+        "Caffe refused layer 'conv 1': shape[i] >= 0 (-2 vs. 0) (blob.cpp:32)",
+        "check the layer's sizes against its inputs",
+    )
+    built = "I20261123 08:10:16.2 25333 net.cpp:257] Network initialization done."
+    assert abort_cause([*at_conv, built, refusal])[0].startswith("Caffe refused the model: ")
+
+
 def test_without_an_abort_the_last_exception_is_the_cause() -> None:
     lines = [
         "Traceback (most recent call last):",

@@ -171,6 +171,17 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_copy_in_a_folder_beside_this_one_is_adopted_when_it_is_just_that(tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    other, mine = CheckpointFolder(tmp_path / "p0"), CheckpointFolder(tmp_path / "p1")
+    manifest = other.write(manifest_of("c1"), WEIGHTS)
+    assert not mine.adopt("c1", "another digest")
+    assert not mine.adopt("c2", manifest.digest)
+    assert mine.adopt("c1", manifest.digest)
+    assert np.array_equal(load(mine, "c1")[1], WEIGHTS)
+    assert other.ids() == ["c1"]
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     for number in range(5):

@@ -1,0 +1,220 @@
+"""The engine against a bare Caffe solver on the same data: not a bit of difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import caffe
+import numpy as np
+import pytest
+from caffe import _gossip
+
+from gossip_caffe.errors import EnvironmentProblem, ModelError
+from gossip_caffe.job.learning_rate import rate
+from gossip_caffe.job.spec import TopSpec
+from gossip_caffe.solver import pycaffe_engine, source_layer
+from gossip_caffe.solver.board import Flat
+from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.pycaffe_engine import PycaffeEngine, with_fixed_rate
+from tests.caffe_jobs import HIDDEN, MOMENTUM, Job, write_job
+
+pytestmark = pytest.mark.integration
+
+ITERATIONS = 50
+INV = f'base_lr: 0.05 {MOMENTUM} lr_policy: "inv" gamma: 0.01 power: 0.75'
+STEP = f'base_lr: 0.05 {MOMENTUM} lr_policy: "step" gamma: 0.5 stepsize: 15'
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    caffe.set_mode_cpu()
+    _gossip.set_log_level(2)
+
+
+def weights_of(engine: PycaffeEngine) -> Flat:
+    out = np.empty(engine.layout.size, dtype=np.float32)
+    engine.read_weights(out)
+    return out
+
+
+def bare_solver(job: Job, weights: Flat, engine: PycaffeEngine) -> Any:
+    """Plain Caffe with its own data layer, from the same weights."""
+    solver = caffe.get_solver(str(job.bare))
+    for blob, part in zip(engine.layout.blobs, engine.layout.split(weights), strict=True):
+        solver.net.params[blob.layer][blob.index].data[...] = part
+    return solver
+
+
+def bare_weights(solver: Any, engine: PycaffeEngine) -> Flat:
+    return np.concatenate(
+        [solver.net.params[blob.layer][blob.index].data.reshape(-1) for blob in engine.layout.blobs]
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        INV,
+        STEP,
+        f"{INV} iter_size: 3",
+        f"{STEP} clip_gradients: 0.5",
+        f'{STEP} type: "Nesterov"',
+        'type: "Adam" base_lr: 0.01 momentum: 0.9 momentum2: 0.999 lr_policy: "fixed"',
+        'type: "RMSProp" base_lr: 0.01 rms_decay: 0.9 lr_policy: "exp" gamma: 0.99',
+        'type: "AdaGrad" base_lr: 0.05 lr_policy: "poly" power: 2',
+    ],
+)
+def test_after_50_iterations_the_weights_are_those_of_a_bare_caffe_solver_bit_for_bit(
+    tmp_path: Path, settings: str
+) -> None:
+    job = write_job(tmp_path, settings)
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    start = weights_of(engine)
+    bare = bare_solver(job, start, engine)
+    for iteration in range(ITERATIONS):
+        job.feed(ring, job.spec.iter_size)
+        engine.step(ring, job.spec.iter_size, rate(job.spec.schedule, iteration))
+    bare.step(ITERATIONS)
+    assert np.array_equal(weights_of(engine), bare_weights(bare, engine))
+    assert np.abs(weights_of(engine) - start).max() > 0.01
+    assert ring.tail == ITERATIONS * job.spec.iter_size
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_a_short_iteration_is_one_of_a_solver_with_a_smaller_iter_size(tmp_path: Path, kind: str) -> None:
+    common = f'type: "{kind}" base_lr: 0.01 momentum: 0.9 weight_decay: 0.01 lr_policy: "fixed"'
+    (tmp_path / "long").mkdir()
+    (tmp_path / "short").mkdir()
+    job = write_job(tmp_path / "long", f"{common} iter_size: 4")
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    bare = bare_solver(write_job(tmp_path / "short", f"{common} iter_size: 2"), weights_of(engine), engine)
+    for _ in range(10):
+        job.feed(ring, 2)
+        engine.step(ring, 2, 0.01)
+    bare.step(10)
+    assert np.array_equal(weights_of(engine), bare_weights(bare, engine))
+
+
+def test_a_batch_that_is_cut_short_trains_only_on_its_records(tmp_path: Path) -> None:
+    for folder in ("whole", "short"):
+        (tmp_path / folder).mkdir()
+    job = write_job(tmp_path / "whole", INV)
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    start = weights_of(engine)
+    short = write_job(tmp_path / "short", INV, batch=3)
+    bare = bare_solver(short, start, engine)
+    job.feed(ring, 1, records=3)
+    loss = engine.step(ring, 1, 0.05)
+    bare.step(1)
+    assert np.array_equal(weights_of(engine), bare_weights(bare, engine))
+    assert loss == float(bare.net.blobs["loss"].data)
+    job.feed(ring, 2)
+    for _ in range(2):
+        assert np.isfinite(engine.step(ring, 1, 0.05))  # whole batches again
+
+
+def test_weights_go_in_and_out_and_corrections_on_top(tmp_path: Path) -> None:
+    job = write_job(tmp_path, INV)
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    assert [(blob.layer, blob.index, blob.shape) for blob in engine.layout.blobs] == [
+        ("conv", 0, (4, 1, 3, 3)),
+        ("conv", 1, (4,)),
+        ("ip", 0, (10, 64)),
+        ("ip", 1, (10,)),
+    ]
+    values = np.arange(engine.layout.size, dtype=np.float32)
+    engine.write_weights(values)
+    engine.add_to_weights(values)
+    assert np.array_equal(weights_of(engine), 2 * values)
+
+
+def test_the_same_seed_gives_the_same_fresh_weights(tmp_path: Path) -> None:
+    job = write_job(tmp_path, INV)
+    ring = job.ring()
+    one, other = (weights_of(PycaffeEngine(job.engine_spec(), ring)) for _ in range(2))
+    assert np.array_equal(one, other)
+    spec = job.engine_spec()
+    different = EngineSpec(spec.engine, spec.solver_text, spec.iter_size, spec.batch_records, seed=8)
+    assert not np.array_equal(one, weights_of(PycaffeEngine(different, ring)))
+
+
+def test_parameters_that_share_a_name_are_one_blob_of_the_layout(tmp_path: Path) -> None:
+    shared = """
+        layer { name: "one" type: "InnerProduct" bottom: "data" top: "one" param { name: "w" } param { name: "b" }
+                inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+        layer { name: "two" type: "InnerProduct" bottom: "data" top: "two" param { name: "w" } param { name: "c" }
+                inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+        layer { name: "loss" type: "EuclideanLoss" bottom: "one" bottom: "two" top: "loss" }
+        layer { name: "mute" type: "Silence" bottom: "label" }
+    """
+    job = write_job(tmp_path, INV, net=shared)
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    assert [(blob.layer, blob.index) for blob in engine.layout.blobs] == [("one", 0), ("one", 1), ("two", 1)]
+    before = weights_of(engine)
+    engine.add_to_weights(np.ones_like(before))
+    assert np.array_equal(weights_of(engine), before + 1)
+
+
+def test_the_loss_is_the_sum_of_all_losses_by_their_weights(tmp_path: Path) -> None:
+    net = HIDDEN.replace('top: "loss" }', 'top: "loss" loss_weight: 0.5 }') + (
+        'layer { name: "more" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "more" loss_weight: 2 }\n'
+    )
+    job = write_job(tmp_path, INV, net=net)
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    job.feed(ring, 1)
+    loss = engine.step(ring, 1, 0.05)
+    blobs = engine._solver.net.blobs
+    assert loss == pytest.approx(0.5 * float(blobs["loss"].data) + 2 * float(blobs["more"].data))
+
+
+def test_building_leaves_no_file_and_no_descriptor_behind(tmp_path: Path) -> None:
+    job = write_job(tmp_path, INV)
+    ring = job.ring()
+    PycaffeEngine(job.engine_spec(), ring)
+    files, descriptors = sorted(tmp_path.rglob("*")), len(list(Path("/proc/self/fd").iterdir()))
+    PycaffeEngine(job.engine_spec(), ring)
+    assert sorted(tmp_path.rglob("*")) == files
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_a_ring_of_other_tops_is_refused(tmp_path: Path) -> None:
+    job = write_job(tmp_path, INV)
+    ring = type(job.ring()).create((TopSpec("data", (1, 6, 6)),), 8, 2)
+    with pytest.raises(ModelError, match="data layer has 2 tops, and there are 1"):
+        PycaffeEngine(job.engine_spec(), ring)
+
+
+def test_a_pycaffe_that_cannot_set_the_rate_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = write_job(tmp_path, INV)
+    monkeypatch.setattr(pycaffe_engine, "_gossip", None)
+    with pytest.raises(EnvironmentProblem, match="cannot set the learning rate"):
+        PycaffeEngine(job.engine_spec(), job.ring())
+
+
+def test_where_only_base_lr_can_be_set_the_policy_is_made_fixed(tmp_path: Path) -> None:
+    job = write_job(tmp_path, INV)
+    text = with_fixed_rate(job.spec.solver_for_peer)
+    assert text.count("lr_policy") == 1
+    ring = job.ring()
+    source_layer.feed_from(ring)
+    solver = pycaffe_engine.solver_of(text)
+    assert _gossip.learning_rate(solver) == pytest.approx(0.05)
+    _gossip.set_iteration(solver, 10_000)
+    assert _gossip.learning_rate(solver) == pytest.approx(0.05)
+
+
+def test_a_device_that_is_not_supported_is_refused(tmp_path: Path) -> None:
+    job = write_job(tmp_path, INV)
+    spec = job.engine_spec()
+    wanted = EngineSpec(spec.engine, spec.solver_text, 1, 8, seed=1, device="gpu:0")
+    with pytest.raises(EnvironmentProblem, match="'gpu:0'"):
+        PycaffeEngine(wanted, job.ring())
