@@ -126,6 +126,7 @@ class Agent:
             store=self._world.store,
             clock=self._world.clock,
             log=self._world.log,
+            say=self._world.say,
         )
 
     async def _unless_leaving(self, work: Awaitable[T]) -> T:

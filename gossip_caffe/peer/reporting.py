@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from gossip_caffe.clock import Clock
@@ -14,6 +15,8 @@ from gossip_caffe.peer.lifecycle import State
 from gossip_caffe.peer.training import Training
 
 EVERY_S = 1.0
+SAY_EVERY = 15
+"""Every so many reports a line for people."""
 
 
 class Reporting:
@@ -28,6 +31,7 @@ class Reporting:
         store: Store,
         clock: Clock,
         log: EventLog,
+        say: Callable[[str], None],
     ) -> None:
         self._status = status
         self._key = key
@@ -35,14 +39,17 @@ class Reporting:
         self._store = store
         self._clock = clock
         self._log = log
+        self._say = say
 
     async def run(self) -> None:
         """Report for ever."""
-        while True:
-            await self.report()
+        for count in itertools.count():
+            status = await self.report()
+            if count % SAY_EVERY == SAY_EVERY - 1:
+                self._say(line_of(status))
             await self._clock.sleep(EVERY_S)
 
-    async def report(self) -> None:
+    async def report(self) -> PeerStatus:
         """Report once; a store that is away misses it."""
         status = self._status()
         if status.iteration:
@@ -60,6 +67,7 @@ class Reporting:
             await self._store.transact([], [Put(self._key, status.to_json(), self._lease())])
         except StoreError:
             pass
+        return status
 
 
 class Throughput:
@@ -112,4 +120,15 @@ def status_of(training: Training, state: State, reason: str, throughput: Through
         solver_pid=training.trainer.solver_pid,
         loader_pid=training.trainer.loader_pid,
         solver_restarts=training.trainer.solver_restarts,
+    )
+
+
+def line_of(status: PeerStatus) -> str:
+    """A status in one line, for where nobody shows a table."""
+    share = status.progress_samples / status.budget_samples if status.budget_samples else 0.0
+    loss = "" if status.loss is None else f", loss {status.loss:.4f}"
+    return (
+        f"{status.peer}: job {share:.0%}, {status.iteration:,} iterations, "
+        f"{status.samples_per_s:,.0f} samples/s{loss}, "
+        f"{status.exchanges_applied} exchanges"
     )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.clock import Clock
-from gossip_caffe.data.loader_port import Loader, PlannedBatch
+from gossip_caffe.data.loader_port import Loader, PlannedBatch, ProcessEnd
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import DataError, SolverDied
 from gossip_caffe.observe.events import Event, EventLog
@@ -123,21 +123,21 @@ class Trainer:
             try:
                 await asyncio.wait({solver_end, loader_end}, return_when=asyncio.FIRST_COMPLETED)
                 if solver_end.done():
-                    await self._restart_solver(solver_end.result().cause)
+                    await self._restart_solver(solver_end.result())
                 else:
-                    await self._restart_loader(loader_end.result().cause)
+                    await self._restart_loader(loader_end.result())
             finally:
                 solver_end.cancel()
                 loader_end.cancel()
 
-    async def _restart_solver(self, cause: str) -> None:
+    async def _restart_solver(self, end: ProcessEnd) -> None:
         self._restarting, self._loader_ready = True, False
         trained = self.board.batches
         self.note_trained()
         await self._loader.stop()
         kept = self.board.published.batches
-        self._log.emit(Event.SOLVER_DIED, cause=cause, sequences_lost=[kept, trained])
-        self._count_death(SolverDied(f"the solver keeps dying: {cause}", remedy="see the peer's log"))
+        self._log.emit(Event.SOLVER_DIED, cause=end.cause, sequences_lost=[kept, trained])
+        self._count_death(end, SolverDied)
         self._ring.rewind(kept)
         self._solver, self._loader = self._make_solver(self.board), self._make_loader()
         await self._loader.start()
@@ -147,10 +147,10 @@ class Trainer:
         self.solver_restarts += 1
         self._restarting = False
 
-    async def _restart_loader(self, cause: str) -> None:
+    async def _restart_loader(self, end: ProcessEnd) -> None:
         self._restarting, self._loader_ready = True, False
-        self._log.emit(Event.LOADER_DIED, cause=cause)
-        self._count_death(DataError(f"the loader keeps dying: {cause}", remedy="see the peer's log"))
+        self._log.emit(Event.LOADER_DIED, cause=end.cause)
+        self._count_death(end, DataError)
         self._loader = self._make_loader()
         await self._loader.start()
         self._resume_loader(self.stream.from_sequence(self._ring.head))
@@ -161,12 +161,13 @@ class Trainer:
         self._loader.plan([_planned(batch) for batch in batches])
         self._loader_ready = True
 
-    def _count_death(self, error: SolverDied | DataError) -> None:
+    def _count_death(self, end: ProcessEnd, error: type[SolverDied | DataError]) -> None:
+        """Raise when another child would only end the same way: it said so, or it did so too often."""
         progress = self.board.batches
         self._deaths = self._deaths + 1 if progress <= self._progress_at_death else 1
         self._progress_at_death = max(progress, self._progress_at_death)
-        if self._deaths >= MAX_DEATHS_WITHOUT_PROGRESS:
-            raise error
+        if end.final or self._deaths >= MAX_DEATHS_WITHOUT_PROGRESS:
+            raise error(end.cause, remedy=end.remedy or "see the peer's log")
 
     async def stop(self) -> None:
         """End both children, the solver after its current step."""

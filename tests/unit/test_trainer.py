@@ -1,0 +1,193 @@
+"""Solver and loader of one peer, either of which may die: against children that a test controls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.data.loader_port import PlannedBatch, ProcessEnd
+from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.errors import DataError, SolverDied
+from gossip_caffe.job.spec import TopSpec
+from gossip_caffe.observe.events import MemoryLog
+from gossip_caffe.peer.trainer import MAX_DEATHS_WITHOUT_PROGRESS, Trainer
+from gossip_caffe.shards.epochs import ChunkId
+from gossip_caffe.solver.board import WeightBoard
+from gossip_caffe.solver.layout import WeightLayout
+
+LAYOUT = WeightLayout.of([("ip", 0, (3,))])
+BATCH = 4
+
+
+class FakeChild:
+    def __init__(self) -> None:
+        self.pid = 1
+        self.ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> ProcessEnd:
+        return await asyncio.shield(self.ended)
+
+    async def stop(self) -> None:
+        self.die("stopped")
+
+    def die(self, cause: str, *, final: bool = False) -> None:
+        if not self.ended.done():
+            self.ended.set_result(ProcessEnd(1, cause, "do this", final=final))
+
+
+class FakeLoader(FakeChild):
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned: list[int] = []
+
+    async def start(self) -> None:
+        pass
+
+    def plan(self, batches: Sequence[PlannedBatch]) -> None:
+        self.planned += [batch.sequence for batch in batches]
+
+
+class FakeSolver(FakeChild):
+    def __init__(self, board: WeightBoard | None) -> None:
+        super().__init__()
+        self.board = board or WeightBoard.create(LAYOUT.size)
+        self.began_at = -1
+
+    async def build(self) -> WeightLayout:
+        return LAYOUT
+
+    async def start(self, weights: NDArray[np.float32] | None) -> None:
+        if weights is not None:
+            self.board.install(weights)
+        out = np.empty(LAYOUT.size, np.float32)
+        self.began_at = self.board.restore(out).batches
+
+    def train(self, batches: int, *, publish: bool) -> None:
+        self.board.note_step(batches, batches, batches * BATCH, 0.5, 0.1, 0.01)
+        if publish:
+            out = np.zeros(LAYOUT.size, np.float32)
+            self.board.publish(out, iteration=batches, batches=batches, samples=batches * BATCH)
+
+
+@dataclass
+class Stage:
+    trainer: Trainer
+    log: MemoryLog
+    ring: BatchRing
+    solvers: list[FakeSolver] = field(default_factory=list)
+    loaders: list[FakeLoader] = field(default_factory=list)
+
+
+async def stage() -> Stage:
+    ring = BatchRing.create((TopSpec("data", (2,)),), BATCH, 4)
+    log = MemoryLog()
+    solvers: list[FakeSolver] = []
+    loaders: list[FakeLoader] = []
+
+    def make_solver(board: WeightBoard | None) -> FakeSolver:
+        solvers.append(FakeSolver(board))
+        return solvers[-1]
+
+    def make_loader() -> FakeLoader:
+        loaders.append(FakeLoader())
+        return loaders[-1]
+
+    trainer = Trainer(
+        batch_records=BATCH,
+        ring=ring,
+        make_solver=make_solver,
+        make_loader=make_loader,
+        clock=SystemClock(),
+        log=log,
+    )
+    await trainer.build()
+    await trainer.start(np.zeros(LAYOUT.size, np.float32))
+    trainer.feed(ChunkId(0, 0), 0, 10 * BATCH)
+    trainer.cut()
+    return Stage(trainer, log, ring, solvers, loaders)
+
+
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_every_batch_is_planned_once_and_written_down_when_it_is_trained() -> None:
+    on = await stage()
+    assert on.loaders[0].planned == list(range(10))
+    on.solvers[0].train(3, publish=True)
+    assert on.trainer.note_trained() == 3 * BATCH
+    assert on.trainer.note_trained() == 0
+    assert [event["sequence"] for event in on.log.events if event["event"] == "trained"] == [0, 1, 2]
+
+
+async def test_a_dead_solver_goes_on_from_its_last_snapshot_and_what_came_after_is_fed_again() -> None:
+    on = await stage()
+    supervising = asyncio.create_task(on.trainer.supervise())
+    on.solvers[0].train(4, publish=True)
+    on.solvers[0].train(7, publish=False)
+    await settle()
+    on.solvers[0].die("killed by SIGKILL")
+    await settle()
+    assert len(on.solvers) == 2
+    assert on.solvers[1].began_at == 4
+    assert on.solvers[1].board is on.solvers[0].board
+    assert on.loaders[1].planned == list(range(4, 10))
+    assert (on.ring.head, on.ring.tail) == (4, 4)
+    assert on.trainer.solver_restarts == 1
+    on.solvers[1].train(7, publish=True)
+    on.trainer.note_trained()
+    trained = [event["sequence"] for event in on.log.events if event["event"] == "trained"]
+    assert trained == [0, 1, 2, 3, 4, 5, 6, 4, 5, 6]
+    supervising.cancel()
+
+
+async def test_batches_cut_after_a_restart_reach_the_new_loader_once() -> None:
+    on = await stage()
+    supervising = asyncio.create_task(on.trainer.supervise())
+    await settle()
+    on.loaders[0].die("killed by SIGKILL")
+    await settle()
+    on.trainer.feed(ChunkId(0, 1), 100, 100 + 2 * BATCH)
+    on.trainer.cut()
+    assert on.loaders[1].planned == list(range(12))
+    assert len(on.solvers) == 1
+    supervising.cancel()
+
+
+async def test_a_child_that_keeps_dying_without_progress_ends_the_peer_with_its_cause() -> None:
+    on = await stage()
+    supervising = asyncio.create_task(on.trainer.supervise())
+    for death in range(MAX_DEATHS_WITHOUT_PROGRESS):
+        await settle()
+        on.solvers[death].die("Caffe refused the model")
+    with pytest.raises(SolverDied, match="Caffe refused the model"):
+        await supervising
+
+
+async def test_a_child_that_trains_between_its_deaths_is_restarted_for_ever() -> None:
+    on = await stage()
+    supervising = asyncio.create_task(on.trainer.supervise())
+    for death in range(2 * MAX_DEATHS_WITHOUT_PROGRESS):
+        await settle()
+        on.solvers[death].train(death + 1, publish=True)
+        on.solvers[death].die("killed by SIGKILL")
+    await settle()
+    assert not supervising.done()
+    supervising.cancel()
+
+
+async def test_a_final_failure_ends_the_peer_at_once_with_what_to_do() -> None:
+    on = await stage()
+    supervising = asyncio.create_task(on.trainer.supervise())
+    await settle()
+    on.loaders[0].die("key '00000007': not a Datum", final=True)
+    with pytest.raises(DataError, match="not a Datum") as caught:
+        await supervising
+    assert caught.value.remedy == "do this"
