@@ -19,19 +19,18 @@ from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.control import serve
 from gossip_caffe.cluster.etcd_server import EtcdServer
 from gossip_caffe.cluster.fleet import Fleet, PeerProcess
+from gossip_caffe.cluster.opening import old_leases_end, open_job
 from gossip_caffe.cluster.plan import scaling
 from gossip_caffe.cluster.state import ClusterState
-from gossip_caffe.errors import Conflict, ExitCode, GossipCaffeError, NotFound, StoreError, UsageError
+from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, StoreError, UsageError
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.etcd_store import EtcdStore
-from gossip_caffe.membership.jobs import create_job, load_job
+from gossip_caffe.membership.jobs import load_job
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.store import DeletePrefix, Operation, Put
 from gossip_caffe.observe.status import PeerStatus
 
 LEAVE_DEADLINE_S = 12.0
 LOOK_EVERY_S = 0.5
-OLD_LEASES_DEADLINE_S = 60.0
 PARTS = ("agent", "solver", "loader", "all")
 SIGNALS = ("KILL", "TERM", "STOP", "CONT")
 
@@ -95,7 +94,8 @@ class Supervisor:
             self._say(f"etcd listens on {self._etcd.endpoint}")
         self._store = EtcdStore(self.endpoints, SystemClock(), random.Random(os.getpid()))
         if self._options.spec is not None:
-            await self._create_job(self._options.spec)
+            line = await open_job(self._store, self._options.spec, ours_alone=self._etcd is not None)
+            self._say(line)
         await load_job(self._store, self._options.job)
         # Peers of several machines may meet in an etcd that is not our own.
         prefix = f"{_as_name(socket.gethostname())}-p" if self._options.etcd else "p"
@@ -103,56 +103,19 @@ class Supervisor:
         self.fleet = Fleet(self._state, endpoint, self._options.job, self._options.engine, prefix)
         self.fleet.on_end.append(self._peer_ended)
 
-    async def _create_job(self, spec: JobSpec) -> None:
-        try:
-            new = await create_job(self._store, spec)
-        except Conflict:
-            if self._etcd is not None and await self._replace_unbegun(spec):
-                self._say(f"job {spec.name} created anew: nobody has trained the one before")
-                return
-            raise Conflict(
-                f"job {spec.name!r} was made of another solver, other data or other settings",
-                remedy="give this one a name of its own with --job NAME, or a cluster of its own with --name",
-            ) from None
-        self._say(f"job {spec.name} {'created' if new else 'is there already'}")
-
-    async def _replace_unbegun(self, spec: JobSpec) -> bool:
-        """A mistake that is corrected needs no new name: put ``spec`` in the place of a job without any weights."""
-        keys = JobKeys(spec.name)
-        if (await self._store.list(keys.checkpoints, keys_only=True)).items:
-            return False
-        operations: list[Operation] = [DeletePrefix(keys.root), Put(keys.spec, spec.to_json())]
-        for operation in operations:  # etcd takes no two operations on one key in one transaction
-            await self._store.transact([], [operation])
-        return True
-
     async def _start_peers(self) -> None:
         finished = await self._store.get(JobKeys(self._options.job).finished)
         if finished is not None:
             self._say("nothing is left to train; to train it again, give the job a new name with --job")
             return
         async with self._scaling:
-            await self._old_leases_end()
+            names = [self.fleet.name(number) for number in range(self._options.peers)]
+            await old_leases_end(self._store, self._options.job, names, self._say, self._down)
             if self._down.is_set():
                 return
             for _ in range(self._options.peers):
                 self.fleet.start()
         self._say(f"{self._options.peers} peers start")
-
-    async def _old_leases_end(self) -> None:
-        """Wait for the leases of peers that were killed with an earlier supervisor: their names are wanted again."""
-        keys = JobKeys(self._options.job)
-        wanted = {keys.fence(self.fleet.name(number)) for number in range(self._options.peers)}
-        deadline = time.monotonic() + OLD_LEASES_DEADLINE_S
-        said = False
-        while time.monotonic() < deadline and not self._down.is_set():
-            listing = await self._store.list(keys.fence(""), keys_only=True)
-            if not wanted & {item.key for item in listing.items}:
-                return
-            if not said:
-                self._say("waiting for the leases of the last run's peers to end")
-                said = True
-            await asyncio.sleep(0.2)
 
     def _peer_ended(self, peer: PeerProcess) -> None:
         cause = self.fleet.cause(peer)

@@ -1,7 +1,8 @@
 """The arithmetic of an exchange, in blocks, so that no temporary of the model's size arises.
 
 Both sides compute their halves from the same two quantised vectors, so the halves are exact opposites: what one peer
-gains the other loses, and the sum of all weights is kept (pairwise averaging, Boyd et al. 2006).
+gains the other loses, and the sum of all weights is kept (pairwise averaging, Boyd et al. 2006). No BLAS: it would wake
+a thread per core for every block, beside solvers that need the cores.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ def distance(mine: Flat, theirs: Flat) -> float:
     apart = norm = 0.0
     for part in blocks(mine.size):
         ours, others = mine[part].astype(np.float64), theirs[part].astype(np.float64)
-        # einsum, not a dot product: BLAS would wake a thread per core for each block, beside a solver that needs them
         norm += float(np.einsum("i,i->", others, others))
         others -= ours
         apart += float(np.einsum("i,i->", others, others))
@@ -59,9 +59,13 @@ class Mean:
 
     def add(self, values: Flat) -> None:
         """Take one more vector in."""
-        self._sum += values
+        for part in blocks(self.size):
+            self._sum[part] += values[part]
         self.count += 1
 
     def result(self) -> Flat:
-        """The mean, as float32."""
-        return (self._sum / self.count).astype(np.float32)
+        """The mean, as float32. Raises ZeroDivisionError of nothing."""
+        mean = np.empty(self.size, dtype=np.float32)
+        for part in blocks(self.size):
+            mean[part] = self._sum[part] / self.count
+        return mean

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.average import Mean, all_finite
-from gossip_caffe.gossip.codec import CODECS
+from gossip_caffe.gossip.deadline import first_deadline_s
 from gossip_caffe.gossip.message import Message, Refusal, Transport
+from gossip_caffe.gossip.payload import decoded
 
 MAX_CONTRIBUTORS = 8
 
@@ -31,9 +32,18 @@ async def consensus(
     others: Mapping[str, str],
     transport: Transport,
     rng: random.Random,
-    deadline_s: float = 10.0,
+    deadline_s: float = 0.0,
 ) -> Consensus:
-    """Own weights and those of up to seven random others (peer → address); who does not answer is left out."""
+    """Own weights and those of up to seven random others (peer → address).
+
+    Who does not answer well within ``deadline_s`` (0: as the size of the weights demands) is left out. Raises
+    ExchangeFailed when the own weights are not finite.
+    """
+    if not all_finite(own):
+        raise ExchangeFailed(
+            f"the weights of {request.peer} hold NaN or Inf: its training has diverged",
+            remedy="lower base_lr, or set clip_gradients in the solver",
+        )
     mean = Mean(own.size)
     mean.add(own)
     contributors = await _gather(mean, request, others, MAX_CONTRIBUTORS - 1, transport, rng, deadline_s)
@@ -46,7 +56,7 @@ async def mean_of(
     peers: Mapping[str, str],
     transport: Transport,
     rng: random.Random,
-    deadline_s: float = 10.0,
+    deadline_s: float = 0.0,
 ) -> Consensus | None:
     """The mean of up to eight random peers, without own weights; None when nobody answered."""
     mean = Mean(size)
@@ -65,18 +75,14 @@ async def _gather(
 ) -> list[str]:
     contributors = []
     theirs = np.empty(mean.size, dtype=np.float32)
+    request = replace(request, values=mean.size)
+    deadline_s = deadline_s or first_deadline_s(4 * mean.size)
     for peer in rng.sample(sorted(peers), min(len(peers), most)):
         try:
             answer = await transport.snapshot(peers[peer], request, deadline_s)
         except ExchangeFailed:
             continue
-        codec = CODECS.get(answer.codec)
-        if answer.refusal is not Refusal.NONE or codec is None or answer.fingerprint != request.fingerprint:
-            continue
-        if len(answer.payload) != codec.payload_bytes(mean.size):
-            continue
-        codec.decode(answer.payload, theirs)
-        if all_finite(theirs):
+        if answer.refusal is Refusal.NONE and decoded(answer, request.fingerprint, theirs) is None:
             mean.add(theirs)
             contributors.append(peer)
     return contributors

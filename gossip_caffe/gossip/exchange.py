@@ -1,81 +1,47 @@
 """The exchange: pairwise, symmetric, whole or not at all, and never waited for by a step (docs/protocol.md).
 
-This is the protocol without a network: it offers through a ``Transport`` and answers as an ``Answerer``. Weights are
-touched only between two awaits, in the event loop's thread; what is awaited in between works on copies.
+This is the protocol without a network: it offers through a ``Transport`` and answers as an ``Answerer``. The weights
+are asked and changed in the event loop's thread only; arithmetic on a large model goes through ``offload``, on vectors
+that belong to one exchange. So whatever may have changed during an ``await`` is looked at again before a half is added.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections import Counter, OrderedDict
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import ExchangeFailed
-from gossip_caffe.gossip.average import all_finite, distance, half
-from gossip_caffe.gossip.codec import CODECS, fitting
-from gossip_caffe.gossip.message import Message, Refusal, Transport
+from gossip_caffe.gossip.answers import GivenAnswers
+from gossip_caffe.gossip.buffers import Buffers
+from gossip_caffe.gossip.codec import codec_named, largest_payload_bytes
+from gossip_caffe.gossip.crossing import Crossing, OwnOffer
+from gossip_caffe.gossip.deadline import Deadline
+from gossip_caffe.gossip.health import running_mean
+from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal, Transport, Undelivered
+from gossip_caffe.gossip.outcome import Outcome, OutcomeKind, kind_of
+from gossip_caffe.gossip.payload import Reason, Sent, answered, decoded, encoded, halved, objection_to_layout
+from gossip_caffe.gossip.seams import Offload, Weights
 from gossip_caffe.solver.board import SnapshotInfo
 
+__all__ = ["Exchanger", "Outcome", "OutcomeKind", "Weights"]
+
 Flat = NDArray[np.float32]
+P = ParamSpec("P")
+T = TypeVar("T")
+Ending = tuple[OutcomeKind, Refusal, str]
 
-CACHED_ANSWERS = 64
-CACHED_BYTES = 64 << 20
-DISTANCE_MEMORY = 0.9
-"""Weight of the past in the running mean of the consensus distance."""
-
-
-class Weights(Protocol):
-    """The peer's weights, as the exchange needs them; the board is one."""
-
-    @property
-    def size(self) -> int:
-        """How many float32 values."""
-        ...
-
-    def snapshot(self, out: Flat) -> SnapshotInfo:
-        """The newest snapshot with everything that still waits to be added."""
-        ...
-
-    def add_correction(self, delta: Flat) -> None:
-        """Let the solver add ``delta`` between two steps."""
-        ...
-
-
-class OutcomeKind(StrEnum):
-    """How an exchange that this peer offered ended."""
-
-    APPLIED = "applied"  # both sides have their halves: what the snapshot holds has left this peer
-    REFUSED = "refused"  # neither side changed anything
-    WITHDRAWN = "withdrawn"  # the partner's own offer stands instead (CROSSING)
-    FAILED = "failed"  # no whole answer: nothing applied here; the partner may have applied its half
-    REJECTED = "rejected"  # an answer came that must not be applied; the partner has applied its half
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The end of an offered exchange. ``snapshot`` is what was offered."""
-
-    kind: OutcomeKind
-    exchange_id: str
-    partner: str
-    snapshot: SnapshotInfo
-    distance: float = 0.0
-    refusal: Refusal = Refusal.NONE
-    reason: str = ""
-
-
-@dataclass(slots=True)
-class _Own:
-    """The offer that this peer has in flight."""
-
-    exchange_id: str
-    partner: str
+MOST_IN_FLIGHT = 4
+"""Offers that a peer receives and answers at one time; further ones are refused as OVERLOADED."""
+OFFLOAD_FROM_VALUES = 1_000_000
+"""Models from this many values on are computed with through ``offload``."""
 
 
 class Exchanger:
@@ -83,7 +49,9 @@ class Exchanger:
 
     ``accepting`` is None while offers are answered, else the refusal that they get. ``mean_distance`` is the running
     consensus distance, None before the first exchange; ``outcomes`` counts offered exchanges by kind, ``answers``
-    answered ones by refusal.
+    answered ones by refusal. ``half_applied`` counts own offers after which perhaps only the partner changed its
+    weights, and ``mass_error`` adds up their expected distances: divided by the square of the number of peers it
+    estimates the squared relative shift of the mean of all weights.
     """
 
     def __init__(
@@ -97,11 +65,14 @@ class Exchanger:
         transport: Transport,
         clock: Clock,
         rng: random.Random,
+        offload: Offload | None = None,
     ) -> None:
         self.accepting: Refusal | None = Refusal.NOT_TRAINING
         self.mean_distance: float | None = None
         self.outcomes: Counter[OutcomeKind] = Counter()
         self.answers: Counter[Refusal] = Counter()
+        self.half_applied = 0
+        self.mass_error = 0.0
         self._peer = peer
         self._job = job
         self._fingerprint = fingerprint
@@ -110,186 +81,229 @@ class Exchanger:
         self._transport = transport
         self._clock = clock
         self._rng = rng
-        self._own: _Own | None = None
-        self._cache: OrderedDict[str, Message] = OrderedDict()
-        self._cache_bytes = 0
-        self._round_trip_s = 0.0
-
-    @property
-    def largest_payload_bytes(self) -> int:
-        """The longest payload that an offer to us can have."""
-        return max(codec.payload_bytes(self._weights.size) for codec in CODECS.values())
+        self._offload = offload
+        self._crossing = Crossing(peer)
+        self._given = GivenAnswers()
+        self._answering: dict[str, asyncio.Event] = {}
+        self._receiving = 0
+        self._buffers = Buffers(weights.size)
+        self._deadline = Deadline(2 * codec_named(codec).payload_bytes(weights.size))
 
     @property
     def deadline_s(self) -> float:
-        """How long to wait for an answer: four times what exchanges took lately, at least 2 s, at most 60 s."""
-        return min(60.0, max(2.0, 4 * self._round_trip_s)) if self._round_trip_s else 10.0
+        """How long the next offer will wait for its answer."""
+        return self._deadline.seconds
 
     # ── offering ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def offer_to(self, partner: str, address: str) -> Outcome:
         """Exchange with a partner; changes this peer's weights only when the kind is APPLIED.
 
-        The caller sees to it that there is one at a time.
+        One at a time: raises ExchangeFailed, and changes nothing, while another offer of this peer is in flight.
         """
-        size = self._weights.size
-        mine = np.empty(size, dtype=np.float32)
-        snapshot = self._weights.snapshot(mine)
-        exchange_id = f"{self._peer}-{self._rng.getrandbits(48):012x}"
-        if not all_finite(mine):
-            return self._end(
-                OutcomeKind.REFUSED, exchange_id, partner, snapshot, Refusal.NON_FINITE, "own weights"
-            )
-        offer = self._message(exchange_id, mine, snapshot)
-        self._own = _Own(exchange_id, partner)
-        started = self._clock.monotonic()
+        if self._crossing.own is not None:
+            raise ExchangeFailed("an exchange that this peer offered is still in flight")
+        own = self._crossing.begin(f"{self._peer}-{self._rng.getrandbits(48):012x}", partner)
         try:
-            answer = await self._transport.exchange(address, offer, self.deadline_s)
-        except ExchangeFailed as error:
-            return self._end(OutcomeKind.FAILED, exchange_id, partner, snapshot, Refusal.NONE, error.message)
+            mine, theirs = self._buffers.take(), self._buffers.take()
+            outcome = await self._offered(own, address, mine, theirs)
+            self._buffers.give(mine, theirs)
+        except asyncio.CancelledError:
+            self.outcomes[OutcomeKind.FAILED] += 1
+            self._perhaps_half_applied()
+            raise
         finally:
-            self._own = None
-        if answer.refusal is Refusal.CROSSING:
-            return self._end(
-                OutcomeKind.WITHDRAWN, exchange_id, partner, snapshot, Refusal.CROSSING, answer.reason
+            self._crossing.end()
+        self.outcomes[outcome.kind] += 1
+        return outcome
+
+    async def _offered(self, own: OwnOffer, address: str, mine: Flat, theirs: Flat) -> Outcome:
+        snapshot = self._weights.snapshot(mine)
+        answered_before = self._crossing.answered_of(own.partner)
+        ended: Ending | float
+        if (sent := await self._compute(encoded, self._codec, mine)) is None:
+            ended = OutcomeKind.REFUSED, Refusal.NON_FINITE, "the own weights hold NaN or Inf"
+        elif own.withdrawn:
+            ended = OutcomeKind.WITHDRAWN, Refusal.CROSSING, f"{own.partner} offered first"
+        else:
+            offer = replace(self._message(own.exchange_id, snapshot, sent), answered=answered_before)
+            answer = await self._answer_of(address, offer)
+            ended = (
+                await self._half_of(own, answer, sent, mine, theirs)
+                if isinstance(answer, Message)
+                else answer
             )
+        if isinstance(ended, float):
+            self._apply(mine, ended)
+            return Outcome(OutcomeKind.APPLIED, own.exchange_id, own.partner, snapshot, ended)
+        kind, refusal, reason = ended
+        if kind is OutcomeKind.REJECTED:
+            self._perhaps_half_applied()
+        return Outcome(kind, own.exchange_id, own.partner, snapshot, 0.0, refusal, reason)
+
+    async def _answer_of(self, address: str, offer: Message) -> Message | Ending:
+        """The partner's answer; or how the exchange ended without one."""
+        deadline_s, began = self.deadline_s, self._clock.monotonic()
+        try:
+            answer = await self._transport.exchange(address, offer, deadline_s)
+        except FramesCorrupt as error:
+            return OutcomeKind.REJECTED, Refusal.CORRUPT_FRAME, error.message
+        except ExchangeFailed as error:
+            if self._clock.monotonic() - began >= deadline_s:
+                self._deadline.passed()
+            if not isinstance(error, Undelivered):
+                self._perhaps_half_applied()
+            return OutcomeKind.FAILED, Refusal.NONE, error.message
+        self._crossing.note(answer)
         if answer.refusal is not Refusal.NONE:
-            return self._end(
-                OutcomeKind.REFUSED, exchange_id, partner, snapshot, answer.refusal, answer.reason
-            )
-        theirs = np.empty(size, dtype=np.float32)
-        if (problem := self._problem(answer, theirs)) is not None:
-            return self._end(OutcomeKind.REJECTED, exchange_id, partner, snapshot, *problem)
-        self._note_round_trip(self._clock.monotonic() - started)
-        apart = self._apply(offer, theirs, mine)
-        return self._end(OutcomeKind.APPLIED, exchange_id, partner, snapshot, apart=apart)
+            return kind_of(answer.refusal), answer.refusal, answer.reason
+        if answer.exchange_id != offer.exchange_id:
+            return OutcomeKind.REJECTED, Refusal.CORRUPT_FRAME, f"an answer to {answer.exchange_id}"
+        self._deadline.answered(self._clock.monotonic() - began)
+        return answer
 
-    def _end(
-        self,
-        kind: OutcomeKind,
-        exchange_id: str,
-        partner: str,
-        snapshot: SnapshotInfo,
-        refusal: Refusal = Refusal.NONE,
-        reason: str = "",
-        *,
-        apart: float = 0.0,
-    ) -> Outcome:
-        self.outcomes[kind] += 1
-        return Outcome(kind, exchange_id, partner, snapshot, apart, refusal, reason)
+    async def _half_of(
+        self, own: OwnOffer, answer: Message, sent: Sent, mine: Flat, theirs: Flat
+    ) -> float | Ending:
+        """Our half into ``mine``, and how far the two were apart; or why it must not be applied."""
+        if (problem := await self._compute(decoded, answer, self._fingerprint, theirs)) is not None:
+            return OutcomeKind.REJECTED, *problem
+        apart = await self._compute(halved, sent, theirs, mine)
+        if own.withdrawn:
+            # The partner gave its own offer up, which was answered here, and then took this one: one of them is enough.
+            return OutcomeKind.WITHDRAWN, Refusal.CROSSING, f"the offer of {own.partner} was applied"
+        return apart
 
-    def _note_round_trip(self, seconds: float) -> None:
-        self._round_trip_s = seconds if not self._round_trip_s else 0.8 * self._round_trip_s + 0.2 * seconds
+    def _perhaps_half_applied(self) -> None:
+        self.half_applied += 1
+        self.mass_error += self.mean_distance or 0.0
 
     # ── answering ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def answer(self, offer: Message) -> Message:
-        """Apply our half of an offer and return our snapshot; or refuse, and change nothing."""
-        if (cached := self._cache.get(offer.exchange_id)) is not None:
-            return cached
-        refused = self._refusal_of(offer)
-        theirs = np.empty(self._weights.size, dtype=np.float32)
-        refused = refused or self._problem(offer, theirs)
-        mine = np.empty(self._weights.size, dtype=np.float32)
-        if refused is None:
-            snapshot = self._weights.snapshot(mine)
-            if not all_finite(mine):
-                refused = (Refusal.NON_FINITE, "the partner's weights hold NaN or Inf")
-        if refused is not None:
-            self.answers[refused[0]] += 1
-            return self._refuse(offer.exchange_id, *refused)
-        answer = self._message(offer.exchange_id, mine, snapshot)
-        self._apply(answer, theirs, mine)
-        self.answers[Refusal.NONE] += 1
-        self._remember(answer)
-        return answer
+    async def receive(
+        self, header: Message, payload_bytes: int, read: Callable[[], Awaitable[Message]]
+    ) -> Message:
+        """Answer an offer of which only the header has come; ``read`` it only when there is no reason to refuse."""
+        if (given := self._given.find(header.exchange_id)) is not None:
+            return given
+        most = largest_payload_bytes(self._weights.size)
+        if payload_bytes > most:
+            reason = f"{payload_bytes} bytes announced, {most} is the most"
+            return self._refuse(header.exchange_id, Refusal.CORRUPT_FRAME, reason)
+        if (objection := self._objection(header)) is not None:
+            return self._refuse(header.exchange_id, *objection)
+        if self._receiving >= MOST_IN_FLIGHT:
+            reason = f"{self._receiving} exchanges are in flight here"
+            return self._refuse(header.exchange_id, Refusal.OVERLOADED, reason)
+        self._receiving += 1
+        try:
+            return await self.answer(await read())
+        except FramesCorrupt as error:
+            return self._refuse(header.exchange_id, Refusal.CORRUPT_FRAME, error.message)
+        finally:
+            self._receiving -= 1
 
-    def _refusal_of(self, offer: Message) -> tuple[Refusal, str] | None:
-        """Why an offer is not even looked into."""
+    async def answer(self, offer: Message) -> Message:
+        """Apply our half of a whole offer and return our snapshot; or refuse, and change nothing.
+
+        An offer that comes again gets the same answer, and is not applied again.
+        """
+        while (busy := self._answering.get(offer.exchange_id)) is not None:
+            await busy.wait()
+        if (given := self._given.find(offer.exchange_id)) is not None:
+            return given
+        busy = self._answering[offer.exchange_id] = asyncio.Event()
+        try:
+            return await self._answered(offer)
+        finally:
+            del self._answering[offer.exchange_id]
+            busy.set()
+
+    async def _answered(self, offer: Message) -> Message:
+        mine, theirs = self._buffers.take(), self._buffers.take()
+        settled = await self._settled(offer, mine, theirs)
+        self._buffers.give(mine, theirs)
+        if not isinstance(settled, Message):
+            return self._refuse(offer.exchange_id, *settled)
+        self.answers[Refusal.NONE] += 1
+        self._given.keep(settled)
+        return settled
+
+    async def _settled(self, offer: Message, mine: Flat, theirs: Flat) -> Message | Reason:
+        """Our answer, with our half applied; or why not, with nothing changed."""
+        if (objection := self._objection(offer)) is not None:
+            return objection
+        if (problem := await self._compute(decoded, offer, self._fingerprint, theirs)) is not None:
+            return problem
+        snapshot = self._weights.snapshot(mine)
+        if (computed := await self._compute(answered, self._codec, theirs, mine)) is None:
+            return Refusal.NON_FINITE, f"the weights of {self._peer} hold NaN or Inf"
+        # What was in order when the offer came may not be so any more: this peer leaves, or has offered meanwhile.
+        if (objection := self._objection(offer)) is not None:
+            return objection
+        sent, apart = computed
+        withdraws = self._crossing.accept(offer)
+        self._apply(mine, apart)
+        return replace(self._message(offer.exchange_id, snapshot, sent), withdraws=withdraws)
+
+    def _objection(self, offer: Message) -> Reason | None:
+        """Why an offer must not be applied now, by its header, or None."""
         if self.accepting is not None:
-            return self.accepting, "this peer does not exchange now"
-        if offer.job != self._job or offer.fingerprint != self._fingerprint:
-            return (
-                Refusal.LAYOUT_MISMATCH,
-                f"this peer trains job {self._job} with layout {self._fingerprint[:12]}",
-            )
-        # Of two offers that cross, the one of the lower id stands; it is our own exactly when our id is lower. When
-        # ours is the higher one, the partner refuses it; should it have answered before it offered, its answer is
-        # applied: the two exchanges then follow each other, and each conserves the sum.
-        if self._own is not None and self._own.partner == offer.peer and self._peer < offer.peer:
-            return Refusal.CROSSING, f"the offer of {self._peer} stands"
+            return self.accepting, f"{self._peer} does not exchange now"
+        if offer.peer == self._peer:
+            return Refusal.NOT_TRAINING, f"{self._peer} was asked to exchange with itself"
+        if offer.job != self._job:
+            return Refusal.LAYOUT_MISMATCH, f"{self._peer} trains job {self._job}, not {offer.job}"
+        if (objection := objection_to_layout(offer, self._fingerprint, self._weights.size)) is not None:
+            return objection
+        if (reason := self._crossing.objection(offer)) is not None:
+            return Refusal.CROSSING, reason
         return None
 
     async def show(self, request: Message) -> Message:
         """Our newest snapshot, for a consensus."""
         if request.job != self._job or request.fingerprint != self._fingerprint:
-            return self._refuse(request.exchange_id, Refusal.LAYOUT_MISMATCH, "another job or another net")
+            return self._refusal(request.exchange_id, Refusal.LAYOUT_MISMATCH, "another job or another net")
         if self.accepting is not None:
-            return self._refuse(request.exchange_id, self.accepting, "this peer does not exchange now")
-        mine = np.empty(self._weights.size, dtype=np.float32)
+            return self._refusal(request.exchange_id, self.accepting, "this peer does not exchange now")
+        mine = self._buffers.take()
         snapshot = self._weights.snapshot(mine)
-        if not all_finite(mine):
-            return self._refuse(request.exchange_id, Refusal.NON_FINITE, "the weights hold NaN or Inf")
-        return self._message(request.exchange_id, mine, snapshot, codec="float32")
-
-    def refuse_corrupt(self, exchange_id: str, reason: str) -> Message:
-        """The refusal of an offer that did not arrive whole."""
-        self.answers[Refusal.CORRUPT_FRAME] += 1
-        return self._refuse(exchange_id, Refusal.CORRUPT_FRAME, reason)
+        sent = await self._compute(encoded, "float32", mine)
+        self._buffers.give(mine)
+        if sent is None:
+            return self._refusal(request.exchange_id, Refusal.NON_FINITE, "the weights hold NaN or Inf")
+        return self._message(request.exchange_id, snapshot, sent)
 
     # ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _message(self, exchange_id: str, mine: Flat, snapshot: SnapshotInfo, codec: str = "") -> Message:
-        encoder = fitting(codec or self._codec, mine)
+    async def _compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Arithmetic on whole vectors: here when they are short, else elsewhere while the event loop turns."""
+        if self._offload is None or self._weights.size < OFFLOAD_FROM_VALUES:
+            return work(*args, **kwargs)
+        return await self._offload(work, *args, **kwargs)
+
+    def _apply(self, own_half: Flat, apart: float) -> None:
+        self._weights.add_correction(own_half)
+        self.mean_distance = running_mean(self.mean_distance, apart)
+
+    def _message(self, exchange_id: str, snapshot: SnapshotInfo, sent: Sent) -> Message:
         return Message(
             exchange_id=exchange_id,
             peer=self._peer,
             job=self._job,
             fingerprint=self._fingerprint,
             version=snapshot.version,
-            codec=encoder.name,
-            values=mine.size,
-            payload=encoder.encode(mine),
+            codec=sent.codec,
+            values=self._weights.size,
+            payload=sent.payload,
         )
 
     def _refuse(self, exchange_id: str, refusal: Refusal, reason: str) -> Message:
+        """The refusal of an offer; final, so it is what the same offer gets again."""
+        self.answers[refusal] += 1
+        answer = self._refusal(exchange_id, refusal, reason)
+        self._given.keep(answer)
+        return answer
+
+    def _refusal(self, exchange_id: str, refusal: Refusal, reason: str) -> Message:
         return Message(exchange_id, self._peer, self._job, self._fingerprint, refusal=refusal, reason=reason)
-
-    def _problem(self, message: Message, out: Flat) -> tuple[Refusal, str] | None:
-        """Decode a message into ``out``; why it must not be applied, or None."""
-        codec = CODECS.get(message.codec)
-        if message.fingerprint != self._fingerprint or message.values != out.size:
-            return Refusal.LAYOUT_MISMATCH, f"{message.values} values of layout {message.fingerprint[:12]}"
-        if codec is None:
-            return Refusal.UNKNOWN_CODEC, f"no codec {message.codec!r} here"
-        if len(message.payload) != codec.payload_bytes(out.size):
-            return (
-                Refusal.CORRUPT_FRAME,
-                f"{len(message.payload)} bytes for {out.size} values of {codec.name}",
-            )
-        codec.decode(message.payload, out)
-        if not all_finite(out):
-            return Refusal.NON_FINITE, f"the weights of {message.peer} hold NaN or Inf"
-        return None
-
-    def _apply(self, sent: Message, theirs: Flat, mine: Flat) -> float:
-        """Our half, from what was sent and what came, as a correction; returns how far apart they were."""
-        CODECS[sent.codec].decode(sent.payload, mine)
-        apart = distance(mine, theirs)
-        half(mine, theirs, mine)
-        self._weights.add_correction(mine)
-        before = self.mean_distance
-        self.mean_distance = (
-            apart if before is None else DISTANCE_MEMORY * before + (1 - DISTANCE_MEMORY) * apart
-        )
-        return apart
-
-    def _remember(self, answer: Message) -> None:
-        """Keep an answer for a repeated offer, within bounds."""
-        self._cache[answer.exchange_id] = answer
-        self._cache_bytes += len(answer.payload)
-        while len(self._cache) > CACHED_ANSWERS or (
-            self._cache_bytes > CACHED_BYTES and len(self._cache) > 1
-        ):
-            _, old = self._cache.popitem(last=False)
-            self._cache_bytes -= len(old.payload)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal
@@ -26,6 +27,8 @@ def to_frames(message: Message) -> Iterator[Any]:
             payload_bytes=len(message.payload),
             refusal=wire.Refusal.Name(message.refusal),
             reason=message.reason,
+            answered=message.answered,
+            withdraws=message.withdraws,
         )
     )
     payload = memoryview(message.payload)
@@ -34,39 +37,74 @@ def to_frames(message: Message) -> Iterator[Any]:
         yield wire.ExchangeMessage(frame=wire.Frame(offset=offset, data=data, crc32=zlib.crc32(data)))
 
 
-async def from_frames(stream: AsyncIterator[Any], largest_payload_bytes: int) -> Message:
-    """Read one side whole. Raises FramesCorrupt (it names the exchange) when anything does not fit."""
-    header: Any = None
-    payload = bytearray()
-    async for part in stream:
-        if header is None:
-            if part.WhichOneof("part") != "header":
-                raise FramesCorrupt("the stream does not begin with a header")
-            header = part.header
-            if not 0 <= header.payload_bytes <= largest_payload_bytes:
+class Incoming:
+    """One side on its way in. Every method raises FramesCorrupt when what comes does not fit.
+
+    ``next_part`` awaits one wire message of the stream; it may bound how long that takes.
+    """
+
+    def __init__(
+        self, stream: AsyncIterator[Any], next_part: Callable[[AsyncIterator[Any]], Awaitable[Any]] = anext
+    ) -> None:
+        self._parts = aiter(stream)
+        self._next_part = next_part
+        self._header: Message | None = None
+        self.payload_bytes = 0
+
+    async def header(self) -> Message:
+        """The message without its payload; ``payload_bytes`` is then the length announced for that."""
+        if (part := await self._next()) is None or part.WhichOneof("part") != "header":
+            raise FramesCorrupt("the stream does not begin with a header")
+        header = part.header
+        self.payload_bytes = header.payload_bytes
+        self._header = Message(
+            exchange_id=header.exchange_id,
+            peer=header.peer,
+            job=header.job,
+            fingerprint=header.fingerprint,
+            version=header.version,
+            codec=header.codec,
+            values=header.values,
+            refusal=Refusal(header.refusal) if header.refusal in set(Refusal) else Refusal.CORRUPT_FRAME,
+            reason=header.reason,
+            answered=header.answered,
+            withdraws=header.withdraws,
+        )
+        return self._header
+
+    async def whole(self, largest_payload_bytes: int) -> Message:
+        """The whole message; one that announces a longer payload is not read."""
+        header = self._header or await self.header()
+        if not 0 <= self.payload_bytes <= largest_payload_bytes:
+            raise FramesCorrupt(f"{self.payload_bytes} bytes announced, {largest_payload_bytes} is the most")
+        payload = bytearray(self.payload_bytes)
+        view, here = memoryview(payload), 0
+        while (part := await self._next()) is not None:
+            frame = part.frame
+            if not 0 < len(frame.data) <= min(FRAME_BYTES, len(payload) - here) or frame.offset != here:
                 raise FramesCorrupt(
-                    f"{header.payload_bytes} bytes announced, {largest_payload_bytes} is the most"
+                    f"a frame of {len(frame.data)} bytes at {frame.offset}, where {here} of {len(payload)} had come"
                 )
-            continue
-        frame = part.frame
-        if frame.offset != len(payload) or len(payload) + len(frame.data) > header.payload_bytes:
-            raise FramesCorrupt(f"a frame at {frame.offset} where {len(payload)} is due")
-        if zlib.crc32(frame.data) != frame.crc32:
-            raise FramesCorrupt(f"the checksum of the frame at {frame.offset} does not fit")
-        payload += frame.data
-    if header is None:
-        raise FramesCorrupt("the stream is empty")
-    if len(payload) != header.payload_bytes:
-        raise FramesCorrupt(f"{len(payload)} of {header.payload_bytes} bytes came")
-    return Message(
-        exchange_id=header.exchange_id,
-        peer=header.peer,
-        job=header.job,
-        fingerprint=header.fingerprint,
-        version=header.version,
-        codec=header.codec,
-        values=header.values,
-        payload=bytes(payload),
-        refusal=Refusal(header.refusal) if header.refusal in set(Refusal) else Refusal.CORRUPT_FRAME,
-        reason=header.reason,
-    )
+            if zlib.crc32(frame.data) != frame.crc32:
+                raise FramesCorrupt(f"the checksum of the frame at {frame.offset} does not fit")
+            view[here : here + len(frame.data)] = frame.data
+            here += len(frame.data)
+        if here != len(payload):
+            raise FramesCorrupt(f"{here} of {len(payload)} bytes came")
+        return replace(header, payload=payload)
+
+    async def forget_rest(self) -> None:
+        """Read on to the end of the stream, or until more came than was announced, and keep nothing."""
+        forgotten = 0
+        try:
+            while forgotten <= self.payload_bytes and (part := await self._next()) is not None:
+                forgotten += len(part.frame.data)
+        except FramesCorrupt:
+            return
+
+    async def _next(self) -> Any:
+        """The next wire message, None at the end of the stream."""
+        try:
+            return await self._next_part(self._parts)
+        except StopAsyncIteration:
+            return None

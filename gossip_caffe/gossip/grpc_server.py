@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from gossip_caffe.errors import Conflict, ExchangeFailed, NotFound, UsageError
-from gossip_caffe.gossip.frames import from_frames, to_frames
+from gossip_caffe.errors import Conflict, NotFound, UsageError
+from gossip_caffe.gossip.codec import largest_payload_bytes
+from gossip_caffe.gossip.frames import Incoming, to_frames
 from gossip_caffe.gossip.grpc_transport import SERVICE
-from gossip_caffe.gossip.message import Answerer, Message
+from gossip_caffe.gossip.message import Answerer, FramesCorrupt, Message, Refusal
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
+
+RECEIPT_SILENCE_S = 10.0
+"""An offerer that sends nothing for so long in the middle of its offer is given up."""
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    # Partners ping every 10 s to notice a dead connection; gRPC's own limit would call that an abuse and hang up.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5000),
+]
 
 
 class FileHolder(Protocol):
@@ -34,7 +46,7 @@ def split_address(address: str, option: str) -> tuple[str, int]:
 
 
 class PeerServer:
-    """Serves one peer once it has an answerer; before that every call is refused as unavailable."""
+    """Serves one peer once it has an answerer; before that offers are refused as NOT_TRAINING."""
 
     def __init__(self, listen: str, files: FileHolder) -> None:
         self._host, self._port = split_address(listen, "--listen")
@@ -49,7 +61,7 @@ class PeerServer:
     async def start(self) -> int:
         """Bind and serve; returns the port. Raises Conflict when it is taken."""
         self._check_free()
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=_OPTIONS)
         handlers = {
             "Exchange": grpc.stream_stream_rpc_method_handler(
                 self._exchange, wire.ExchangeMessage.FromString, wire.ExchangeMessage.SerializeToString
@@ -97,29 +109,31 @@ class PeerServer:
         if self._server is not None:
             await self._server.stop(2.0)
 
-    async def _ready(self, context: Any) -> Answerer:
-        if self._answerer is None:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "this peer is still joining")
-        assert self._answerer is not None  # abort does not return
-        return self._answerer
-
     async def _exchange(self, stream: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        answerer = await self._ready(context)
-        exchange_id = ""
+        incoming = Incoming(stream, _soon)
         try:
-            offer = await from_frames(stream, answerer.largest_payload_bytes)
-        except ExchangeFailed as error:
-            await _drain(stream, 2 * answerer.largest_payload_bytes)
-            answer = answerer.refuse_corrupt(exchange_id, error.message)
+            header = await incoming.header()
+        except FramesCorrupt as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            return
+
+        async def read() -> Message:
+            return await incoming.whole(largest_payload_bytes(header.values))
+
+        if self._answerer is None:
+            answer = _not_yet(header)
         else:
-            answer = await answerer.answer(offer)
+            answer = await self._answerer.receive(header, incoming.payload_bytes, read)
         for part in to_frames(answer):
             yield part
+        if answer.refusal is not Refusal.NONE:
+            # A call that ends before the offer is read may lose the refusal; the offerer hangs up once it has it.
+            await incoming.forget_rest()
 
     async def _snapshot(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        answerer = await self._ready(context)
         asked = Message("snapshot", request.peer, request.job, request.fingerprint)
-        for part in to_frames(await answerer.show(asked)):
+        shown = _not_yet(asked) if self._answerer is None else await self._answerer.show(asked)
+        for part in to_frames(shown):
             yield part
 
     async def _pull(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -132,10 +146,21 @@ class PeerServer:
             yield wire.PullMessage(total_bytes=total_bytes, data=piece)
 
 
-async def _drain(stream: AsyncIterator[Any], most_bytes: int) -> None:
-    """Read and forget the rest of an offer, within bounds: a call that ends before it is read loses its answer."""
-    drained = 0
-    async for part in stream:
-        drained += len(part.frame.data)
-        if drained > most_bytes:
-            return
+def _not_yet(asked: Message) -> Message:
+    return Message(
+        asked.exchange_id,
+        "",
+        asked.job,
+        "",
+        refusal=Refusal.NOT_TRAINING,
+        reason="this peer has not loaded the consensus yet",
+    )
+
+
+async def _soon(stream: AsyncIterator[Any]) -> Any:
+    """The next part of an offer. Raises FramesCorrupt when none comes: nobody may hold a place for ever."""
+    try:
+        async with asyncio.timeout(RECEIPT_SILENCE_S):
+            return await anext(stream)
+    except TimeoutError:
+        raise FramesCorrupt(f"nothing came for {RECEIPT_SILENCE_S:g} s") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.wire import gossip_pb2 as wire
+
+Payload = bytes | bytearray | memoryview
 
 
 class Refusal(IntEnum):
@@ -22,11 +25,16 @@ class Refusal(IntEnum):
     OVERLOADED = wire.OVERLOADED
     SHUTTING_DOWN = wire.SHUTTING_DOWN
     UNKNOWN_CODEC = wire.UNKNOWN_CODEC
+    REPEATED = wire.REPEATED
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One side of an exchange. ``payload`` holds ``values`` weights in ``codec``; empty in a refusal."""
+    """One side of an exchange. ``payload`` holds ``values`` weights in ``codec``; empty in a refusal.
+
+    ``answered`` and ``withdraws`` let two peers that offer to each other at once agree on one exchange
+    (crossing.py); both name exchanges.
+    """
 
     exchange_id: str
     peer: str
@@ -35,20 +43,30 @@ class Message:
     version: int = 0
     codec: str = ""
     values: int = 0
-    payload: bytes = b""
+    payload: Payload = b""
     refusal: Refusal = Refusal.NONE
     reason: str = ""
+    answered: str = ""
+    withdraws: str = ""
 
 
 class FramesCorrupt(ExchangeFailed):
     """What arrived is not what was sent: a checksum, a length or the order does not fit."""
 
 
+class Undelivered(ExchangeFailed):
+    """The offer did not leave this peer whole, so the partner surely applied nothing."""
+
+
 class Transport(Protocol):
     """Carries whole messages to peers at "host:port". Raises ExchangeFailed when no whole answer came in time."""
 
     async def exchange(self, address: str, offer: Message, deadline_s: float) -> Message:
-        """Deliver an offer and return the answer."""
+        """Deliver an offer and return the answer.
+
+        Raises FramesCorrupt when an answer came that was not whole, Undelivered when the offer surely did not reach
+        the partner whole, ExchangeFailed otherwise.
+        """
         ...
 
     async def snapshot(self, address: str, request: Message, deadline_s: float) -> Message:
@@ -59,19 +77,19 @@ class Transport(Protocol):
 class Answerer(Protocol):
     """What answers offers and snapshot requests at the other side of a transport."""
 
+    async def receive(
+        self, header: Message, payload_bytes: int, read: Callable[[], Awaitable[Message]]
+    ) -> Message:
+        """The answer to an offer of which only the header has come.
+
+        ``read`` brings the whole offer, or raises FramesCorrupt; it is not called when the header is enough to refuse.
+        """
+        ...
+
     async def answer(self, offer: Message) -> Message:
-        """The answer to an offer, after it was applied; or a refusal."""
+        """The answer to a whole offer, after it was applied; or a refusal."""
         ...
 
     async def show(self, request: Message) -> Message:
         """The newest weights; or a refusal."""
-        ...
-
-    def refuse_corrupt(self, exchange_id: str, reason: str) -> Message:
-        """The refusal of an offer that did not arrive whole."""
-        ...
-
-    @property
-    def largest_payload_bytes(self) -> int:
-        """What announces more than this is not read at all."""
         ...

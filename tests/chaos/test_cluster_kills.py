@@ -146,7 +146,7 @@ def test_scaled_to_none_the_cluster_stays_up_until_it_is_taken_down(up: ClusterR
 
 
 def test_nothing_is_lost_when_solver_loader_and_peers_are_killed_on_the_way(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=9600, batch=64, hidden=800, iterations=40_000)
+    job = write_job(tmp_path / "job", records=9600, batch=64, hidden=800, iterations=20_000)
     with cluster_run(tmp_path / "state") as run:
         process = run.start("cluster", "up", "--peers", "3", "--solver", str(job.solver))
         wait_for("all peers train", lambda: len(run.training()) == 3)

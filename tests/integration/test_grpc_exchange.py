@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +18,18 @@ from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import CheckpointRefused, Conflict, ExchangeFailed, NotFound, UsageError
-from gossip_caffe.gossip.collect import consensus
-from gossip_caffe.gossip.exchange import Exchanger, OutcomeKind
-from gossip_caffe.gossip.frames import FRAME_BYTES
+from gossip_caffe.gossip import grpc_server
+from gossip_caffe.gossip.collect import consensus, mean_of
+from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, OFFLOAD_FROM_VALUES, Exchanger, OutcomeKind
+from gossip_caffe.gossip.frames import FRAME_BYTES, to_frames
 from gossip_caffe.gossip.grpc_server import PeerServer, split_address
-from gossip_caffe.gossip.grpc_transport import GrpcTransport
-from gossip_caffe.gossip.message import Message, Refusal
+from gossip_caffe.gossip.grpc_transport import SERVICE, GrpcTransport
+from gossip_caffe.gossip.message import Message, Refusal, Undelivered
+from gossip_caffe.gossip.partners import Suspects, choose
+from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.solver.board import SnapshotInfo
 from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.wire import gossip_pb2 as wire
 
 SIZE = FRAME_BYTES // 2 * 3 + 11  # several frames, the last one short
 
@@ -62,6 +67,7 @@ class Peer:
             transport=self.transport,
             clock=SystemClock(),
             rng=random.Random(seed),
+            offload=asyncio.to_thread,
         )
         self.exchanger.accepting = None
         self.address = ""
@@ -123,10 +129,228 @@ async def test_a_partner_that_stops_in_mid_answer_costs_a_deadline_and_changes_n
     assert a.weights.values is before
 
 
-async def test_a_peer_that_is_gone_is_a_failed_exchange(pair: tuple[Peer, Peer]) -> None:
+async def test_after_a_partner_that_hangs_the_next_exchange_goes_to_another(
+    pair: tuple[Peer, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    hanging = asyncio.Event()
+
+    async def hang(offer: Message) -> Message:
+        await hanging.wait()
+        raise ExchangeFailed("never answered")
+
+    monkeypatch.setattr(b.exchanger, "answer", hang)
+    c = Peer("c", tmp_path / "c", 3)
+    await c.start()
+    addresses, suspects, rng = {"b": b.address, "c": c.address}, Suspects(), random.Random(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchanger, "deadline_s", 0.3)
+        assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.FAILED
+    suspects.failed("b", 0.0)
+    for _ in range(5):
+        partner = choose(addresses, suspects, 0.5, rng).partner
+        assert partner == "c"
+        assert (await a.exchanger.offer_to(partner, addresses[partner])).kind is OutcomeKind.APPLIED
+    hanging.set()
+    await c.stop()
+
+
+async def test_a_peer_that_is_gone_is_a_failed_exchange_that_surely_reached_nobody(
+    pair: tuple[Peer, Peer],
+) -> None:
     a, _ = pair
     outcome = await a.exchanger.offer_to("gone", "127.0.0.1:1")
     assert outcome.kind is OutcomeKind.FAILED
+    assert a.exchanger.half_applied == 0
+
+
+async def test_arithmetic_on_these_weights_runs_in_threads() -> None:
+    assert SIZE >= OFFLOAD_FROM_VALUES
+
+
+async def test_a_peer_that_is_still_joining_says_so(tmp_path: Path, pair: tuple[Peer, Peer]) -> None:
+    a, _ = pair
+    joiner = PeerServer("127.0.0.1:0", CheckpointFolder(tmp_path / "joiner"))
+    address = f"127.0.0.1:{await joiner.start()}"
+    outcome = await a.exchanger.offer_to("joiner", address)
+    assert (outcome.kind, outcome.refusal) == (OutcomeKind.REFUSED, Refusal.NOT_TRAINING)
+    request = Message("", "a", "job", "layout")
+    assert await mean_of(request, SIZE, {"joiner": address}, a.transport, random.Random(1)) is None
+    await joiner.stop()
+
+
+def frames_of(offer: Message) -> list[Any]:
+    return list(to_frames(offer))
+
+
+def whole_offer(name: str) -> Message:
+    payload = np.zeros(SIZE, "<f4").tobytes()
+    return Message(name, "raw", "job", "layout", codec="float32", values=SIZE, payload=payload)
+
+
+async def raw_exchange(address: str, parts: AsyncIterator[Any], timeout_s: float = 20.0) -> Message:
+    """Send any parts, and read the header of the answer."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = channel.stream_stream(
+            f"/{SERVICE}/Exchange",
+            request_serializer=wire.ExchangeMessage.SerializeToString,
+            response_deserializer=wire.ExchangeMessage.FromString,
+        )(parts, timeout=timeout_s)
+        header = (await call.read()).header
+        call.cancel()
+    return Message(header.exchange_id, "", "", "", refusal=Refusal(header.refusal), reason=header.reason)
+
+
+def flip(parts: list[Any]) -> list[Any]:
+    data = bytearray(parts[2].frame.data)
+    data[100] ^= 1
+    parts[2].frame.data = bytes(data)
+    return parts
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        flip,
+        lambda parts: parts[:-1],
+        lambda parts: [parts[0], *parts[2:]],
+        lambda parts: [parts[0], parts[1], *parts[1:]],
+        lambda parts: [parts[0], *parts],
+        lambda parts: [parts[0], parts[2], parts[1], *parts[3:]],
+        lambda parts: [*parts, parts[-1]],
+        lambda parts: [parts[0], wire.ExchangeMessage(frame=wire.Frame()), *parts[1:]],
+    ],
+    ids=["bit flipped", "cut", "gap", "twice", "two headers", "swapped", "too long", "empty frame"],
+)
+async def test_what_does_not_come_as_it_was_sent_is_refused_by_name_and_changes_nothing(
+    pair: tuple[Peer, Peer], spoil: Callable[[list[Any]], list[Any]]
+) -> None:
+    _, b = pair
+    before = b.weights.values
+
+    async def parts() -> AsyncIterator[Any]:
+        for part in spoil(frames_of(whole_offer("spoilt"))):
+            yield part
+
+    answer = await raw_exchange(b.address, parts())
+    assert (answer.exchange_id, answer.refusal) == ("spoilt", Refusal.CORRUPT_FRAME)
+    assert b.weights.values is before
+
+
+async def test_an_offerer_that_stops_in_the_middle_is_given_up_and_holds_no_place(
+    pair: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    monkeypatch.setattr(grpc_server, "RECEIPT_SILENCE_S", 0.3)
+    stopped = asyncio.Event()
+
+    async def half_open(name: str) -> Message:
+        async def parts() -> AsyncIterator[Any]:
+            for part in frames_of(whole_offer(name))[:3]:
+                yield part
+            await stopped.wait()
+
+        return await raw_exchange(b.address, parts())
+
+    answers = await asyncio.gather(*(half_open(str(number)) for number in range(MOST_IN_FLIGHT)))
+    assert {answer.refusal for answer in answers} == {Refusal.CORRUPT_FRAME}
+    assert "nothing came" in answers[0].reason
+    stopped.set()
+    assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
+
+
+class BrokenPartner:
+    """A server that reads an offer and answers with the given parts."""
+
+    def __init__(self, parts: Callable[[Any], list[Any]]) -> None:
+        self._parts = parts
+        self._server = grpc.aio.server()
+
+    async def start(self) -> str:
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._exchange, wire.ExchangeMessage.FromString, wire.ExchangeMessage.SerializeToString
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"Exchange": handler}),)
+        )
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return f"127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        await self._server.stop(0.1)
+
+    async def _exchange(self, stream: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        header = (await anext(stream)).header
+        async for _ in stream:
+            pass
+        for part in self._parts(header):
+            if part is None:
+                await context.abort(grpc.StatusCode.INTERNAL, "the partner died")
+            yield part
+
+
+def good_answer(header: Any) -> list[Any]:
+    payload = np.zeros(SIZE, "<f4").tobytes()
+    return frames_of(
+        Message(header.exchange_id, "x", "job", "layout", codec="float32", values=SIZE, payload=payload)
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [
+        (good_answer, OutcomeKind.APPLIED),
+        (lambda header: [*good_answer(header)[:2], None], OutcomeKind.FAILED),
+        (lambda header: good_answer(header)[:2], OutcomeKind.REJECTED),
+        (lambda header: [], OutcomeKind.REJECTED),
+        (lambda header: flip(good_answer(header)), OutcomeKind.REJECTED),
+        (lambda header: [*good_answer(header), good_answer(header)[-1]], OutcomeKind.REJECTED),
+        (lambda header: good_answer(wire.ExchangeHeader(exchange_id="another")), OutcomeKind.REJECTED),
+    ],
+    ids=["good", "dies in mid answer", "cut", "empty", "bit flipped", "too long", "to another offer"],
+)
+async def test_only_a_whole_answer_is_applied(
+    pair: tuple[Peer, Peer], parts: Callable[[Any], list[Any]], kind: OutcomeKind
+) -> None:
+    a, _ = pair
+    partner = BrokenPartner(parts)
+    address = await partner.start()
+    before = a.weights.values
+    outcome = await a.exchanger.offer_to("x", address)
+    await partner.stop()
+    assert outcome.kind is kind, outcome.reason
+    assert (a.weights.values is before) == (kind is not OutcomeKind.APPLIED)
+    assert a.exchanger.half_applied == (kind is not OutcomeKind.APPLIED)
+
+
+async def test_a_refusal_arrives_before_the_offer_is_sent_to_its_end(pair: tuple[Peer, Peer]) -> None:
+    a, b = pair
+    stranger = Message("s", "a", "job", "another", codec="float32", values=1, payload=bytes(4 * SIZE))
+    for _ in range(5):
+        answer = await a.transport.exchange(b.address, stranger, 10.0)
+        assert answer.refusal is Refusal.LAYOUT_MISMATCH
+
+
+async def test_channels_to_peers_that_left_are_closed_and_opened_again_when_needed(
+    pair: tuple[Peer, Peer],
+) -> None:
+    a, b = pair
+    assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
+    await a.transport.forget([])
+    assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
+
+
+async def test_an_offer_that_is_not_sent_to_its_end_by_the_deadline_surely_changed_nothing(
+    pair: tuple[Peer, Peer],
+) -> None:
+    a, _ = pair
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(Undelivered):
+            await a.transport.exchange(address, whole_offer("never"), 0.3)
 
 
 async def test_an_offer_of_absurd_size_is_refused_before_it_is_read(pair: tuple[Peer, Peer]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,27 @@ def test_a_half_may_be_written_over_either_side(pair: tuple[np.ndarray, np.ndarr
     half(a, over_theirs, over_theirs)
     assert np.array_equal(over_mine, expected)
     assert np.array_equal(over_theirs, expected)
+
+
+@given(pairs)
+def test_the_halves_of_float16_snapshots_cancel_too(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = (np.clip(side, -65504, 65504).astype(np.float16).astype(np.float32) for side in pair)
+    of_a, of_b = np.empty_like(a), np.empty_like(a)
+    half(a, b, of_a)
+    half(b, a, of_b)
+    assert not (of_a + of_b).any()
+
+
+def test_no_temporary_of_the_models_size_arises() -> None:
+    size = 64 * BLOCK
+    a, b = np.ones(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
+    tracemalloc.start()
+    half(a, b, a)
+    distance(a, b)
+    all_finite(a)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < a.nbytes / 4
 
 
 def test_after_both_halves_the_two_sides_meet_in_the_middle() -> None:

@@ -1,0 +1,40 @@
+"""What the exchange asks of its surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.solver.board import SnapshotInfo
+
+Flat = NDArray[np.float32]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Offload(Protocol):
+    """Runs a function elsewhere than in the event loop's thread: ``asyncio.to_thread``."""
+
+    async def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` returns."""
+        ...
+
+
+class Weights(Protocol):
+    """The peer's weights, as the exchange needs them; the board is one."""
+
+    @property
+    def size(self) -> int:
+        """How many float32 values."""
+        ...
+
+    def snapshot(self, out: Flat) -> SnapshotInfo:
+        """The newest snapshot with everything that still waits to be added."""
+        ...
+
+    def add_correction(self, delta: Flat) -> None:
+        """Let the solver add ``delta``, which is copied, between two steps."""
+        ...

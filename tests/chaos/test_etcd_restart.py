@@ -1,0 +1,107 @@
+"""etcd dies and comes back in the middle of training: no peer ends, and the account is whole in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.data.source import open_data_set
+from gossip_caffe.errors import StoreError
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.membership.fence import FencedWriter
+from gossip_caffe.membership.session import LeaseSession
+from gossip_caffe.membership.store import Absent, Changed, ModifiedAt, Put, Reset
+from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.observe.history import account_of
+from tests.cluster_run import cluster_run, wait_for
+from tests.tiny_job import write_job
+
+
+def test_a_job_survives_the_death_of_its_etcd_and_loses_nothing(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", iterations=12_000)
+    etcd = EtcdServer(tmp_path / "etcd")
+    etcd.start()
+    try:
+        with cluster_run(tmp_path / "state") as run:
+            process = run.start(
+                "cluster", "up", "--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoint
+            )
+            wait_for("both train", lambda: len(run.training()) == 2)
+            events = run.folder / "clusters" / "local" / "run" / "events"
+            etcd.kill()
+
+            def orphaned() -> bool:
+                logs = list(events.glob("*.jsonl"))
+                lost = [any(event["event"] == Event.LEASE_LOST for event in read_events(log)) for log in logs]
+                return len(lost) == 2 and all(lost)
+
+            wait_for("both have given up their leases", orphaned, 60.0)
+            etcd.start()
+            wait_for("the job is finished", lambda: process.poll() is not None, 300.0)
+            assert process.returncode == 0, (run.folder / "up.log").read_text()
+            spec = read_job("job", job.solver, JobSettings(), open_data_set)
+            found = account_of(run.folder / "clusters" / "local" / "run", spec)
+            assert (found.records_lost, found.records_trained) == (0, spec.budget_samples)
+            assert found.peers_killed == 0
+            run.assert_nothing_is_left()
+    finally:
+        etcd.stop()
+
+
+async def test_no_acknowledged_write_is_lost_or_doubled_when_etcd_is_killed_under_load(
+    tmp_path: Path,
+) -> None:
+    etcd = EtcdServer(tmp_path / "etcd")
+    etcd.start()
+    clock = SystemClock()
+    store = EtcdStore([etcd.endpoint], clock, random.Random(1))
+    session = LeaseSession(store, clock, 30.0)
+    await session.start()
+    writer = FencedWriter(store, session, "/t/fence", clock)
+    await writer.open()
+    seen: list[int] = []
+
+    async def watch() -> None:
+        async for item in store.watch("/t/counter"):
+            if isinstance(item, Reset):
+                seen.extend(int(entry.value) for entry in item.listing.items)
+            elif isinstance(item, Changed) and item.value is not None:
+                seen.append(int(item.value.value))
+
+    watching = asyncio.create_task(watch())
+    acknowledged = revision = 0
+
+    async def count_to(target: int) -> None:
+        nonlocal acknowledged, revision
+        while acknowledged < target:
+            guard = ModifiedAt("/t/counter", revision) if revision else Absent("/t/counter")
+            try:
+                result = await writer.transact([guard], [Put("/t/counter", b"%d" % (acknowledged + 1))])
+            except StoreError:
+                continue  # surely not applied
+            assert result.succeeded
+            acknowledged, revision = acknowledged + 1, result.revision
+
+    try:
+        for round_ in range(1, 4):
+            counting = asyncio.create_task(count_to(200 * round_))
+            while acknowledged < 200 * round_ - 100:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(etcd.kill)
+            await asyncio.to_thread(etcd.start)
+            async with asyncio.timeout(60):
+                await counting
+        async with asyncio.timeout(30):
+            while not seen or seen[-1] < acknowledged:
+                await asyncio.sleep(0.05)
+        assert seen == list(range(seen[0], acknowledged + 1))
+    finally:
+        watching.cancel()
+        await session.close()
+        await store.close()
+        etcd.stop()
