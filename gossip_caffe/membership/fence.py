@@ -11,7 +11,8 @@ requires and rewrites one key of the writer's own, which hangs on its lease:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import Ambiguous, LeaseLost, StoreUnavailable
@@ -39,8 +40,7 @@ class FencedWriter:
 
     async def open(self) -> None:
         """Put the fence; raises LeaseLost when another incarnation of this peer still has one."""
-        async with self._lock:
-            await self._write_settled([Absent(self._key)], [], opening=True)
+        await self._unbroken(self._open())
 
     async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         """Apply all operations if all guards hold; the result is certain.
@@ -48,9 +48,28 @@ class FencedWriter:
         Raises StoreUnavailable when it was not applied and never will be, LeaseLost when the lease is over (then it
         was not applied either, or it was before the end: ownership is gone in both cases).
         """
+        return await self._unbroken(self._transact(guards, operations))
+
+    async def _open(self) -> TxnResult:
+        async with self._lock:
+            return await self._write_settled([Absent(self._key)], [], opening=True)
+
+    async def _transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         async with self._lock:
             fence = ModifiedAt(self._key, self._revision)
             return await self._write_settled([fence, *guards], operations)
+
+    async def _unbroken(self, work: Coroutine[Any, Any, TxnResult]) -> TxnResult:
+        """Await work that goes on to its end even if the caller is cancelled.
+
+        A transaction that was sent must be followed up: the next one needs to know the fence's revision, and waits
+        for the lock until it is known.
+        """
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # seen, even if nobody waits
+        return await asyncio.shield(task)
 
     async def _write_settled(
         self, guards: Sequence[Guard], operations: Sequence[Operation], *, opening: bool = False

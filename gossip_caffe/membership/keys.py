@@ -67,26 +67,32 @@ class JobKeys:
         """How many epochs are finished."""
         return f"{self.root}folded"
 
-    def claims(self, epoch: int) -> str:
-        """Prefix of the owned chunks of an open epoch."""
-        return f"{self.root}ledger/{epoch:08d}/claims/"
+    @property
+    def ledger(self) -> str:
+        """Prefix of everything that is known of the chunks of the open epochs."""
+        return f"{self.root}ledger/"
+
+    @property
+    def done_marks(self) -> str:
+        """Prefix of the done chunks of all open epochs."""
+        return f"{self.ledger}done/"
 
     def claim(self, epoch: int, chunk: int) -> str:
         """One owned chunk."""
-        return f"{self.claims(epoch)}{chunk:08d}"
+        return f"{self.ledger}claims/{epoch:08d}/{chunk:08d}"
 
     def done(self, epoch: int) -> str:
         """Prefix of the done chunks of an open epoch."""
-        return f"{self.root}ledger/{epoch:08d}/done/"
+        return f"{self.done_marks}{epoch:08d}/"
 
     def done_mark(self, epoch: int, chunk: int) -> str:
         """One done chunk."""
         return f"{self.done(epoch)}{chunk:08d}"
 
-    @staticmethod
-    def chunk_of(key: str) -> int:
-        """The chunk's number in the key of a claim or a done mark."""
-        return int(key.rpartition("/")[2])
+    def read_ledger(self, key: str) -> tuple[bool, int, int]:
+        """A key of the ledger taken apart: whether the chunk is done (else owned), its epoch, its number."""
+        kind, epoch, chunk = key.removeprefix(self.ledger).split("/")
+        return kind == "done", int(epoch), int(chunk)
 
     @property
     def founder(self) -> str:

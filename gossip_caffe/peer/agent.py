@@ -12,7 +12,7 @@ from gossip_caffe.observe.status import PeerStatus
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.joining import Joining
 from gossip_caffe.peer.lifecycle import Cause, State, step
-from gossip_caffe.peer.reporting import Reporting, Throughput, status_of
+from gossip_caffe.peer.reporting import Reporting, status_of
 from gossip_caffe.peer.tasks import Tasks, first_of
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.training import Training
@@ -40,7 +40,6 @@ class Agent:
         self._leave_reason = ""
         self._incarnation: Incarnation | None = None
         self._training: Training | None = None
-        self._throughput = Throughput(world.clock)
 
     def leave(self, reason: str) -> None:
         """Ask the peer to finish what it began and to go."""
@@ -117,7 +116,7 @@ class Agent:
 
     def _reporting(self, training: Training) -> Reporting:
         def status() -> PeerStatus:
-            return status_of(training, self.state, self.reason, self._throughput)
+            return status_of(training, self.state, self.reason)
 
         return Reporting(
             status=status,

@@ -135,14 +135,9 @@ class Checkpointing:
         """
         member = self._member
         progress = member.progress.samples
-        folded = await member.incarnation.ledger.refresh()
-        open_epochs = range(folded, min(folded + 64, member.incarnation.ledger.epochs))
-        done = []
-        for epoch in open_epochs:
-            state = await member.incarnation.ledger.state(epoch)
-            if not state.done and not state.owned:
-                break
-            done.append((epoch, ranges_of(state.done)))
+        states = await member.incarnation.ledger.states()
+        folded = member.incarnation.ledger.folded
+        done = [(epoch, ranges_of(state.done)) for epoch, state in states.items() if state.done]
         member.trainer.board.request_publication()
         own = np.empty(member.trainer.layout.size, dtype=np.float32)
         snapshot = member.trainer.board.snapshot(own)

@@ -59,12 +59,12 @@ class Claims:
             case Nothing():
                 return max(0.05, choice.again_at - self._clock.monotonic())
             case List():
-                state = await self._ledger.state(choice.epoch)
-                self.chooser.listed(choice.epoch, state.owned, state.done, self._clock.monotonic())
+                states = await self._ledger.states()
+                self.chooser.listed(states, self._clock.monotonic())
                 return 0.0
             case Claim():
                 result = await self._ledger.claim(choice.chunks, self._lease)
-                self.chooser.tried(choice.chunks, self._clock.monotonic())
+                self.chooser.tried(choice.chunks)
                 self._note(Event.CLAIMED, result.owned)
                 for chunk, revision in result.owned.items():
                     self.owned[chunk] = revision

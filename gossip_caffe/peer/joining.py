@@ -25,6 +25,8 @@ from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 
 LOOK_EVERY_S = 0.2
+WAIT_FOR_HOLDERS_S = 30.0
+"""How long to look for a holder of the job's checkpoints, or for a peer that trains, before giving up."""
 
 
 class Joining:
@@ -44,6 +46,7 @@ class Joining:
         Raises CheckpointRefused when the job has checkpoints, none of them is to be had, and nobody lives who could
         be asked.
         """
+        give_up_at = self._world.clock.monotonic() + WAIT_FOR_HOLDERS_S
         while True:
             listed = await announced(self._world.store, self._world.keys)
             reasons: list[str] = []
@@ -54,12 +57,12 @@ class Joining:
                     reasons.append(error.message)
             if (source := await self._from_living_peers()) is not None:
                 return source
-            if listed:
+            if listed and self._world.clock.monotonic() > give_up_at:
                 raise CheckpointRefused(
                     f"no checkpoint of job {self._world.spec.name!r} can be had ({'; '.join(reasons)})",
                     remedy="start a peer with the --run-dir of one that held a checkpoint",
                 )
-            if (source := await self._found()) is not None:
+            if not listed and (source := await self._found()) is not None:
                 return source
             await self._world.clock.sleep(LOOK_EVERY_S)
 

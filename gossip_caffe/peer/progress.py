@@ -24,7 +24,6 @@ class Progress:
     def __init__(self, spec: JobSpec, epochs: Epochs) -> None:
         self._spec = spec
         self._epochs = epochs
-        self._open: dict[int, int] = {}
         self.folded = 0
         self.samples = 0
 
@@ -33,14 +32,10 @@ class Progress:
         """Every epoch of the budget is done."""
         return self.folded >= self._epochs.count
 
-    async def look(self, ledger: Ledger, newest_epoch: int) -> None:
-        """Read it anew; ``newest_epoch`` is the last one that this peer knows to be open. Raises StoreError."""
-        self.folded = await ledger.refresh()
-        samples = self._epochs.samples_before(self.folded)
-        for epoch in range(self.folded, min(newest_epoch + 1, self._epochs.count)):
-            chunks = await ledger.done_count(epoch)
-            samples += min(chunks * self._spec.data.chunk_records, self._epochs.samples_in(epoch))
-        self.samples = min(samples, self._epochs.budget_samples)
+    async def look(self, ledger: Ledger) -> None:
+        """Read it anew. Raises StoreError."""
+        self.samples = await ledger.done_samples()
+        self.folded = ledger.folded
 
     def steer(self, board: WeightBoard, own_done_samples: int, living: int) -> None:
         """Tell the solver where the job is and how fast to learn."""

@@ -21,6 +21,7 @@ from gossip_caffe.peer.lifecycle import Cause, State
 from gossip_caffe.peer.pace import claims_wanted
 from gossip_caffe.peer.progress import Progress, look_after_s
 from gossip_caffe.peer.tasks import Tasks
+from gossip_caffe.peer.throughput import Throughput
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.shards.choice import Chooser
@@ -78,6 +79,7 @@ class Training:
             log=world.log,
         )
         self.checkpointing = Checkpointing(self)
+        self.throughput = Throughput(world.clock)
 
     def begin(self, tasks: Tasks) -> None:
         """Answer offers, and start all tasks."""
@@ -155,14 +157,14 @@ class Training:
             await clock.sleep(LOOK_EVERY_S)
 
     def _wanted(self) -> int:
-        spec, board = self.world.spec, self.trainer.board
+        spec = self.world.spec
         batch = spec.data.batch_records
         return claims_wanted(
             queued_records=self.trainer.stream.waiting_records + self.trainer.queued_batches * batch,
             batch_records=batch,
             chunk_records=spec.data.chunk_records,
             prefetch_batches=spec.settings.prefetch_batches,
-            records_per_s=spec.samples_per_iteration / board.step_s if board.step_s else 0.0,
+            records_per_s=self.throughput.samples_per_s,
         )
 
     async def _follow_progress(self) -> None:
@@ -171,7 +173,7 @@ class Training:
             training = self.training
             try:
                 ledger = self.incarnation.ledger
-                await self.progress.look(ledger, max(self._chooser.known, default=ledger.folded))
+                await self.progress.look(ledger)
                 self.progress.steer(self.trainer.board, self.claims.done_samples, len(training))
                 if min(training, default=self.peer) == self.peer:
                     await ledger.fold()

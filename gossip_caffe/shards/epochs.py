@@ -80,7 +80,7 @@ class Epochs:
         return min(self.chunk_records, self.records - chunk * self.chunk_records)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def _order(epochs: Epochs, epoch: int) -> tuple[int, ...]:
     """Chunks by a keyed digest (not by a library's shuffle: every version of Python must order them alike)."""
     chunks = list(range(epochs.chunks))

@@ -85,11 +85,6 @@ class Ledger:
         """Epochs 0 … folded-1 are finished, as far as this peer has read."""
         return self._folded_epochs
 
-    @property
-    def epochs(self) -> int:
-        """How many epochs the budget touches."""
-        return self._epochs.count
-
     async def refresh(self) -> int:
         """Read how many epochs are folded."""
         self._note_folded(await self._store.get(self._keys.folded))
@@ -159,25 +154,30 @@ class Ledger:
                 if chunk not in part or ours.get(self._claim(chunk)) == owned[chunk]
             ]
 
-    async def state(self, epoch: int) -> EpochState:
-        """List one open epoch; the reply has one key for each of its chunks that is owned or done."""
-        if epoch < self._folded_epochs:
-            return EpochState(frozenset(), frozenset(self._epochs.order(epoch)))
-        # Owned first: a chunk that is settled between the two lists then shows up in both, never in none.
-        owned = await self._store.list(self._keys.claims(epoch), keys_only=True)
-        done = await self._store.list(self._keys.done(epoch), keys_only=True)
-        if await self.refresh() > epoch:
-            return EpochState(frozenset(), frozenset(self._epochs.order(epoch)))
-        finished = frozenset(self._keys.chunk_of(item.key) for item in done.items)
-        return EpochState(
-            frozenset(self._keys.chunk_of(item.key) for item in owned.items) - finished, finished
-        )
+    async def states(self) -> dict[int, EpochState]:
+        """All open epochs of which a chunk is owned or done, as they are at one revision: one listing, in pages."""
+        await self.refresh()
+        listing = await self._store.list(self._keys.ledger, keys_only=True)
+        owned: dict[int, set[int]] = {}
+        done: dict[int, set[int]] = {}
+        for item in listing.items:
+            is_done, epoch, chunk = self._keys.read_ledger(item.key)
+            (done if is_done else owned).setdefault(epoch, set()).add(chunk)
+        return {
+            epoch: EpochState(frozenset(owned.get(epoch, ())), frozenset(done.get(epoch, ())))
+            for epoch in sorted({*owned, *done})
+            if epoch >= self._folded_epochs
+        }
 
-    async def done_count(self, epoch: int) -> int:
-        """How many chunks of an epoch are done; costs the same for any number of them."""
-        if epoch < self._folded_epochs:
-            return len(self._epochs.order(epoch))
-        return await self._store.count(self._keys.done(epoch))
+    async def done_samples(self) -> int:
+        """Samples of the whole job that are done; costs the same for any number of chunks.
+
+        Chunks of the open epochs are counted, and a chunk is taken to be of average size.
+        """
+        folded = await self.refresh()
+        marks = await self._store.count(self._keys.done_marks)
+        opened = round(marks * self._epochs.records / self._epochs.chunks)
+        return min(self._epochs.samples_before(folded) + opened, self._epochs.budget_samples)
 
     async def fold(self) -> int:
         """Fold the oldest open epoch as often as it is whole; returns how many epochs are folded now."""

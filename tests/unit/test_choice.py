@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import random
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from gossip_caffe.shards.choice import Chooser, Claim, List, Nothing
 from gossip_caffe.shards.epochs import ChunkId, Epochs
+from gossip_caffe.shards.ledger import EpochState
 
 
 def chooser(shard: list[int], *, records: int = 40, budget: int = 80) -> Chooser:
@@ -18,59 +22,109 @@ def ids(epoch: int, *chunks: int) -> tuple[ChunkId, ...]:
 
 
 def test_the_planned_shard_goes_first_in_training_order() -> None:
-    assert chooser([3, 1]).choose(0, 2, now=0.0) == Claim(ids(0, 1, 3), "planned shard")
+    assert chooser([3, 1]).choose(0, 2, now=0.0) == Claim(ids(0, 1, 3), "planned, or left by others")
 
 
 def test_a_claim_reaches_into_the_next_epoch_when_the_shard_is_short() -> None:
-    assert chooser([3, 1]).choose(0, 3, now=0.0) == Claim((*ids(0, 1, 3), *ids(1, 1)), "planned shard")
+    assert chooser([3, 1]).choose(0, 3, now=0.0) == Claim(
+        (*ids(0, 1, 3), *ids(1, 1)), "planned, or left by others"
+    )
 
 
-def test_when_its_shard_is_used_up_the_next_epochs_shard_follows_without_a_barrier() -> None:
+def state(owned: set[int], done: set[int]) -> EpochState:
+    return EpochState(frozenset(owned), frozenset(done))
+
+
+def test_when_its_shard_is_used_up_it_lists_at_once_and_then_at_most_once_a_second() -> None:
     mine = chooser([1])
-    mine.tried(ids(0, 1), now=0.0)
-    assert mine.choose(0, 2, now=0.5) == Claim(ids(1, 1), "planned shard")
+    mine.tried(ids(0, 1))
+    assert isinstance(mine.choose(0, 2, now=10.0), List)
+    mine.listed({0: state({0, 1, 2, 3}, set())}, now=10.0)
+    assert mine.choose(0, 2, now=10.9) == Claim(ids(1, 1), "planned, or left by others")  # no barrier
+    assert isinstance(mine.choose(0, 2, now=11.0), List)
 
 
-def test_a_while_after_its_shard_is_used_up_it_lists_the_epoch_and_takes_what_is_left() -> None:
+def test_what_others_left_of_an_older_epoch_goes_before_the_next_epoch() -> None:
     mine = chooser([1])
-    mine.tried(ids(0, 1), now=0.0)
-    assert mine.choose(0, 2, now=1.0) == List(0, "shard used up a while ago")
-    mine.listed(0, owned=frozenset({1}), done=frozenset({0, 3}), now=1.0)
-    assert mine.choose(0, 2, now=1.0) == Claim(ids(0, 2), "left by others")
+    mine.tried(ids(0, 1))
+    mine.choose(0, 1, now=10.0)
+    mine.listed({0: state({1}, {0, 3})}, now=10.0)
+    assert mine.choose(0, 2, now=10.0) == Claim((*ids(0, 2), *ids(1, 1)), "planned, or left by others")
 
 
-def test_at_the_budgets_end_it_lists_at_once() -> None:
-    mine = chooser([1], budget=40)
-    mine.tried(ids(0, 1), now=0.0)
-    assert mine.choose(0, 2, now=0.0) == List(0, "no planned shard is left in any epoch")
-
-
-def test_an_orphaned_chunk_of_an_older_epoch_goes_before_the_next_epoch() -> None:
+def test_an_orphaned_chunk_is_found_soon_after_its_owner_is_gone() -> None:
     mine = chooser([1])
-    mine.tried(ids(0, 1), now=0.0)
-    mine.listed(0, owned=frozenset({0, 1, 2, 3}), done=frozenset(), now=0.0)
+    mine.choose(0, 1, now=10.0)
+    mine.tried(ids(0, 1))
+    mine.listed({0: state({0, 1, 2, 3}, set())}, now=10.0)
     mine.members_changed()
-    assert isinstance(mine.choose(0, 1, now=0.1), Claim)  # the new plan's shard is tried first …
-    mine.tried(ids(0, 1), now=0.1)
-    mine.members_changed()
-    mine.known[0].planned = []
-    assert mine.choose(0, 1, now=0.1) == List(0, "shard used up a while ago")  # … then what is left
-    mine.listed(0, owned=frozenset({1}), done=frozenset({0, 3}), now=0.1)
-    assert mine.choose(0, 1, now=0.1) == Claim(ids(0, 2), "left by others")
+    mine.tried(ids(0, 1))
+    assert isinstance(mine.choose(0, 1, now=10.1), List)
+    mine.listed({0: state({1}, {0, 3})}, now=10.1)
+    assert mine.choose(0, 1, now=10.1) == Claim(ids(0, 2), "planned, or left by others")
 
 
-def test_when_all_is_owned_it_waits_and_lists_again_later() -> None:
+def test_when_all_is_owned_it_waits_and_lists_again_a_little_later() -> None:
     mine = chooser([1], budget=40)
-    mine.tried(ids(0, 1), now=4.0)
-    mine.listed(0, owned=frozenset({0, 1, 2, 3}), done=frozenset(), now=5.0)
-    assert mine.choose(0, 1, now=5.5) == Nothing(6.0, "every chunk of the budget is owned or done")
-    assert isinstance(mine.choose(0, 1, now=6.0), List)
+    mine.choose(0, 1, now=10.0)
+    mine.tried(ids(0, 1))
+    mine.listed({0: state({0, 1, 2, 3}, set())}, now=10.0)
+    assert mine.choose(0, 1, now=10.1) == Nothing(10.25, "every chunk of the budget is owned or done")
+    assert isinstance(mine.choose(0, 1, now=10.25), List)
 
 
 def test_finished_and_folded_epochs_are_left_alone() -> None:
     mine = chooser([0, 1, 2, 3])
-    mine.listed(0, owned=frozenset(), done=frozenset({0, 1, 2, 3}), now=0.0)
-    choice = mine.choose(0, 1, now=0.0)
-    assert isinstance(choice, Claim)
-    assert choice.chunks == ids(1, 0)
-    assert isinstance(mine.choose(2, 1, now=0.0), Nothing)
+    mine.choose(0, 1, now=10.0)
+    mine.listed({0: state(set(), {0, 1, 2, 3})}, now=10.0)
+    assert mine.choose(0, 1, now=10.0) == Claim(ids(1, 0), "planned, or left by others")
+    assert isinstance(mine.choose(2, 1, now=10.0), Nothing)
+
+
+@settings(max_examples=100)
+@given(st.integers(2, 5), st.integers(1, 6), st.integers(0, 10**6))
+def test_peers_that_claim_and_die_at_random_end_up_with_every_chunk_done_once(
+    peers: int, epochs: int, seed: int
+) -> None:
+    """A ledger in a dictionary, and peers that follow their choosers; one of them may die and free what it owned."""
+    rng = random.Random(seed)
+    geometry = Epochs(records=70, chunk_records=10, budget_samples=70 * epochs, seed=seed)
+    owner: dict[ChunkId, int] = {}
+    done: set[ChunkId] = set()
+    shards = [[chunk for chunk in range(7) if chunk % peers == peer] for peer in range(peers)]
+    choosers = {
+        peer: Chooser(geometry, shards[peer].copy, random.Random(seed + peer)) for peer in range(peers)
+    }
+    now = 0.0
+    for _ in range(10_000):
+        if len(done) == 7 * epochs:
+            break
+        now += 0.05
+        peer = rng.choice(list(choosers))
+        choice = choosers[peer].choose(0, rng.randint(1, 9), now)
+        if isinstance(choice, Claim):
+            choosers[peer].tried(choice.chunks)
+            owner.update({chunk: peer for chunk in choice.chunks if chunk not in owner and chunk not in done})
+        elif isinstance(choice, List):
+            open_epochs = {chunk.epoch for chunk in (*owner, *done)}
+            choosers[peer].listed(
+                {
+                    epoch: state(
+                        {c.chunk for c in owner if c.epoch == epoch},
+                        {c.chunk for c in done if c.epoch == epoch},
+                    )
+                    for epoch in open_epochs
+                },
+                now,
+            )
+        for chunk in [chunk for chunk, its in owner.items() if its == peer and rng.random() < 0.5]:
+            del owner[chunk]
+            assert chunk not in done
+            done.add(chunk)
+        if len(choosers) > 1 and rng.random() < 0.02:
+            dead = rng.choice(list(choosers))
+            del choosers[dead]
+            owner = {chunk: its for chunk, its in owner.items() if its != dead}
+            for chooser_ in choosers.values():
+                chooser_.members_changed()
+    assert len(done) == 7 * epochs
