@@ -6,6 +6,7 @@ of these steps; then the step waits here and the solver goes on with what it has
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from gossip_caffe.clock import Clock
@@ -43,6 +44,8 @@ class Claims:
         self._clock = clock
         self._log = log
         self._shared: dict[ChunkId, str] = {}
+        # One thing at a time: what a claim, a settlement or a new lease finds in ``owned`` stands until it is done.
+        self._one_at_a_time = asyncio.Lock()
 
     @property
     def unsettled_shared(self) -> int:
@@ -54,22 +57,23 @@ class Claims:
 
         Raises StoreError when the store is away, LeaseLost when this peer owns nothing any more.
         """
-        choice = self.chooser.choose(self._ledger.folded, want, self._clock.monotonic())
-        match choice:
-            case Nothing():
-                return max(0.05, choice.again_at - self._clock.monotonic())
-            case List():
-                states = await self._ledger.states()
-                self.chooser.listed(states, self._clock.monotonic())
-                return 0.0
-            case Claim():
-                result = await self._ledger.claim(choice.chunks, self._lease)
-                self.chooser.tried(choice.chunks)
-                self._note(Event.CLAIMED, result.owned)
-                for chunk, revision in result.owned.items():
-                    self.owned[chunk] = revision
-                    self._feed(chunk, *self._epochs.extent(chunk))
-                return 0.0
+        async with self._one_at_a_time:
+            choice = self.chooser.choose(self._ledger.folded, want, self._clock.monotonic())
+            match choice:
+                case Nothing():
+                    return max(0.05, choice.again_at - self._clock.monotonic())
+                case List():
+                    states = await self._ledger.states()
+                    self.chooser.listed(states, self._clock.monotonic())
+                    return 0.0
+                case Claim():
+                    result = await self._ledger.claim(choice.chunks, self._lease)
+                    self.chooser.tried(choice.chunks)
+                    self._note(Event.CLAIMED, result.owned)
+                    for chunk, revision in result.owned.items():
+                        self.owned[chunk] = revision
+                        self._feed(chunk, *self._epochs.extent(chunk))
+                    return 0.0
 
     def _note(self, event: Event, chunks: Iterable[ChunkId], **fields: object) -> None:
         """One event for each epoch that the chunks are of."""
@@ -85,6 +89,10 @@ class Claims:
 
     async def settle(self) -> None:
         """Mark in the store what is shared. Whatever fails to be written stays for the next call."""
+        async with self._one_at_a_time:
+            await self._settle()
+
+    async def _settle(self) -> None:
         pending = [Settlement(chunk, self.owned[chunk], via) for chunk, via in self._shared.items()]
         if not pending:
             return
@@ -100,21 +108,23 @@ class Claims:
 
     async def release(self, chunks: Iterable[ChunkId]) -> None:
         """Hand back chunks of which nothing was trained."""
-        handed = {chunk: self.owned[chunk] for chunk in chunks if chunk in self.owned}
-        await self._ledger.release(handed)
-        self._note(Event.RELEASED, handed)
-        for chunk in handed:
-            del self.owned[chunk]
+        async with self._one_at_a_time:
+            handed = {chunk: self.owned[chunk] for chunk in chunks if chunk in self.owned}
+            await self._ledger.release(handed)
+            self._note(Event.RELEASED, handed)
+            for chunk in handed:
+                del self.owned[chunk]
 
     async def renew_ownership(self, ledger: Ledger, lease: int) -> int:
         """After a lost lease: own again what nobody has taken meanwhile; returns how many chunks were lost.
 
         What was lost is being trained by somebody else; what this peer trained of it counts as trained twice.
         """
-        self._ledger, self._lease = ledger, lease
-        await ledger.refresh()
-        result = await ledger.claim(list(self.owned), lease)
-        before, self.owned = len(self.owned), dict(result.owned)
-        self._shared = {chunk: via for chunk, via in self._shared.items() if chunk in self.owned}
-        self.chooser.members_changed()
-        return before - len(self.owned)
+        async with self._one_at_a_time:
+            await ledger.refresh()
+            result = await ledger.claim(list(self.owned), lease)
+            before, self.owned = len(self.owned), dict(result.owned)
+            self._ledger, self._lease = ledger, lease
+            self._shared = {chunk: via for chunk, via in self._shared.items() if chunk in self.owned}
+            self.chooser.members_changed()
+            return before - len(self.owned)
