@@ -26,7 +26,8 @@ class Event(StrEnum):
     JOINED = "joined"  # checkpoint, progress_samples: weights loaded, training begins
     CLAIMED = "claimed"  # epoch, chunks
     TRAINED = "trained"  # epoch, chunk, records, batch
-    DONE = "done"  # epoch, chunks, via ("exchange" | "checkpoint"), id
+    DONE = "done"  # epoch, chunks, via (id of an exchange or a checkpoint)
+    UNKNOWN = "settlement-unknown"  # epoch, chunks, via: the lease ended before the store's reply
     RELEASED = "released"  # epoch, chunks
     OFFERED = "offered"  # exchange, partner
     EXCHANGED = "exchanged"  # exchange, partner, side, outcome, distance

@@ -1,7 +1,8 @@
 """The account of a run, from the event logs of its peers: what was learned, lost and trained twice.
 
 The logs are evidence of their own: nothing here trusts the ledger. A peer that was killed may have settled a chunk and
-died before it wrote that down; what it trained of a chunk that nobody else settled is then credited to it.
+died before it wrote that down, and one that lost its lease may not know whether the store took a settlement; what it
+trained of a chunk that nobody else settled is then credited to it.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Account:
 class _Peer:
     trained: dict[int, Mask] = field(default_factory=dict)
     done: dict[int, set[int]] = field(default_factory=dict)
+    unknown: dict[int, set[int]] = field(default_factory=dict)
     joined: bool = False
     left: bool = False
 
@@ -98,6 +100,8 @@ def account(logs: Mapping[str, Iterable[Mapping[str, Any]]], job: Budgeted) -> A
                         peer.trained.setdefault(epoch, np.zeros(records, np.bool_))[start:stop] = True
                 case Event.DONE:
                     peer.done.setdefault(event["epoch"], set()).update(event["chunks"])
+                case Event.UNKNOWN:
+                    peer.unknown.setdefault(event["epoch"], set()).update(event["chunks"])
                 case Event.JOINED | Event.FOUNDED:
                     peer.joined = True
                 case Event.LEFT:
@@ -131,7 +135,7 @@ def _learned(epoch: int, peers: Iterable[_Peer], data: Cut) -> int:
         trained = peer.trained.get(epoch)
         if trained is None:
             continue
-        mine = _chunks(peer.done.get(epoch, set()), data)
+        mine = _chunks(peer.done.get(epoch, set()) | (peer.unknown.get(epoch, set()) - settled_by_all), data)
         if not peer.left:
             mine |= ~_chunks(settled_by_all, data)
         learned |= trained & mine

@@ -7,13 +7,17 @@ of these steps; then the step waits here and the solver goes on with what it has
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from gossip_caffe.clock import Clock
+from gossip_caffe.errors import LeaseLost
 from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.shards.choice import Chooser, Claim, List, Nothing
 from gossip_caffe.shards.epochs import ChunkId, Epochs
-from gossip_caffe.shards.ledger import Ledger, Settlement
+from gossip_caffe.shards.ledger import CHUNKS_PER_TRANSACTION, Ledger, Settlement
+
+T = TypeVar("T")
 
 
 class Claims:
@@ -44,6 +48,7 @@ class Claims:
         self._clock = clock
         self._log = log
         self._shared: dict[ChunkId, str] = {}
+        self._unknown: set[ChunkId] = set()
         # One thing at a time: what a claim, a settlement or a new lease finds in ``owned`` stands until it is done.
         self._one_at_a_time = asyncio.Lock()
 
@@ -67,12 +72,14 @@ class Claims:
                     self.chooser.listed(states, self._clock.monotonic())
                     return 0.0
                 case Claim():
-                    result = await self._ledger.claim(choice.chunks, self._lease)
-                    self.chooser.tried(choice.chunks)
-                    self._note(Event.CLAIMED, result.owned)
-                    for chunk, revision in result.owned.items():
-                        self.owned[chunk] = revision
-                        self._feed(chunk, *self._epochs.extent(chunk))
+                    # One transaction at a time: what it brought is ours even if the store is away for the next.
+                    for chunks in _lots(choice.chunks):
+                        result = await self._ledger.claim(chunks, self._lease)
+                        self.chooser.tried(chunks)
+                        self._note(Event.CLAIMED, result.owned)
+                        for chunk, revision in result.owned.items():
+                            self.owned[chunk] = revision
+                            self._feed(chunk, *self._epochs.extent(chunk))
                     return 0.0
 
     def _note(self, event: Event, chunks: Iterable[ChunkId], **fields: object) -> None:
@@ -94,17 +101,28 @@ class Claims:
 
     async def _settle(self) -> None:
         pending = [Settlement(chunk, self.owned[chunk], via) for chunk, via in self._shared.items()]
-        if not pending:
-            return
-        done, lost = await self._ledger.settle(pending)
-        vias = {entry.chunk: entry.via for entry in pending}
-        for chunk in (*done, *lost):
-            self._shared.pop(chunk, None)
-            self.owned.pop(chunk, None)
-        for via in dict.fromkeys(vias[chunk] for chunk in done):
-            self._note(Event.DONE, [chunk for chunk in done if vias[chunk] == via], via=via)
-        self.done_chunks += len(done)
-        self.done_samples += sum(stop - start for start, stop in map(self._epochs.extent, done))
+        for settlements in _lots(pending):
+            try:
+                done, lost = await self._ledger.settle(settlements)
+            except LeaseLost:
+                self._note_unknown(pending)
+                raise
+            for chunk in (*done, *lost):
+                self._shared.pop(chunk, None)
+                self.owned.pop(chunk, None)
+            self._note_settled(Event.DONE, [entry for entry in settlements if entry.chunk in done])
+            self.done_chunks += len(done)
+            self.done_samples += sum(stop - start for start, stop in map(self._epochs.extent, done))
+
+    def _note_unknown(self, settlements: Sequence[Settlement]) -> None:
+        """The lease ended before the store's reply: what it did with the settlements cannot be known here."""
+        new = [entry for entry in settlements if entry.chunk not in self._unknown]
+        self._unknown.update(entry.chunk for entry in new)
+        self._note_settled(Event.UNKNOWN, new)
+
+    def _note_settled(self, event: Event, settlements: Sequence[Settlement]) -> None:
+        for via in dict.fromkeys(entry.via for entry in settlements):
+            self._note(event, [entry.chunk for entry in settlements if entry.via == via], via=via)
 
     async def release(self, chunks: Iterable[ChunkId]) -> None:
         """Hand back chunks of which nothing was trained."""
@@ -126,5 +144,12 @@ class Claims:
             before, self.owned = len(self.owned), dict(result.owned)
             self._ledger, self._lease = ledger, lease
             self._shared = {chunk: via for chunk, via in self._shared.items() if chunk in self.owned}
+            self._unknown.clear()
             self.chooser.members_changed()
             return before - len(self.owned)
+
+
+def _lots(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut into what one transaction takes."""
+    for first in range(0, len(items), CHUNKS_PER_TRANSACTION):
+        yield items[first : first + CHUNKS_PER_TRANSACTION]

@@ -4,66 +4,139 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import pytest
+
+from gossip_caffe.errors import LeaseLost, StoreUnavailable
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.observe.events import JsonLinesLog
+from gossip_caffe.membership.store import Guard, Operation, TxnResult
+from gossip_caffe.observe.events import Event, JsonLinesLog, read_events
 from gossip_caffe.peer.claims import Claims
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.epochs import ChunkId, Epochs
-from gossip_caffe.shards.ledger import Ledger
+from gossip_caffe.shards.ledger import CHUNKS_PER_TRANSACTION, Ledger
 from tests.fake_clock import FakeClock
 
 EPOCHS = Epochs(records=2000, chunk_records=10, budget_samples=4000, seed=1)
 KEYS = JobKeys("j")
 
 
-async def incarnation(server: MemoryEtcd, clock: FakeClock) -> tuple[LeaseSession, Ledger]:
-    store = MemoryStore(server)
-    session = LeaseSession(store, clock, 5.0)
-    await session.start()
-    writer = FencedWriter(store, session, KEYS.fence("a"), clock)
-    await writer.open()
-    return session, Ledger(store, writer, KEYS, EPOCHS, "a")
+class FailingStore(MemoryStore):
+    """Refuses one transaction: ``fails_in`` counts down to it."""
+
+    fails_in = -1
+
+    async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
+        self.fails_in -= 1
+        if self.fails_in == 0:
+            raise StoreUnavailable("away", remedy="wait")
+        return await super().transact(guards, operations)
+
+
+class Peer:
+    """The claims of one peer over a store that can be told to fail."""
+
+    def __init__(self, log: Path) -> None:
+        self.clock = FakeClock(automatic=True)
+        self.server = MemoryEtcd(self.clock)
+        self.store = FailingStore(self.server)
+        self.log = log
+        self.fed: list[ChunkId] = []
+
+    async def begin(self) -> Claims:
+        ledger = await self.incarnation()
+        return Claims(
+            ledger=ledger,
+            lease=self.session.id,
+            epochs=EPOCHS,
+            chooser=Chooser(EPOCHS, lambda: list(range(EPOCHS.chunks)), random.Random(1)),
+            feed=lambda chunk, start, stop: self.fed.append(chunk),
+            clock=self.clock,
+            log=JsonLinesLog(self.log, "a", self.clock),
+        )
+
+    async def incarnation(self) -> Ledger:
+        self.session = LeaseSession(self.store, self.clock, 5.0)
+        await self.session.start()
+        writer = FencedWriter(self.store, self.session, KEYS.fence("a"), self.clock)
+        await writer.open()
+        return Ledger(self.store, writer, KEYS, EPOCHS, "a")
+
+    def chunks_logged(self, event: Event) -> list[ChunkId]:
+        return [
+            ChunkId(line["epoch"], chunk)
+            for line in read_events(self.log)
+            if line["event"] == event
+            for chunk in line["chunks"]
+        ]
+
+
+@pytest.fixture
+async def peer(tmp_path: Path) -> AsyncIterator[Peer]:
+    peer = Peer(tmp_path / "a.jsonl")
+    yield peer
+    await peer.session.close()
 
 
 async def test_chunks_that_become_shared_and_owned_while_the_peer_registers_again_are_settled(
-    tmp_path: Path,
+    peer: Peer,
 ) -> None:
     """The store was away, so everything is due at once: what is owned is claimed anew, settled and added to."""
-    clock = FakeClock(automatic=True)
-    server = MemoryEtcd(clock)
-    session, ledger = await incarnation(server, clock)
-    fed: list[ChunkId] = []
-    claims = Claims(
-        ledger=ledger,
-        lease=session.id,
-        epochs=EPOCHS,
-        chooser=Chooser(EPOCHS, lambda: list(range(EPOCHS.chunks)), random.Random(1)),
-        feed=lambda chunk, start, stop: fed.append(chunk),
-        clock=clock,
-        log=JsonLinesLog(tmp_path / "a.jsonl", "a", clock),
-    )
+    claims = await peer.begin()
     await claims.claim(150)
-    claims.shared(fed[:100], "x1")
+    claims.shared(peer.fed[:100], "x1")
 
-    server.revoke(session.id)
-    await session.close()
-    session, ledger = await incarnation(server, clock)
-    renewing = asyncio.create_task(claims.renew_ownership(ledger, session.id))
+    peer.server.revoke(peer.session.id)
+    await peer.session.close()
+    ledger = await peer.incarnation()
+    renewing = asyncio.create_task(claims.renew_ownership(ledger, peer.session.id))
     await asyncio.sleep(0)
     await claims.settle()
-    while len(fed) == 150:
+    while len(peer.fed) == 150:
         await claims.claim(40)
     assert await renewing == 0
 
-    claims.shared(fed, "x2")
+    claims.shared(peer.fed, "x2")
     await claims.settle()
     assert claims.owned == {}
-    assert claims.done_chunks == len(fed) > 150
+    assert claims.done_chunks == len(peer.fed) > 150
     states = await ledger.states()
     assert not any(state.owned for state in states.values())
-    await session.close()
+
+
+async def test_what_was_claimed_before_the_store_went_away_is_trained(peer: Peer) -> None:
+    claims = await peer.begin()
+    peer.store.fails_in = 2
+    with pytest.raises(StoreUnavailable):
+        await claims.claim(100)
+    assert len(peer.fed) == len(claims.owned) == CHUNKS_PER_TRANSACTION
+
+
+async def test_what_was_settled_before_the_store_went_away_is_done_and_the_rest_is_due(peer: Peer) -> None:
+    claims = await peer.begin()
+    await claims.claim(100)
+    claims.shared(peer.fed, "x1")
+    peer.store.fails_in = 2
+    with pytest.raises(StoreUnavailable):
+        await claims.settle()
+    assert claims.done_chunks == CHUNKS_PER_TRANSACTION
+    await claims.settle()
+    assert claims.done_chunks == len(set(peer.chunks_logged(Event.DONE))) == 100
+
+
+async def test_a_settlement_whose_reply_was_lost_with_the_lease_is_written_down_as_unknown_once(
+    peer: Peer,
+) -> None:
+    claims = await peer.begin()
+    await claims.claim(10)
+    claims.shared(peer.fed, "x1")
+    peer.server.revoke(peer.session.id)
+    for _ in range(3):
+        with pytest.raises(LeaseLost):
+            await claims.settle()
+    assert sorted(peer.chunks_logged(Event.UNKNOWN), key=str) == sorted(peer.fed, key=str)

@@ -65,6 +65,12 @@ def test_a_peer_killed_between_settling_and_writing_it_down_is_believed() -> Non
     assert figures(account({"a": [trained((0, 0, 20)), done(0, 0)]}, Job(20))) == (20, 0, 0)
 
 
+def test_a_settlement_whose_outcome_was_not_learned_counts_when_nobody_else_settled_the_chunk() -> None:
+    unknown = {"event": "settlement-unknown", "epoch": 0, "chunks": [0, 1], "via": "x"}
+    logs = {"a": [trained((0, 0, 20)), unknown, LEFT], "b": [trained((0, 10, 15)), done(0, 1), LEFT]}
+    assert figures(account(logs, Job(20))) == (15, 5, 5)
+
+
 def test_a_solver_that_trains_a_batch_again_counts_it_twice() -> None:
     logs = {"a": [trained((0, 0, 10)), trained((0, 0, 10)), done(0, 0), LEFT]}
     assert figures(account(logs, Job(10))) == (10, 0, 10)
