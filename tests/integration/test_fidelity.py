@@ -1,0 +1,70 @@
+"""A one-peer job against plain Caffe on the same records in the same order: after 50 iterations, not a bit differs.
+
+The peer's side is real: loader process, ring, solver process. Caffe's side is the user's file, read by
+``caffe.get_solver``, with Caffe's own data layers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.caffe_jobs import write_job
+from tests.one_peer import bare, trained
+
+pytestmark = pytest.mark.integration
+
+ITERATIONS = 50
+FIXED = 'lr_policy: "fixed"'
+DECAY = "weight_decay: 0.0005"
+SGD = f"base_lr: 0.05 momentum: 0.9 {DECAY}"
+
+SOLVERS = {
+    "SGD": f"{SGD} {FIXED}",
+    "Nesterov": f'type: "Nesterov" {SGD} {FIXED}',
+    "AdaGrad": f'type: "AdaGrad" base_lr: 0.05 delta: 1e-7 {DECAY} {FIXED}',
+    "RMSProp": f'type: "RMSProp" base_lr: 0.01 rms_decay: 0.98 {DECAY} {FIXED}',
+    "AdaDelta": f'type: "AdaDelta" base_lr: 1.0 momentum: 0.95 delta: 1e-6 {DECAY} {FIXED}',
+    "Adam": f'type: "Adam" base_lr: 0.01 momentum: 0.9 momentum2: 0.999 {DECAY} {FIXED}',
+}
+POLICIES = {
+    "fixed": 'lr_policy: "fixed"',
+    "step": 'lr_policy: "step" gamma: 0.7 stepsize: 7',
+    "exp": 'lr_policy: "exp" gamma: 0.98',
+    "inv": 'lr_policy: "inv" gamma: 0.01 power: 0.75',
+    "multistep": 'lr_policy: "multistep" gamma: 0.3 stepvalue: 5 stepvalue: 20 stepvalue: 41',
+    "poly": 'lr_policy: "poly" power: 1.5',
+    "sigmoid": 'lr_policy: "sigmoid" gamma: -0.2 stepsize: 25',
+}
+SETTINGS = {
+    "L1": f'{SGD} {FIXED} regularization_type: "L1"',
+    "clip_gradients": f"{SGD} {FIXED} clip_gradients: 0.3",
+    "no decay": f"base_lr: 0.05 momentum: 0.5 {FIXED}",
+    "average_loss, display, debug_info": f"{SGD} {FIXED} average_loss: 7 display: 10 debug_info: true",
+    "old solver_type": f"{SGD} {FIXED} solver_type: NESTEROV",
+}
+CASES = {
+    **{f"{name}, iter_size {size}": (text, size) for name, text in SOLVERS.items() for size in (1, 3)},
+    **{
+        f"{name}, iter_size {size}": (f"{SGD} {text}", size)
+        for name, text in POLICIES.items()
+        for size in (1, 3)
+    },
+    **{name: (text, 1) for name, text in SETTINGS.items()},
+    "all at once": (f'{SGD} {POLICIES["inv"]} regularization_type: "L1" clip_gradients: 0.5', 3),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_after_50_iterations_a_peers_weights_are_those_of_plain_caffe_bit_for_bit(
+    tmp_path: Path, case: str
+) -> None:
+    solver, iter_size = CASES[case]
+    job = write_job(tmp_path, f"{solver} iter_size: {iter_size}")
+    peers = await trained(job.spec, ITERATIONS)
+    caffes = bare(job.bare, ITERATIONS, peers.layout, tmp_path, peers.start)
+    assert np.array_equal(peers.weights, caffes.weights)
+    assert np.abs(peers.weights - peers.start).max() > 1e-3
+    assert np.isfinite(peers.weights).all()
