@@ -27,7 +27,7 @@ from typing import Any
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd_server import EtcdServer
-from gossip_caffe.data.source import open_data_set
+from gossip_caffe.data import source
 from gossip_caffe.demo import digits, model
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
@@ -144,7 +144,7 @@ async def make_job(endpoint: str, name: str, solver_file: Path) -> int:
     """Create the job; returns its budget in samples."""
     store = EtcdStore([endpoint], SystemClock(), random.Random(1))
     try:
-        spec = read_job(name, solver_file, JobSettings(), open_data_set)
+        spec = read_job(name, solver_file, JobSettings(), source.measure)
         await create_job(store, spec)
         return spec.budget_samples
     finally:

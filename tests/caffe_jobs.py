@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.data.source import open_data_set
+from gossip_caffe.data.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
 from gossip_caffe.solver.engine import EngineSpec
@@ -79,5 +79,5 @@ def write_job(folder: Path, solver: str, *, net: str = HIDDEN, batch: int = BATC
     net_path, bare = folder / "net.prototxt", folder / "solver.prototxt"
     net_path.write_text(DATA.format(scale=SCALE, source=source, batch=batch) + net)
     bare.write_text(f'net: "{net_path}"\nmax_iter: 1000\nsnapshot_after_train: false\n{solver}\n')
-    spec = read_job("test", bare, JobSettings(), open_data_set)
+    spec = read_job("test", bare, JobSettings(), measure)
     return Job(spec, bare, pixels.astype(np.float32) * np.float32(SCALE), labels.astype(np.float32))

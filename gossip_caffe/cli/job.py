@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def read_spec(name: str, solver: str, settings: tuple[str, ...]) -> JobSpec:
     """The job of a solver file with ``--set name=value`` settings. Raises UsageError, ModelError or DataError."""
-    from gossip_caffe.data.source import open_data_set
+    from gossip_caffe.data.source import measure
     from gossip_caffe.job.reading import read_job
     from gossip_caffe.job.spec import JobSettings, with_overrides
     from gossip_caffe.membership.keys import checked_name
@@ -32,7 +32,7 @@ def read_spec(name: str, solver: str, settings: tuple[str, ...]) -> JobSpec:
             raise UsageError(f"--set {entry}: no value", remedy="write --set NAME=VALUE")
         overrides[key.strip()] = value.strip()
     checked_name(name, "job")
-    return read_job(name, Path(solver), with_overrides(JobSettings(), overrides), open_data_set)
+    return read_job(name, Path(solver), with_overrides(JobSettings(), overrides), measure)
 
 
 @click.group()
@@ -115,15 +115,16 @@ def show(name: str, as_json: bool, etcd: str | None) -> None:
     """
     from gossip_caffe.job.spec import JobSettings
     from gossip_caffe.membership.jobs import load_job
+    from gossip_caffe.shards.epochs import Epochs
 
     spec = with_store(etcd, lambda store: load_job(store, name))
     figures = {
         "name": spec.name,
         "fingerprint": spec.fingerprint[:16],
         "solver": spec.solver_type,
-        "data": spec.data.source,
+        "data": ", ".join(source.path for source in spec.data.sources) or "made by the net",
         "records": spec.data.records,
-        "chunks": len(spec.data.chunk_keys),
+        "chunks": Epochs.of(spec).chunks,
         "chunk_records": spec.data.chunk_records,
         "batch_records": spec.data.batch_records,
         "iter_size": spec.iter_size,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
+import numpy as np
+from numpy.typing import NDArray
 
 from gossip_caffe.data.datum import Record, decode
 from gossip_caffe.data.transform import Transformer
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import TransformSpec
+from gossip_caffe.job.spec import SourceSpec
 
 _PROGRESS_EVERY_RECORDS = 1 << 16
 
@@ -46,10 +48,12 @@ def _cursor(path: str) -> Iterator[lmdb.Cursor]:
 
 
 class LmdbDataSet:
-    """What a job must know of an LMDB before it is cut."""
+    """What a job must know of an LMDB before it is cut. Raises DataError when the data does not fit its layer."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    digest = ""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._path = path = spec.path
         environment = _open(path)
         self.records = int(environment.stat()["entries"])
         environment.close()
@@ -58,13 +62,11 @@ class LmdbDataSet:
         with _cursor(path) as cursor:
             cursor.first()
             record = decode(bytes(cursor.value()), _where(path, bytes(cursor.key())))
+        Transformer(spec.transform, seed=0).check(record)
         channels, height, width = record.values.shape
-        self._first = record
-        self.shape = (channels, height, width)
-
-    def check(self, transform: TransformSpec) -> None:
-        """Raise DataError when the transformation does not fit the first record."""
-        Transformer(transform, seed=0).check(self._first)
+        crop = spec.transform.crop_size
+        shapes = ((channels, crop or height, crop or width), ())
+        self.shapes: tuple[tuple[int, ...], ...] = shapes[: len(spec.tops)]
 
     def chunk_keys(
         self, chunk_records: int, progress: Callable[[int], None] | None = None
@@ -86,24 +88,32 @@ class LmdbDataSet:
 class LmdbSource:
     """Random access by chunk; one long read transaction, which a read-only file makes free."""
 
-    def __init__(self, path: str, *, records: int, chunk_records: int, chunk_keys: tuple[str, ...]) -> None:
-        self._path = path
+    def __init__(self, spec: SourceSpec, chunk_records: int, seed: int) -> None:
+        self._path = path = spec.path
         self._chunk_records = chunk_records
-        self._keys = [bytes.fromhex(key) for key in chunk_keys]
+        self._keys = [bytes.fromhex(key) for key in spec.chunk_keys]
+        self._transformer = Transformer(spec.transform, seed)
         self._environment = _open(path)
         found = int(self._environment.stat()["entries"])
-        if found != records:
+        if found != spec.records:
             self._environment.close()
             raise DataError(
-                f"the LMDB at {path} has {found} records, the job was made for {records}",
+                f"the LMDB at {path} has {found} records, the job was made for {spec.records}",
                 remedy="bring the same data to this machine, or create the job again",
             )
         self._transaction = self._environment.begin()
         self._cursor = self._transaction.cursor()
         self._at = -1
 
+    def fill(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> None:
+        """Write the records [start, stop) in cursor order. Raises DataError naming the LMDB and the key."""
+        records = list(self.read(start, stop))
+        self._transformer.apply(records, epoch, start, out[0])
+        if len(out) > 1:
+            out[1][:] = [record.label for record in records]
+
     def read(self, start: int, stop: int) -> Iterator[Record]:
-        """Yield the records [start, stop) in cursor order. Raises DataError naming the LMDB and the key."""
+        """Yield the records [start, stop) in cursor order, untransformed. Raises as ``fill``."""
         try:
             if self._at != start:
                 self._seek(start)

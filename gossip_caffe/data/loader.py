@@ -11,6 +11,7 @@ import argparse
 import signal
 import sys
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from gossip_caffe.children import Control
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.data.source import RecordSource, open_source
-from gossip_caffe.data.transform import Transformer
 from gossip_caffe.errors import ExitCode, GossipCaffeError
 from gossip_caffe.job.spec import DataSpec, read_fields
 from gossip_caffe.processes import die_with_parent
@@ -27,19 +27,42 @@ from gossip_caffe.processes import die_with_parent
 WAIT_FOR_SLOT_S = 0.2
 
 
-def fill(
-    source: RecordSource, transformer: Transformer, parts: list[list[int]], arrays: list[NDArray[np.float32]]
-) -> int:
-    """Load the records of ``parts`` into a slot's arrays; returns how many there are."""
-    row = 0
-    for epoch, start, stop in parts:
-        records = list(source.read(start, stop))
-        rows = slice(row, row + len(records))
-        transformer.apply(records, epoch, start, arrays[0][rows])
-        if len(arrays) > 1:
-            arrays[1][rows] = [record.label for record in records]
-        row += len(records)
-    return row
+class OpenSources:
+    """All sources of a job, which advance together."""
+
+    def __init__(self, spec: DataSpec, seed: int) -> None:
+        self._lengths = [source.records for source in spec.sources]
+        self._tops = [len(source.tops) for source in spec.sources]
+        self._sources: list[RecordSource] = [
+            open_source(source, spec.chunk_records, seed) for source in spec.sources
+        ]
+
+    def fill(self, parts: list[list[int]], arrays: list[NDArray[np.float32]]) -> int:
+        """Load the records of ``parts`` into a slot's arrays; returns how many there are."""
+        row = 0
+        for epoch, start, stop in parts:
+            top = 0
+            for source, length, tops in zip(self._sources, self._lengths, self._tops, strict=True):
+                for piece_start, piece_stop, offset in wrapped(start, stop, length):
+                    rows = slice(row + offset, row + offset + piece_stop - piece_start)
+                    out = [array[rows] for array in arrays[top : top + tops]]
+                    source.fill(epoch, piece_start, piece_stop, out)
+                top += tops
+            row += stop - start
+        return row
+
+
+def wrapped(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """Cut records [start, stop) of the job where a source of ``length`` records begins again.
+
+    Yields (start, stop, offset from the range's start) in the source's own numbers.
+    """
+    at = start
+    while at < stop:
+        first = at % length
+        last = min(length, first + stop - at)
+        yield first, last, at - start
+        at += last - first
 
 
 def serve(control: Control) -> None:
@@ -50,7 +73,7 @@ def serve(control: Control) -> None:
     message, fds = received
     spec = read_fields(DataSpec, message["open"], "data")
     ring = BatchRing.attach(fds)
-    source, transformer = open_source(spec), Transformer(spec.transform, message["seed"])
+    sources = OpenSources(spec, message["seed"])
     control.send({"ready": True})
     plan: deque[Any] = deque()
     while True:
@@ -63,7 +86,7 @@ def serve(control: Control) -> None:
         arrays = ring.reserve(WAIT_FOR_SLOT_S)
         if arrays is not None:
             sequence, parts = plan.popleft()
-            ring.commit(sequence, fill(source, transformer, parts, arrays))
+            ring.commit(sequence, sources.fill(parts, arrays))
 
 
 def main() -> int:

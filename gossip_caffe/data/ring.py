@@ -75,7 +75,7 @@ class BatchRing:
     @classmethod
     def create(cls, tops: Sequence[TopSpec], batch_records: int, slots: int) -> BatchRing:
         """Make a ring. Raises EnvironmentProblem when memory is short."""
-        if not tops or batch_records < 1 or slots < 1:
+        if batch_records < 1 or slots < 1:
             raise EnvironmentProblem(
                 f"a ring of {slots} slots for {batch_records} records and {len(tops)} tops",
                 remedy="set prefetch_batches and batch_size to 1 or more",

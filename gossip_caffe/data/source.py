@@ -1,21 +1,27 @@
-"""Where records come from: one file a kind of source, all behind one Protocol."""
+"""Where records come from: one file a kind of source, all behind two Protocols."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Protocol
 
-from gossip_caffe.data.datum import Record
+import numpy as np
+from numpy.typing import NDArray
+
 from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import DataSpec
+from gossip_caffe.job.sources import DataSet
+from gossip_caffe.job.spec import SourceSpec
 
 
 class RecordSource(Protocol):
     """Records by their number in the data set, which is the order in which Caffe would read them."""
 
-    def read(self, start: int, stop: int) -> Iterator[Record]:
-        """Yield the records [start, stop), decoded. Raises DataError naming source and key."""
+    def fill(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> None:
+        """Write the records [start, stop) of an epoch, transformed: one array a top, shape (stop - start, *top.shape).
+
+        Raises DataError naming source and key.
+        """
         ...
 
     def close(self) -> None:
@@ -23,23 +29,23 @@ class RecordSource(Protocol):
         ...
 
 
-def open_data_set(backend: str, path: str) -> LmdbDataSet:
-    """Open a data set that a job is being made for. Raises DataError."""
-    _check(backend)
-    return LmdbDataSet(path)
+def measure(spec: SourceSpec) -> DataSet:
+    """Look at the data of a job that is being made. Raises DataError."""
+    match spec.kind:
+        case "lmdb":
+            return LmdbDataSet(spec)
+        case _:
+            raise _unknown(spec)
 
 
-def open_source(spec: DataSpec) -> RecordSource:
-    """Open a job's data, cut as the job says. Raises DataError."""
-    _check(spec.backend)
-    return LmdbSource(
-        spec.source,
-        records=spec.records,
-        chunk_records=spec.chunk_records,
-        chunk_keys=spec.chunk_keys,
-    )
+def open_source(spec: SourceSpec, chunk_records: int, seed: int) -> RecordSource:
+    """Open a source of a job, cut as the job says; ``seed`` is the job's. Raises DataError."""
+    match spec.kind:
+        case "lmdb":
+            return LmdbSource(spec, chunk_records, seed)
+        case _:
+            raise _unknown(spec)
 
 
-def _check(backend: str) -> None:
-    if backend != "lmdb":
-        raise DataError(f"unknown data source {backend!r}", remedy="use an LMDB")
+def _unknown(spec: SourceSpec) -> DataError:
+    return DataError(f"data of the kind {spec.kind!r} is not supported yet", remedy="convert it to an LMDB")

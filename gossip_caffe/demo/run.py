@@ -13,7 +13,7 @@ from pathlib import Path
 from gossip_caffe.clock import Clock
 from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.cluster.supervisor import ClusterOptions, Supervisor
-from gossip_caffe.data.source import open_data_set
+from gossip_caffe.data.source import measure
 from gossip_caffe.demo.digits import write_digits
 from gossip_caffe.demo.harvest import Harvest, Kept
 from gossip_caffe.demo.measure import accuracies, train_single
@@ -77,7 +77,7 @@ def run_demo(
     say(f"digits and prototxts → {options.out}")
     write_digits(options.out, options.seed)
     files = write_model(options.out, epochs=options.epochs, seed=options.seed)
-    spec = read_job(JOB, files.solver, JobSettings(), open_data_set)
+    spec = read_job(JOB, files.solver, JobSettings(), measure)
     harvest = Harvest(state.run, options.out / "checkpoints")
     try:
         with audience() if audience is not None else nullcontext(Lines(say, clock)) as watching:

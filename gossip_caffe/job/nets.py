@@ -12,6 +12,9 @@ from gossip_caffe.job.prototxt import Document, Field, Message
 SOURCE_TYPES = frozenset(
     {"Data", "AnnotatedData", "HDF5Data", "ImageData", "MemoryData", "WindowData", "DummyData", "Input"}
 )
+MAKING_TYPES = frozenset({"DummyData", "Python"})
+"""Layers that make their tops up by themselves: what they make cannot be shared out."""
+
 LEGACY_FIELDS = ("layers", "input", "input_dim", "input_shape")
 
 
@@ -92,29 +95,14 @@ def brings_data(layer: Layer) -> bool:
     return layer.type in SOURCE_TYPES or not layer.fields.all("bottom")
 
 
-def source_layer(document: Document, net: Message, state: NetState) -> Layer:
-    """Find the one layer that brings its data. Raises ModelError naming what is there instead."""
+def source_layers(document: Document, net: Message, state: NetState) -> list[Layer]:
+    """Find the layers that bring data from outside of the net, in order; none when the net makes its own.
+
+    Raises ModelError when nothing brings any.
+    """
     layers = layers_of(net)
-    sources = [layer for layer in layers if included(layer.fields, state) and brings_data(layer)]
-    if not sources:
+    present = [layer for layer in layers if included(layer.fields, state)]
+    if not any(brings_data(layer) for layer in present):
         at = layers[0].place.start if layers else 0
-        raise document.error(
-            at,
-            f"the {state.phase} phase has no data layer",
-            'add a layer of type "Data" with backend LMDB',
-        )
-    if len(sources) > 1:
-        names = ", ".join(repr(layer.name) for layer in sources)
-        raise document.error(
-            sources[1].place.start,
-            f"several data layers in the {state.phase} phase ({names})",
-            "bring all tops from one Data layer: several are not supported yet",
-        )
-    source = sources[0]
-    if source.type != "Data":
-        raise document.error(
-            source.place.start,
-            f"layer {source.name!r} brings data as {source.type}",
-            'convert the data to LMDB and use a layer of type "Data": other sources are not supported yet',
-        )
-    return source
+        raise document.error(at, f"the {state.phase} phase has no data layer", 'add a layer of type "Data"')
+    return [layer for layer in present if brings_data(layer) and layer.type not in MAKING_TYPES]

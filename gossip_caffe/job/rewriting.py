@@ -1,13 +1,13 @@
 """The two changes that make a user's solver a peer's.
 
-The data layer reads from the ring, and testing, snapshots and display are the cluster's business. Everything
+The source layers read from the ring, and testing, snapshots and display are the cluster's business. Everything
 else stays byte for byte, so that Caffe trains what the user wrote.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 from gossip_caffe.job.nets import Layer
 from gossip_caffe.job.prototxt import Document, edited
@@ -47,12 +47,16 @@ _NOT_A_PEERS_BUSINESS = frozenset(
 )
 
 
-def ring_layer(source: Layer) -> str:
-    """Write the Python layer that stands where the data layer stood, with the same name, tops and phase."""
+def ring_layer(source: Layer, first_top: int) -> str:
+    """Write the Python layer that stands where a source layer stood, with the same name, tops and phase.
+
+    ``first_top``: which of the ring's tops is its first.
+    """
     tops = " ".join(f"top: {quoted(top)}" for top in source.tops)
     return (
         f'layer {{ name: {quoted(source.name)} type: "Python" {tops} include {{ phase: TRAIN }} '
-        f'python_param {{ module: "{SOURCE_MODULE}" layer: "{SOURCE_CLASS}" }} }}'
+        f'python_param {{ module: "{SOURCE_MODULE}" layer: "{SOURCE_CLASS}" '
+        f'param_str: "{first_top}:{len(source.tops)}" }} }}'
     )
 
 
@@ -62,9 +66,13 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def net_for_peer(document: Document, source: Layer) -> str:
-    """Rewrite a net's text with its data layer replaced."""
-    return edited(document.text, [(source.place.start, source.place.end, ring_layer(source))])
+def net_for_peer(document: Document, sources: Sequence[Layer]) -> str:
+    """Rewrite a net's text with its source layers replaced."""
+    edits, first_top = [], 0
+    for source in sources:
+        edits.append((source.place.start, source.place.end, ring_layer(source, first_top)))
+        first_top += len(source.tops)
+    return edited(document.text, edits)
 
 
 def solver_for_peer(document: Document, net_text: str) -> str:

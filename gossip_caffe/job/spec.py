@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from gossip_caffe.errors import UsageError
 
 T = TypeVar("T")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +28,68 @@ class TransformSpec:
     crop_size: int = 0
     mean_values: tuple[float, ...] = ()
     mean_file: str = ""
+    force_color: bool = False
+    force_gray: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """``image_data_param``: how image files become records; ``height`` and ``width`` 0 keep an image's own."""
+
+    root_folder: str = ""
+    height: int = 0
+    width: int = 0
+    color: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TopSpec:
-    """One output of the data layer: ``shape`` is that of a single record, float32; () for a label."""
+    """One output of a source layer: ``shape`` is that of a single record, float32; () for a label."""
 
     name: str
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class DataSpec:
-    """The data of the TRAIN phase and how it is cut.
+class SourceSpec:
+    """One source layer of the TRAIN net, and where its records are.
 
-    ``chunk_keys`` holds the key of each chunk's first record, in hexadecimal, so that every peer finds a
-    chunk without a scan. Chunks have ``chunk_records`` records each, the last one what is left.
+    ``kind`` is one of SOURCE_KINDS; ``path`` the folder, the list file, or module:callable. ``chunk_keys``: for
+    databases, the key of each chunk's first record, in hexadecimal, so that every peer finds a chunk without a scan.
+    ``digest``: SHA-256 of what the records' numbers depend on besides their count, "" where there is no such thing.
     """
 
     layer: str
-    backend: str
-    source: str
+    kind: str
+    path: str
+    tops: tuple[TopSpec, ...]
+    records: int = 0
+    chunk_keys: tuple[str, ...] = ()
+    transform: TransformSpec = TransformSpec()
+    image: ImageSpec = ImageSpec()
+    digest: str = ""
+
+
+SOURCE_KINDS = ("lmdb", "leveldb", "hdf5", "images", "dataset")
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """The data of the TRAIN phase and how it is cut: chunks of ``chunk_records``, the last one what is left.
+
+    Sources advance together: record n of the job is record n modulo its length of each source, and the longest one
+    gives ``records``. Without sources the net makes its own data: a record is then one forward pass.
+    """
+
+    sources: tuple[SourceSpec, ...]
     records: int
     chunk_records: int
-    chunk_keys: tuple[str, ...]
     batch_records: int
-    tops: tuple[TopSpec, ...]
-    transform: TransformSpec = TransformSpec()
+
+    @property
+    def tops(self) -> tuple[TopSpec, ...]:
+        """The outputs of all sources, in the order of the net."""
+        return tuple(top for source in self.sources for top in source.tops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +170,7 @@ class JobSpec:
     """One job. Texts are whole prototxts.
 
     ``solver_text`` is the user's own, ``train_net_text`` too but with absolute paths; ``solver_for_peer`` is
-    what a peer's solver is built from: the same with the data layer replaced and the net inlined.
+    what a peer's solver is built from: the same with the data layers replaced and the net inlined.
     ``test_net_text`` is empty when the solver tests nothing. ``budget_samples`` is max_iter × batch ×
     iter_size, whoever trains them.
     """

@@ -74,10 +74,16 @@ class PycaffeEngine:
 
     def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:
         """One iteration of Caffe's own Step; a short one (see ``_short_step``) when batches are missing."""
-        del ring  # the net's source layer reads it
         self._set_learning_rate(learning_rate)
-        if batches < self._iter_size:
-            return self._short_step(batches)
+        loss = self._short_step(batches) if batches < self._iter_size else self._whole_step()
+        if (
+            not ring.tops
+        ):  # no source layer reads it: a batch stands for a pass of a net that makes its own data
+            for _ in range(batches):
+                ring.release()
+        return loss
+
+    def _whole_step(self) -> float:
         if _gossip is not None:
             _gossip.step(self._solver, 1)
         else:

@@ -23,34 +23,43 @@ def feed_from(ring: BatchRing) -> None:
 
 
 class BatchSource(caffe.Layer):  # type: ignore[misc]
-    """Tops as the ring describes them; a batch that is cut short reshapes the net for its iteration."""
+    """Some of the ring's tops; a batch that is cut short reshapes the net for its iteration.
+
+    ``param_str``: "FIRST:COUNT", which tops of the ring are this layer's. A net's source layers run in the order of
+    their tops, so the one that has the ring's last top frees the slot.
+    """
 
     def setup(self, bottom: Any, top: Any) -> None:
         """Check that the ring fits the net."""
-        if _ring is None or len(top) != len(_ring.tops):
-            expected = "no ring" if _ring is None else f"{len(_ring.tops)} in the ring of batches"
+        first, count = (int(number) for number in self.param_str.split(":"))
+        tops = _ring.tops[first : first + count] if _ring is not None else ()
+        if len(top) != count or len(tops) != count:
+            expected = "no ring" if _ring is None else f"{len(tops)} for it in the ring of batches"
             raise ModelError(
                 f"the net's data layer has {len(top)} tops, and there are {expected}",
                 remedy="create the job again",
             )
-        for index, spec in enumerate(_ring.tops):  # pycaffe's vectors can be indexed, not iterated
-            top[index].reshape(_ring.batch_records, *spec.shape)
+        self._own = slice(first, first + count)
+        self._last = _ring is not None and first + count == len(_ring.tops)
+        for index, spec in enumerate(tops):  # pycaffe's vectors can be indexed, not iterated
+            top[index].reshape(_ring.batch_records if _ring is not None else 0, *spec.shape)
 
     def reshape(self, bottom: Any, top: Any) -> None:
         """Follow the next batch's number of records."""
         if _ring is None or (batch := _ring.take(0.0)) is None:
             return
-        for index, array in enumerate(batch.arrays):
+        for index, array in enumerate(batch.arrays[self._own]):
             if top[index].shape[0] != len(array):
                 top[index].reshape(*array.shape)
 
     def forward(self, bottom: Any, top: Any) -> None:
-        """Copy the next batch in, and free its slot."""
+        """Copy the next batch in; the last source layer frees its slot."""
         if _ring is None or (batch := _ring.take(0.0)) is None:
             raise RuntimeError("the net ran without a batch in the ring")
-        for index, array in enumerate(batch.arrays):
+        for index, array in enumerate(batch.arrays[self._own]):
             top[index].data[...] = array
-        _ring.release()
+        if self._last:
+            _ring.release()
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
         """Data has no gradient."""

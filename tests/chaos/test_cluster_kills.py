@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gossip_caffe.data.source import open_data_set
+from gossip_caffe.data.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.observe.history import account_of
@@ -158,7 +158,7 @@ def test_nothing_is_lost_when_solver_loader_and_peers_are_killed_on_the_way(tmp_
         log = (run.folder / "up.log").read_text()
         assert process.returncode == 0, log
         assert "is finished" in log
-        spec = read_job("job", job.solver, JobSettings(), open_data_set)
+        spec = read_job("job", job.solver, JobSettings(), measure)
         found = account_of(run.folder / "clusters" / "local" / "run", spec)
         assert found.records_lost == 0
         assert found.records_trained == spec.budget_samples

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd_server import EtcdServer
-from gossip_caffe.data.source import open_data_set
+from gossip_caffe.data.source import measure
 from gossip_caffe.errors import StoreError
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
@@ -44,7 +44,7 @@ def test_a_job_survives_the_death_of_its_etcd_and_loses_nothing(tmp_path: Path) 
             etcd.start()
             wait_for("the job is finished", lambda: process.poll() is not None, 300.0)
             assert process.returncode == 0, (run.folder / "up.log").read_text()
-            spec = read_job("job", job.solver, JobSettings(), open_data_set)
+            spec = read_job("job", job.solver, JobSettings(), measure)
             found = account_of(run.folder / "clusters" / "local" / "run", spec)
             assert (found.records_lost, found.records_trained) == (0, spec.budget_samples)
             assert found.peers_killed == 0

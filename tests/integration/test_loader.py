@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,13 +13,12 @@ import lmdb
 import numpy as np
 import pytest
 
-from gossip_caffe.data.lmdb_source import LmdbDataSet
+from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
 from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.data.source import open_source
 from gossip_caffe.data.transform import Transformer
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import DataSpec, TopSpec, TransformSpec
+from gossip_caffe.job.spec import DataSpec, SourceSpec, TopSpec, TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 pytestmark = pytest.mark.integration
@@ -41,17 +41,10 @@ def write(path: Path, corrupt: int | None = None) -> None:
 
 
 def spec_of(path: Path, transform: TransformSpec = AS_IT_IS, size: int = 6) -> DataSpec:
-    return DataSpec(
-        layer="data",
-        backend="lmdb",
-        source=str(path),
-        records=RECORDS,
-        chunk_records=CHUNK,
-        chunk_keys=LmdbDataSet(str(path)).chunk_keys(CHUNK),
-        batch_records=BATCH,
-        tops=(TopSpec("data", (2, size, size)), TopSpec("label", ())),
-        transform=transform,
-    )
+    tops = (TopSpec("data", (2, size, size)), TopSpec("label", ()))
+    source = SourceSpec("data", "lmdb", str(path), tops, records=RECORDS, transform=transform)
+    source = dataclasses.replace(source, chunk_keys=LmdbDataSet(source).chunk_keys(CHUNK))
+    return DataSpec((source,), RECORDS, CHUNK, BATCH)
 
 
 @pytest.fixture
@@ -138,7 +131,7 @@ async def test_a_batch_holds_what_the_transformation_makes_of_its_records(tmp_pa
     assert batch is not None
     assert (batch.records, batch.arrays[1].tolist()) == (6, [15, 16, 17, 2, 3, 4])
     expected = np.empty((6, 2, 4, 4), dtype=np.float32)
-    source, transformer = open_source(spec), Transformer(transform, SEED)
+    source, transformer = LmdbSource(spec.sources[0], CHUNK, SEED), Transformer(transform, SEED)
     transformer.apply(list(source.read(15, 18)), 3, 15, expected[:3])
     transformer.apply(list(source.read(2, 5)), 4, 2, expected[3:])
     source.close()
@@ -213,7 +206,7 @@ async def test_a_data_set_that_is_not_the_jobs_is_an_error_of_the_start(
         message = "there is no LMDB at"
     else:
         with (
-            lmdb.open(spec.source) as environment,
+            lmdb.open(spec.sources[0].path) as environment,
             environment.begin(write=True) as transaction,
         ):
             transaction.delete(b"00003")

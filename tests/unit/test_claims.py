@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,12 +69,8 @@ class Peer:
         return Ledger(self.store, writer, KEYS, EPOCHS, "a")
 
     def chunks_logged(self, event: Event) -> list[ChunkId]:
-        return [
-            ChunkId(line["epoch"], chunk)
-            for line in read_events(self.log)
-            if line["event"] == event
-            for chunk in line["chunks"]
-        ]
+        lines: list[Any] = [line for line in read_events(self.log) if line["event"] == event]
+        return [ChunkId(line["epoch"], chunk) for line in lines for chunk in line["chunks"]]
 
 
 @pytest.fixture

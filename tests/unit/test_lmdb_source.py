@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
-from gossip_caffe.data.source import open_data_set, open_source
+from gossip_caffe.data.source import measure, open_source
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import DataSpec, TopSpec, TransformSpec
+from gossip_caffe.job.spec import SourceSpec, TopSpec, TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 CHUNK = 7
@@ -39,14 +39,23 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write(tmp_path_factory.mktemp("lmdb") / "train", {f"{i:08d}": datum(int(i)) for i in order})
 
 
+def spec_of(
+    path: str, *, records: int = RECORDS, keys: tuple[str, ...] = (), crop_size: int = 0, kind: str = "lmdb"
+) -> SourceSpec:
+    tops = (TopSpec("data", ()), TopSpec("label", ()))
+    return SourceSpec(
+        "data", kind, path, tops, records, chunk_keys=keys, transform=TransformSpec(crop_size=crop_size)
+    )
+
+
 def source(path: str) -> LmdbSource:
-    keys = LmdbDataSet(path).chunk_keys(CHUNK)
-    return LmdbSource(path, records=RECORDS, chunk_records=CHUNK, chunk_keys=keys)
+    keys = LmdbDataSet(spec_of(path)).chunk_keys(CHUNK)
+    return LmdbSource(spec_of(path, keys=keys), CHUNK, seed=1)
 
 
 def test_a_data_set_knows_its_size_its_shape_and_its_chunks(path: str) -> None:
-    data = open_data_set("lmdb", path)
-    assert (data.records, data.shape) == (RECORDS, (1, 2, 3))
+    data = LmdbDataSet(spec_of(path))
+    assert (data.records, data.shapes, data.digest) == (RECORDS, ((1, 2, 3), ()), "")
     keys = data.chunk_keys(CHUNK)
     assert [bytes.fromhex(key).decode() for key in keys] == [f"{i:08d}" for i in range(0, RECORDS, CHUNK)]
     assert data.chunk_keys(1000) == keys[:1]
@@ -78,7 +87,7 @@ def test_a_record_is_decoded_with_its_key(path: str) -> None:
 
 def test_floats_are_read_as_they_are(tmp_path: Path) -> None:
     value = wire.Datum(channels=2, height=1, width=1, float_data=[0.5, -1e9], label=-3).SerializeToString()
-    reader = LmdbSource(write(tmp_path, {"a": value}), records=1, chunk_records=1, chunk_keys=("61",))
+    reader = LmdbSource(spec_of(write(tmp_path, {"a": value}), records=1, keys=("61",)), 1, seed=1)
     (record,) = reader.read(0, 1)
     assert record.values.tolist() == [[[0.5]], [[-1e9]]]
     assert (record.values.dtype.name, record.label) == ("float32", -3)
@@ -102,7 +111,7 @@ def test_floats_are_read_as_they_are(tmp_path: Path) -> None:
 )
 def test_a_corrupt_record_is_named_by_its_key(tmp_path: Path, value: bytes, message: str) -> None:
     path = write(tmp_path, {"a": datum(0), "b": value, "c": datum(2)})
-    reader = LmdbSource(path, records=3, chunk_records=3, chunk_keys=("61",))
+    reader = LmdbSource(spec_of(path, records=3, keys=("61",)), 3, seed=1)
     records = reader.read(0, 3)
     assert next(records).label == 0
     with pytest.raises(DataError, match=message) as caught:
@@ -113,17 +122,17 @@ def test_a_corrupt_record_is_named_by_its_key(tmp_path: Path, value: bytes, mess
 
 def test_other_data_than_the_job_was_made_for_is_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 40 records, the job was made for 41"):
-        LmdbSource(path, records=41, chunk_records=CHUNK, chunk_keys=("00",))
-    reader = LmdbSource(path, records=RECORDS, chunk_records=RECORDS, chunk_keys=("00",))
+        LmdbSource(spec_of(path, records=41, keys=("00",)), CHUNK, seed=1)
+    reader = LmdbSource(spec_of(path, keys=("00",)), RECORDS, seed=1)
     with pytest.raises(DataError, match="the first record of chunk 0 is gone"):
         next(reader.read(0, 1))
     reader.close()
-    spec = DataSpec(
-        "data", "lmdb", path, RECORDS, RECORDS, ("3030303030303030",), 1, (TopSpec("data", (1, 2, 3)),)
-    )
-    opened = open_source(spec)
-    assert next(iter(opened.read(0, 1))).label == 0
+    opened = open_source(spec_of(path, keys=("3030303030303030",)), RECORDS, seed=1)
+    values, labels = np.empty((2, 1, 2, 3), np.float32), np.empty(2, np.float32)
+    opened.fill(0, 8, 10, [values, labels])
     opened.close()
+    assert labels.tolist() == [8, 9]
+    assert values[1].tolist() == [[[9, 10, 255], [0, 1, 2]]]
 
 
 def test_reading_past_the_end_is_an_error(path: str) -> None:
@@ -135,25 +144,24 @@ def test_reading_past_the_end_is_an_error(path: str) -> None:
 
 def test_missing_empty_and_broken_data_sets_are_one_line_each(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no LMDB at"):
-        open_data_set("lmdb", str(tmp_path / "missing"))
+        measure(spec_of(str(tmp_path / "missing")))
     with pytest.raises(DataError, match="is empty"):
-        open_data_set("lmdb", write(tmp_path / "empty", {}))
+        measure(spec_of(write(tmp_path / "empty", {})))
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "data.mdb").write_bytes(b"no database" * 1000)
     with pytest.raises(DataError, match="cannot open the LMDB at"):
-        open_data_set("lmdb", str(broken))
-    with pytest.raises(DataError, match="unknown data source 'leveldb'"):
-        open_data_set("leveldb", str(tmp_path))
+        measure(spec_of(str(broken)))
+    with pytest.raises(DataError, match="the kind 'tape' is not supported"):
+        measure(spec_of(str(tmp_path), kind="tape"))
 
 
 def test_a_transformation_that_does_not_fit_is_refused_before_the_job_is_made(path: str) -> None:
-    data = LmdbDataSet(path)
-    data.check(TransformSpec(crop_size=2))
+    assert LmdbDataSet(spec_of(path, crop_size=2)).shapes[0] == (1, 2, 2)
     with pytest.raises(DataError, match="key '00000000': 1×2×3 is smaller than crop_size 3"):
-        data.check(TransformSpec(crop_size=3))
+        LmdbDataSet(spec_of(path, crop_size=3))
 
 
 def test_two_data_sets_may_be_looked_at_in_one_process(path: str) -> None:
-    first, second = LmdbDataSet(path), LmdbDataSet(path)
+    first, second = LmdbDataSet(spec_of(path)), LmdbDataSet(spec_of(path))
     assert first.chunk_keys(5) == second.chunk_keys(5)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from gossip_caffe.data.source import open_data_set
+from gossip_caffe.data.source import measure
 from gossip_caffe.errors import DataError, GossipCaffeError, ModelError
 from gossip_caffe.job.prototxt import Document
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule, TopSpec, TransformSpec
+from gossip_caffe.job.spec import (
+    DataSpec,
+    JobSettings,
+    JobSpec,
+    RateSchedule,
+    SourceSpec,
+    TopSpec,
+    TransformSpec,
+)
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 SOLVER = """# How it learns
@@ -70,7 +77,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, settings: JobSettings | None = None, working: Path | None = None) -> JobSpec:
     path = folder / "solver.prototxt"
-    return read_job("small", path, settings or JobSettings(), open_data_set, working or folder)
+    return read_job("small", path, settings or JobSettings(), measure, working or folder)
 
 
 def change(folder: Path, name: str, old: str, new: str) -> None:
@@ -81,17 +88,16 @@ def change(folder: Path, name: str, old: str, new: str) -> None:
 
 def test_a_solver_becomes_a_job(folder: Path) -> None:
     job = read(folder)
-    assert job.data == DataSpec(
+    source = SourceSpec(
         layer="data",
-        backend="lmdb",
-        source=str(folder / "train"),
-        records=64,
-        chunk_records=16,
-        chunk_keys=tuple(f"{index:05d}".encode().hex() for index in (0, 16, 32, 48)),
-        batch_records=8,
+        kind="lmdb",
+        path=str(folder / "train"),
         tops=(TopSpec("data", (3, 4, 4)), TopSpec("label", ())),
+        records=64,
+        chunk_keys=tuple(f"{index:05d}".encode().hex() for index in (0, 16, 32, 48)),
         transform=TransformSpec(scale=0.00390625, mirror=True, crop_size=4, mean_values=(33.0,)),
     )
+    assert job.data == DataSpec((source,), records=64, chunk_records=16, batch_records=8)
     assert job.schedule == RateSchedule("step", 0.01, gamma=0.1, stepsize=50, max_iter=100)
     assert (job.solver_type, job.iter_size, job.budget_samples) == ("SGD", 2, 100 * 8 * 2)
     assert (job.name, job.solver_text, job.test_iter) == ("small", SOLVER, 5)
@@ -108,9 +114,9 @@ def test_a_seed_that_was_set_goes_before_the_solvers(folder: Path) -> None:
 def test_paths_begin_at_the_working_folder_and_else_beside_the_solver(folder: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert read(folder, working=elsewhere).data.source == str(folder / "train")
+    assert read(folder, working=elsewhere).data.sources[0].path == str(folder / "train")
     (folder / "train").rename(elsewhere / "train")
-    assert read(folder, working=elsewhere).data.source == str(elsewhere / "train")
+    assert read(folder, working=elsewhere).data.sources[0].path == str(elsewhere / "train")
 
 
 def test_the_texts_to_test_and_to_compare_with_can_be_read_from_any_folder(folder: Path) -> None:
@@ -133,9 +139,9 @@ def test_a_net_may_be_named_or_inline(folder: Path, form: str) -> None:
 
 
 def test_an_error_in_an_inline_net_names_the_solvers_line(folder: Path) -> None:
-    inline = "net_param {\n" + NET.replace("backend: LMDB", "backend: LEVELDB", 1) + "}"
+    inline = "net_param {\n" + NET.replace("backend: LMDB", "backend: TAPE", 1) + "}"
     change(folder, "solver", 'net: "net.prototxt"', inline)
-    with pytest.raises(ModelError, match=r"^solver.prototxt:4:1: layer 'data' reads LEVELDB"):
+    with pytest.raises(ModelError, match=r"^solver.prototxt:4:1: layer 'data' reads TAPE"):
         read(folder)
 
 
@@ -183,7 +189,7 @@ def test_a_layer_that_may_be_learned_is_no_source(folder: Path) -> None:
         'layer { name: "ip"',
         'layer { name: "p" type: "Parameter" top: "p" }\nlayer { name: "ip"',
     )
-    assert read(folder).data.layer == "data"
+    assert read(folder).data.sources[0].layer == "data"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_a_solvers_type_has_two_spellings(folder: Path, written: str, kind: str)
 def test_records_beyond_the_budget_and_small_sets_are_cut_all_the_same(folder: Path) -> None:
     change(folder, "net", "batch_size: 8", "batch_size: 64")
     data = read(folder).data
-    assert (data.chunk_records, len(data.chunk_keys)) == (128, 1)
+    assert (data.chunk_records, len(data.sources[0].chunk_keys)) == (128, 1)
 
 
 SOLVER_MISTAKES = [
@@ -232,11 +238,11 @@ NET_MISTAKES = [
     (
         "phase: TEST",
         "phase: TRAIN",
-        "net.prototxt:11:1: several data layers in the TRAIN phase ('data', 'data')",
+        "net.prototxt:14:16: layer 'data' has batch_size 10, 'data' has 8; give all data layers",
     ),
-    ("backend: LMDB", "", "net.prototxt:2:1: layer 'data' reads LEVELDB; use backend: LMDB"),
+    ("backend: LMDB", "backend: TAPE", "net.prototxt:2:1: layer 'data' reads TAPE; use backend: LMDB"),
     ('source: "train"', 'source: "gone"', "net.prototxt:9: layer 'data': there is no LMDB at"),
-    ("batch_size: 8", "batch_size: 65", "net.prototxt:2:1: batch_size 65 exceeds the 64 records of"),
+    ("batch_size: 8", "batch_size: 65", "net.prototxt:9:16: batch_size 65 exceeds the 64 records of"),
     ("batch_size: 8", "", "net.prototxt:2:1: layer 'data' has no batch_size"),
     ("crop_size: 4", "crop_size: 6", "net.prototxt:9: layer 'data':"),
     ("mean_value: 33", "mean_value: [1, 2]", "net.prototxt:9: layer 'data':"),
@@ -246,7 +252,12 @@ NET_MISTAKES = [
         'mean_file: "a" mean_value',
         "net.prototxt:8:65: mean_file and mean_value exclude each other",
     ),
-    ("mirror: true", "force_gray: true", "net.prototxt:8:39: force_gray is not supported yet"),
+    ("mirror: true", "crop_h: 3", "net.prototxt:8:39: crop_h is not BVLC Caffe's"),
+    (
+        "mirror: true",
+        "force_color: true force_gray: true",
+        "net.prototxt:8:57: force_color and force_gray exclude",
+    ),
     ('source: "test"', 'source: "gone"', "net.prototxt:14: layer 'data': there is no data set at"),
     ('name: "small"', 'name: "small', "net.prototxt:1:7: a string that does not end"),
 ]
@@ -270,7 +281,7 @@ def test_a_mistake_is_one_line_with_file_line_and_remedy(
 
 def test_missing_files_and_records_that_are_not_read_are_named(folder: Path) -> None:
     with pytest.raises(ModelError, match="there is no solver at"):
-        read_job("small", folder / "gone.prototxt", JobSettings(), open_data_set)
+        read_job("small", folder / "gone.prototxt", JobSettings(), measure)
     with (
         lmdb.open(str(folder / "train")) as environment,
         environment.begin(write=True) as transaction,
@@ -309,21 +320,48 @@ def test_a_source_is_behind_a_protocol(folder: Path) -> None:
     """The job room does not know LMDB; anything that can be counted and cut will do."""
 
     class Ones:
-        records, shape = 640, (1, 4, 4)
-
-        def check(self, transform: TransformSpec) -> None:
-            pass
+        records, shapes, digest = 640, ((1, 4, 4), ()), ""
 
         def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
             return tuple(f"{at:02x}" for at in range(0, 640, chunk_records))
 
     opened: list[tuple[str, str]] = []
 
-    def open_ones(backend: str, path: str) -> Ones:
-        opened.append((backend, path))
+    def measure_ones(spec: SourceSpec) -> Ones:
+        opened.append((spec.kind, spec.path))
         return Ones()
 
-    open_any: Callable[[str, str], Ones] = open_ones
-    job = read_job("ones", folder / "solver.prototxt", JobSettings(), open_any, folder)
+    job = read_job("ones", folder / "solver.prototxt", JobSettings(), measure_ones, folder)
     assert opened == [("lmdb", str(folder / "train"))]
     assert job.data.tops[0].shape == (1, 4, 4)
+
+
+def test_several_sources_advance_together_and_the_longest_gives_the_records(folder: Path) -> None:
+    sizes = iter([64, 24])
+
+    class Some:
+        digest = ""
+
+        def __init__(self, spec: SourceSpec) -> None:
+            self.records = next(sizes)
+            self.shapes = ((1, 4, 4), ())[: len(spec.tops)]
+
+        def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
+            return tuple(f"{at:02x}" for at in range(0, self.records, chunk_records))
+
+    second = (
+        'layer { name: "b" type: "Data" top: "b" data_param { source: "test" batch_size: 8 backend: LMDB } }'
+    )
+    (folder / "net.prototxt").write_text(f"{NET}\n{second}")
+    data = read_job("two", folder / "solver.prototxt", JobSettings(), Some, folder).data
+    assert [(source.layer, source.records) for source in data.sources] == [("data", 64), ("b", 24)]
+    assert (data.records, [top.name for top in data.tops]) == (64, ["data", "label", "b"])
+
+
+def test_a_net_that_makes_its_own_data_has_a_budget_in_passes(folder: Path) -> None:
+    (folder / "net.prototxt").write_text(
+        'layer { name: "noise" type: "DummyData" top: "x" dummy_data_param { shape { dim: 2 } } }'
+    )
+    job = read(folder)
+    assert (job.data.sources, job.data.tops, job.data.batch_records) == ((), (), 1)
+    assert (job.data.records, job.budget_samples) == (100 * 2, 100 * 2)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_caffe.job.nets import NetState, source_layer
+from gossip_caffe.job.nets import Layer, NetState, source_layers
 from gossip_caffe.job.prototxt import Document
 from gossip_caffe.job.rewriting import bare_solver, net_for_peer, quoted, ring_layer, solver_for_peer
 
@@ -28,15 +28,19 @@ debug_info: true
 type: "Adam" # last"""
 
 
+def sources_of(document: Document) -> list[Layer]:
+    return source_layers(document, document.root, NetState("TRAIN"))
+
+
 def source_of(document: Document) -> tuple[int, int, str]:
-    source = source_layer(document, document.root, NetState("TRAIN"))
-    return source.place.start, source.place.end, ring_layer(source)
+    (source,) = sources_of(document)
+    return source.place.start, source.place.end, ring_layer(source, 0)
 
 
 def test_only_the_data_layer_of_a_net_is_replaced() -> None:
     document = Document(NET, "net")
     start, end, replacement = source_of(document)
-    rewritten = net_for_peer(document, source_layer(document, document.root, NetState("TRAIN")))
+    rewritten = net_for_peer(document, sources_of(document))
     assert NET[start:end].startswith('layer { name:"d')
     assert NET[start:end].endswith("};")
     assert rewritten == NET[:start] + replacement + NET[end:]
@@ -52,6 +56,17 @@ def test_the_ring_layer_has_the_name_and_the_tops_of_the_data_layer() -> None:
         "gossip_caffe.solver.source_layer",
         "BatchSource",
     )
+
+
+def test_each_of_several_source_layers_gets_its_own_tops_of_the_ring() -> None:
+    text = """layer { name: "a" type: "Data" top: "x" top: "y" }
+layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip" }
+layer { name: "b" type: "HDF5Data" top: "z" }"""
+    document = Document(text, "net")
+    rewritten = Document(net_for_peer(document, sources_of(document)), "net").root.messages("layer")
+    assert [layer.text("type") for layer in rewritten] == ["Python", "InnerProduct", "Python"]
+    params = [layer.message("python_param") for layer in rewritten]
+    assert [param.text("param_str") for param in params if param is not None] == ["0:2", "2:1"]
 
 
 @settings(deadline=None)

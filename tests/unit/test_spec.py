@@ -17,21 +17,27 @@ from gossip_caffe.job.spec import (
     JobSettings,
     JobSpec,
     RateSchedule,
+    SourceSpec,
     TopSpec,
     TransformSpec,
     with_overrides,
 )
 
 DATA = DataSpec(
-    layer="data",
-    backend="lmdb",
-    source="/data/train",
+    sources=(
+        SourceSpec(
+            layer="data",
+            kind="lmdb",
+            path="/data/train",
+            tops=(TopSpec("data", (1, 28, 28)), TopSpec("label", ())),
+            records=1000,
+            chunk_keys=("30", "31"),
+            transform=TransformSpec(scale=0.00390625, mean_values=(104.0, 117.0)),
+        ),
+    ),
     records=1000,
     chunk_records=64,
-    chunk_keys=("30", "31"),
     batch_records=32,
-    tops=(TopSpec("data", (1, 28, 28)), TopSpec("label", ())),
-    transform=TransformSpec(scale=0.00390625, mean_values=(104.0, 117.0)),
 )
 SPEC = JobSpec(
     name="digits",
@@ -80,8 +86,8 @@ def test_a_field_of_a_wrong_type_is_named(change: dict[str, object], message: st
 
 def test_missing_and_nested_fields_are_named_by_their_path() -> None:
     record = json.loads(SPEC.to_json())
-    record["data"]["tops"][1]["shape"] = "none"
-    with pytest.raises(UsageError, match=re.escape("job.data.tops[1].shape is no list")):
+    record["data"]["sources"][0]["tops"][1]["shape"] = "none"
+    with pytest.raises(UsageError, match=re.escape("job.data.sources[0].tops[1].shape is no list")):
         JobSpec.from_json(json.dumps(record).encode())
     del record["data"]
     with pytest.raises(UsageError, match=re.escape("job.data is missing")):
