@@ -1,6 +1,6 @@
 """What being a peer costs: a peer in a cluster of one, against a bare Caffe solver on the same net and data.
 
-    python benchmarks/overhead.py [--repeats 3] [--batches 16,64] [--seconds 12]
+    python benchmarks/overhead.py [--repeats 3] [--nets lenet,cifar10_quick] [--seconds 12]
 
 By turns, nothing else running. Rates and CPU time are taken between a tenth and nine tenths of each run, so
 that start-up and end are left out. CPU time of the peer is that of agent, solver and loader; etcd's is given
@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,12 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+
+from _models import MODELS, Model, write_solver
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd_server import EtcdServer
 from gossip_caffe.data import source
-from gossip_caffe.demo import digits, model
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.etcd_store import EtcdStore
@@ -179,22 +178,8 @@ def run_peer(endpoint: str, etcd_pid: int, name: str, solver_file: Path, folder:
 # ── both, by turns ────────────────────────────────────────────────────────────────────────────────
 
 
-def write_model(folder: Path, batch: int, iterations: int) -> Path:
-    """The demonstration's net with another batch size and length; no tests, no snapshots."""
-    files = model.write_model(folder, epochs=1, seed=1)
-    files.net.write_text(
-        files.net.read_text().replace(f"batch_size: {model.BATCH} ", f"batch_size: {batch} ")
-    )
-    text = model.solver_text(
-        str(files.net), max_iter=iterations, seed=1, snapshot_prefix=str(folder / "bare")
-    )
-    text = re.sub(r"^(test_\w+|snapshot): .*\n", "", text, flags=re.MULTILINE)
-    files.solver.write_text(text + "snapshot_after_train: false\n")
-    return files.solver
-
-
 HEADINGS = (
-    "batch",
+    "net",
     "iterations",
     "repeat",
     "bare smp/s",
@@ -206,39 +191,38 @@ HEADINGS = (
 )
 
 
-def row(batch: int, iterations: int, repeat: int, bare: Measured, peer: Measured) -> str:
+def row(model: Model, iterations: int, repeat: int, bare: Measured, peer: Measured) -> str:
     """One line of the table; CPU in seconds per 1,000 samples."""
     return (
-        f"{batch:>10} {iterations:>10} {repeat:>10} {bare.samples_per_s:>10.0f} {peer.samples_per_s:>10.0f}"
+        f"{model.name:<14} {iterations:>10} {repeat:>10} {bare.samples_per_s:>10.0f} {peer.samples_per_s:>10.0f}"
         f" {peer.samples_per_s / bare.samples_per_s:>10.3f} {bare.cpu_s_per_ksample:>10.3f}"
         f" {peer.cpu_s_per_ksample:>10.3f} {peer.cpu_s_per_ksample / bare.cpu_s_per_ksample:>10.3f}"
     )
 
 
-def measure(batch: int, repeats: int, seconds: float, folder: Path, server: Any) -> dict[str, float]:
-    digits.write_digits(folder, seed=1)
-    trial = 200
-    rate = run_bare(write_model(folder, batch, trial), trial, batch).samples_per_s
-    iterations = max(trial, int(seconds * rate / batch))
-    solver_file = write_model(folder, batch, iterations)
+def measure(model: Model, repeats: int, seconds: float, folder: Path, server: EtcdServer) -> dict[str, float]:
+    trial = 40
+    rate = run_bare(write_solver(model, folder, max_iter=trial), trial, model.batch).samples_per_s
+    iterations = max(trial, int(seconds * rate / model.batch))
+    solver_file = write_solver(model, folder, max_iter=iterations)
     bares, peers = [], []
     for repeat in range(repeats):
-        name = f"overhead-{batch}-{repeat}"
-        bares.append(run_bare(solver_file, iterations, batch))
+        name = f"overhead-{model.name.replace('_', '-')}-{repeat}"
+        bares.append(run_bare(solver_file, iterations, model.batch))
         peers.append(run_peer(server.endpoint, server.pid, name, solver_file, folder / name))
-        print(row(batch, iterations, repeat, bares[-1], peers[-1]), flush=True)
+        print(row(model, iterations, repeat, bares[-1], peers[-1]), flush=True)
 
     def of(pairs: Callable[[Measured, Measured], float]) -> float:
         return round(median(pairs(peer, bare) for peer, bare in zip(peers, bares, strict=True)), 4)
 
     return {
-        f"peer_samples_per_s_batch{batch}": of(lambda peer, _: peer.samples_per_s),
-        f"bare_samples_per_s_batch{batch}": of(lambda _, bare: bare.samples_per_s),
-        f"ratio_batch{batch}": of(lambda peer, bare: peer.samples_per_s / bare.samples_per_s),
-        f"peer_cpu_s_per_ksample_batch{batch}": of(lambda peer, _: peer.cpu_s_per_ksample),
-        f"bare_cpu_s_per_ksample_batch{batch}": of(lambda _, bare: bare.cpu_s_per_ksample),
-        f"cpu_ratio_batch{batch}": of(lambda peer, bare: peer.cpu_s_per_ksample / bare.cpu_s_per_ksample),
-        f"etcd_cpu_s_per_ksample_batch{batch}": of(lambda peer, _: 1000 * peer.etcd_cpu_s / peer.samples),
+        f"ratio_{model.name}": of(lambda peer, bare: peer.samples_per_s / bare.samples_per_s),
+        f"peer_samples_per_s_{model.name}": of(lambda peer, _: peer.samples_per_s),
+        f"bare_samples_per_s_{model.name}": of(lambda _, bare: bare.samples_per_s),
+        f"cpu_ratio_{model.name}": of(lambda peer, bare: peer.cpu_s_per_ksample / bare.cpu_s_per_ksample),
+        f"peer_cpu_s_per_ksample_{model.name}": of(lambda peer, _: peer.cpu_s_per_ksample),
+        f"bare_cpu_s_per_ksample_{model.name}": of(lambda _, bare: bare.cpu_s_per_ksample),
+        f"etcd_cpu_s_per_ksample_{model.name}": of(lambda peer, _: 1000 * peer.etcd_cpu_s / peer.samples),
     }
 
 
@@ -250,21 +234,19 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batches", default="16,64", help="batch sizes, separated by commas")
+    parser.add_argument("--nets", default=",".join(MODELS), help="nets, separated by commas")
     parser.add_argument(
         "--seconds", type=float, default=12.0, help="about how long each run of the bare solver takes"
     )
     options = parser.parse_args()
     figures: dict[str, float] = {}
-    print(*(f"{heading:>10}" for heading in HEADINGS))
+    print(f"{HEADINGS[0]:<14}", *(f"{heading:>10}" for heading in HEADINGS[1:]))
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-overhead-") as folder:
         server = EtcdServer(Path(folder) / "etcd")
         server.start()
         try:
-            for batch in map(int, options.batches.split(",")):
-                figures |= measure(
-                    batch, options.repeats, options.seconds, Path(folder) / f"batch{batch}", server
-                )
+            for name in options.nets.split(","):
+                figures |= measure(MODELS[name], options.repeats, options.seconds, Path(folder), server)
         finally:
             server.stop()
     print(f"RESULT {json.dumps(figures)}")
