@@ -66,8 +66,13 @@ class Job:
             ring.commit(ring.head, len(which))
 
 
-def write_job(folder: Path, solver: str, *, net: str = HIDDEN, batch: int = BATCH) -> Job:
-    """Write data and prototxts; ``solver`` is what the solver's file says besides net and max_iter."""
+def write_job(
+    folder: Path, solver: str, *, net: str = HIDDEN, batch: int = BATCH, inline: bool = False
+) -> Job:
+    """Write data and prototxts; ``solver`` is what the solver's file says besides net and max_iter.
+
+    ``inline``: the net stands in the solver's file.
+    """
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (RECORDS, 1, SIZE, SIZE), dtype=np.uint8)
     labels = (pixels[:, 0, 2:4, 2:4].mean(axis=(1, 2)) / 25.6).astype(np.int64)
@@ -77,7 +82,9 @@ def write_job(folder: Path, solver: str, *, net: str = HIDDEN, batch: int = BATC
             datum = wire.Datum(channels=1, height=SIZE, width=SIZE, data=pixel.tobytes(), label=int(label))
             writing.put(b"%05d" % index, datum.SerializeToString())
     net_path, bare = folder / "net.prototxt", folder / "solver.prototxt"
-    net_path.write_text(DATA.format(scale=SCALE, source=source, batch=batch) + net)
-    bare.write_text(f'net: "{net_path}"\nmax_iter: 1000\nsnapshot_after_train: false\n{solver}\n')
+    whole = DATA.format(scale=SCALE, source=source, batch=batch) + net
+    net_path.write_text(whole)
+    named = f"net_param {{\n{whole}}}" if inline else f'net: "{net_path}"'
+    bare.write_text(f"{named}\nmax_iter: 1000\nsnapshot_after_train: false\n{solver}\n")
     spec = read_job("test", bare, JobSettings(), measure)
     return Job(spec, bare, pixels.astype(np.float32) * np.float32(SCALE), labels.astype(np.float32))

@@ -76,14 +76,20 @@ def net_for_peer(document: Document, sources: Sequence[Layer]) -> str:
 
 
 def solver_for_peer(document: Document, net_text: str) -> str:
-    """Rewrite a solver without what a peer does not do, and with its net inlined."""
-    return _with_net(_without(document, _NOT_A_PEERS_BUSINESS), net_text)
+    """Rewrite a solver without what a peer does not do, and with its net inlined.
+
+    The field says where the net comes from: ``net_param`` when the user's solver holds it, ``train_net_param`` when
+    it is a file, for Caffe upgrades old forms only in files.
+    """
+    inline = document.root.all("net_param") or document.root.all("train_net_param")
+    field = "net_param" if inline else "train_net_param"
+    return _with_net(_without(document, _NOT_A_PEERS_BUSINESS), net_text, field)
 
 
 def bare_solver(document: Document, net_text: str, max_iter: int) -> str:
     """Rewrite a solver as plain Caffe runs it, its data layer kept, without tests and snapshots."""
     kept = _without(document, _NOT_A_PEERS_BUSINESS - {"random_seed"} | {"max_iter"})
-    return _with_net(f"{kept}\nmax_iter: {max_iter}", net_text)
+    return _with_net(f"{kept}\nmax_iter: {max_iter}", net_text, "train_net_param")
 
 
 def _without(document: Document, names: Set[str]) -> str:
@@ -91,8 +97,8 @@ def _without(document: Document, names: Set[str]) -> str:
     return edited(document.text, [(start, end, "") for start, end in spans]).rstrip()
 
 
-def _with_net(solver_text: str, net_text: str) -> str:
+def _with_net(solver_text: str, net_text: str, field: str) -> str:
     return (
         f"{solver_text}\ntest_initialization: false\nsnapshot_after_train: false\n"
-        f"train_net_param {{\n{net_text.rstrip()}\n}}\n"
+        f"{field} {{\n{net_text.rstrip()}\n}}\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -122,14 +123,27 @@ class PycaffeEngine:
 
 
 def solver_of(text: str) -> Any:
-    """A Caffe solver from a prototxt's text, through anonymous memory: Caffe reads files only."""
-    fd = os.memfd_create("gossip-caffe-solver.prototxt", os.MFD_CLOEXEC)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(text.encode())
-        return caffe.get_solver(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
+    """A Caffe solver from a prototxt's text, through anonymous memory: Caffe reads files only.
+
+    A net in ``train_net_param`` is handed over as a file of its own, as the user had it: Caffe upgrades the nets that
+    it reads from files (UpgradeNetAsNeeded in upgrade_proto.cpp), and no others.
+    """
+    root = Document(text, "solver").root
+    with contextlib.ExitStack() as files:
+        if (entry := root.last("train_net_param")) is not None:
+            inner = text[text.index("{", entry.start) + 1 : text.rindex("}", entry.start, entry.end)]
+            net = _as_file(inner.removeprefix("\n"), "net", files)
+            text = edited(text, [(entry.start, entry.end, f'train_net: "{net}"')])
+        return caffe.get_solver(_as_file(text, "solver", files))
+
+
+def _as_file(text: str, name: str, files: contextlib.ExitStack) -> str:
+    """Path of a file in memory, which is there until ``files`` are closed."""
+    fd = os.memfd_create(f"gossip-caffe-{name}.prototxt", os.MFD_CLOEXEC)
+    files.callback(os.close, fd)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text.encode())
+    return f"/proc/self/fd/{fd}"
 
 
 def with_fixed_rate(solver_text: str) -> str:

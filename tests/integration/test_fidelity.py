@@ -68,3 +68,28 @@ async def test_after_50_iterations_a_peers_weights_are_those_of_plain_caffe_bit_
     assert np.array_equal(peers.weights, caffes.weights)
     assert np.abs(peers.weights - peers.start).max() > 1e-3
     assert np.isfinite(peers.weights).all()
+
+
+NORMALISED = """layer {
+  name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 10 weight_filler { type: "xavier" } }
+}
+layer {
+  name: "norm" type: "BatchNorm" bottom: "ip" top: "ip"
+  param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 }
+}
+layer { name: "scale" type: "Scale" bottom: "ip" top: "ip" scale_param { bias_term: true } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["net in a file", "net in the solver"])
+async def test_the_statistics_of_batch_normalisation_are_plain_caffes_too(
+    tmp_path: Path, inline: bool
+) -> None:
+    # Caffe drops the three lr_mult of a net that it reads from a file, and keeps those of a net in the solver.
+    job = write_job(tmp_path, f"{SGD} {FIXED}", net=NORMALISED, inline=inline)
+    peers = await trained(job.spec, ITERATIONS)
+    caffes = bare(job.bare, ITERATIONS, peers.layout, tmp_path, peers.start)
+    assert [blob.shape for blob in peers.layout.blobs if blob.layer == "norm"] == [(10,), (10,), (1,)]
+    assert np.array_equal(peers.weights, caffes.weights)
