@@ -74,7 +74,7 @@ def in_order(spec: JobSpec, batches: int) -> list[PlannedBatch]:
 class OnePeer:
     """A peer's children, fed with a job's records in their order."""
 
-    def __init__(self, spec: JobSpec, *, seed: int | None = None) -> None:
+    def __init__(self, spec: JobSpec, *, modules: Path | None = None, noise_seed: int = 0) -> None:
         self._spec = spec
         self.ring = BatchRing.create(spec.data.tops, spec.data.batch_records, max(SLOTS, 2 * spec.iter_size))
         engine = EngineSpec(
@@ -82,9 +82,15 @@ class OnePeer:
             solver_text=spec.solver_for_peer,
             iter_size=spec.iter_size,
             batch_records=spec.data.batch_records,
-            seed=spec.settings.seed if seed is None else seed,
+            seed=spec.settings.seed,
+            noise_seed=noise_seed,
         )
-        self.solver = SolverProcess(engine, spec.schedule, self.ring, None, ENVIRONMENT)
+        environment = dict(ENVIRONMENT)
+        if modules is not None:
+            environment["PYTHONPATH"] = os.pathsep.join(
+                [str(modules), *os.environ.get("PYTHONPATH", "").split()]
+            )
+        self.solver = SolverProcess(engine, spec.schedule, self.ring, None, environment)
         self._loader = LoaderProcess(spec.data, spec.settings.seed, self.ring)
         self._planned = 0
         self.layout: WeightLayout
@@ -124,9 +130,12 @@ class OnePeer:
         await asyncio.gather(self._loader.stop(), self.solver.stop())
 
 
-async def trained(spec: JobSpec, iterations: int, *, watched: int = 0, seed: int | None = None) -> Run:
-    """Train a job on one peer; of the last and of the first ``watched`` iterations each loss is noted."""
-    peer = OnePeer(spec, seed=seed)
+async def trained(spec: JobSpec, iterations: int, *, watched: int = 0, modules: Path | None = None) -> Run:
+    """Train a job on one peer; of the first and of the last ``watched`` iterations each loss is noted.
+
+    ``modules``: where the net's own Python layers are.
+    """
+    peer = OnePeer(spec, modules=modules)
     try:
         await peer.start()
         start = peer.weights()

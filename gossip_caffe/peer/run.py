@@ -74,7 +74,7 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             version=__version__,
         )
         world = World(spec, store, transport, server.serve, folder, transport, clock, rng, log, say)
-        agent = Agent(world, record, _trainer(spec, options.engine, ring, clock, log))
+        agent = Agent(world, record, _trainer(spec, options.engine, ring, clock, rng, log))
         _leave_on_signals(agent)
         await agent.run()
         return ExitCode.OK
@@ -86,13 +86,16 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             log.close()
 
 
-def _trainer(spec: JobSpec, engine: str, ring: BatchRing, clock: SystemClock, log: JsonLinesLog) -> Trainer:
+def _trainer(
+    spec: JobSpec, engine: str, ring: BatchRing, clock: SystemClock, rng: random.Random, log: JsonLinesLog
+) -> Trainer:
     engine_spec = EngineSpec(
         engine=engine,
         solver_text=spec.solver_for_peer,
         iter_size=spec.iter_size,
         batch_records=spec.data.batch_records,
         seed=spec.settings.seed,
+        noise_seed=rng.getrandbits(31),
     )
 
     def make_solver(board: WeightBoard | None) -> Solver:

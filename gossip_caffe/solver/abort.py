@@ -11,6 +11,8 @@ _PROTO = re.compile(r"Error parsing text-format caffe\.(\w+): (\d+):(\d+): (.*)"
 _AT_LAYER = re.compile(r"^I.*\] (?:Creating [Ll]ayer|Setting up) (?P<name>\S.*?)\s*$")
 _BUILT = "Network initialization done."
 _RAISED = re.compile(r"^[\w.]*(Error|Exception|Problem)\b")
+# What follows an error that boost.python has printed already.
+_EMPTY = "returned NULL without setting an exception"
 # "Check failed: a == b (1 vs. 2) sentence" says enough with its sentence.
 _CHECK = re.compile(r"^Check failed: (?P<condition>.*? \(\S+ vs\. \S+\)|\S+\([^)]*\)) *(?P<sentence>.*)$")
 _KNOWN_TYPES = re.compile(r" \(known types: [^)]*\)")
@@ -32,6 +34,8 @@ _REMEDIES = (
     ("out of memory", "train with a smaller batch_size"),
 )
 
+_NOT_FOUND = "put the folder of the net's Python layers into PYTHONPATH wherever a peer runs"
+
 
 def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
     """(cause, remedy) from the last lines that a solver process printed; ("", "") when they hold no reason."""
@@ -52,8 +56,8 @@ def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
             reason = parse_error or f"{_reason(text)} ({match['file']}:{match['line']})"
             return f"Caffe refused {refused}: {reason}", remedy
     for line in reversed(stderr):
-        if _RAISED.match(line):
-            return line.strip(), ""
+        if _RAISED.match(line) and _EMPTY not in line:
+            return line.strip(), _NOT_FOUND if line.startswith("ModuleNotFoundError") else ""
     return "", ""
 
 

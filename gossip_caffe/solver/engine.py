@@ -14,7 +14,11 @@ from gossip_caffe.solver.layout import WeightLayout
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What an engine is built from. ``solver_text``: a self-contained prototxt whose data layer reads the ring."""
+    """What an engine is built from. ``solver_text``: a self-contained prototxt whose data layers read the ring.
+
+    ``seed`` is the job's: fresh weights are alike wherever they are drawn. ``noise_seed`` is the peer's own, for
+    what is drawn in training (dropout, layers that make noise), so that no two peers draw the same.
+    """
 
     engine: str
     solver_text: str
@@ -22,6 +26,7 @@ class EngineSpec:
     batch_records: int
     seed: int
     device: str = "cpu"
+    noise_seed: int = 0
 
 
 class SolverEngine(Protocol):
@@ -39,6 +44,10 @@ class SolverEngine(Protocol):
 
     def add_to_weights(self, correction: NDArray[np.float32]) -> None:
         """Add to the weights."""
+        ...
+
+    def draw_noise_from(self, seed: int) -> None:
+        """Begin a new stream of random numbers, for everything that is drawn from here on; ``seed``: 0 to 2³¹ − 1."""
         ...
 
     def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:

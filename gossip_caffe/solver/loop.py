@@ -11,6 +11,7 @@ from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import ModelError
 from gossip_caffe.job.learning_rate import rate
 from gossip_caffe.job.spec import RateSchedule
+from gossip_caffe.mixing import mixed
 from gossip_caffe.solver.board import Flat, WeightBoard
 from gossip_caffe.solver.engine import EngineSpec, SolverEngine
 from gossip_caffe.solver.publishing import publication
@@ -40,12 +41,18 @@ class SolverLoop:
         self._corrected = self._dirty = False
 
     def start(self, *, fresh: bool) -> None:
-        """Load the board's newest snapshot, or with ``fresh`` publish the engine's own first weights."""
+        """Load the board's newest snapshot, or with ``fresh`` publish the engine's own first weights.
+
+        Whoever draws the first weights goes on with the random numbers that follow them, as Caffe does; all others
+        draw their own, and a solver that was started again draws new ones.
+        """
         if not fresh:
             weights: Flat = np.empty(self._board.size, dtype=np.float32)
             info = self._board.restore(weights)
             self._engine.write_weights(weights)
             self._iteration, self._batches, self._samples = info.iteration, info.batches, info.samples
+            drawn = np.array([self._spec.noise_seed, info.batches + (1 << 40)], dtype=np.uint64)
+            self._engine.draw_noise_from(int(np.bitwise_xor.reduce(mixed(drawn)) >> np.uint64(33)))
         self._publish()
 
     @property

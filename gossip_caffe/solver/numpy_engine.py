@@ -37,6 +37,9 @@ class NumpyEngine:
         """Add to the weights."""
         self._flat += correction
 
+    def draw_noise_from(self, seed: int) -> None:
+        """Nothing is drawn in training."""
+
     def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:
         """One iteration on the next batches of the ring; returns the mean loss."""
         gradient, loss = np.zeros_like(self._flat), 0.0

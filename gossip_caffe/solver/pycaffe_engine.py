@@ -73,6 +73,10 @@ class PycaffeEngine:
         for (_, _, blob), part in zip(self._blobs, self.layout.split(correction), strict=True):
             np.add(blob.data, part, out=blob.data)
 
+    def draw_noise_from(self, seed: int) -> None:
+        """Seed Caffe's generator: dropout, DummyData and whatever else draws from it."""
+        caffe.set_random_seed(seed)
+
     def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:
         """One iteration of Caffe's own Step; a short one (see ``_short_step``) when batches are missing."""
         self._set_learning_rate(learning_rate)

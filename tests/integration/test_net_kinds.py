@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from gossip_caffe.data.source import measure
+from gossip_caffe.errors import SolverDied
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.job.spec import JobSettings, JobSpec
 from tests.net_data import write_colours, write_digits, write_pairs
-from tests.one_peer import bare, trained
+from tests.one_peer import OnePeer, bare, trained
 
 pytestmark = pytest.mark.integration
 
@@ -39,6 +40,15 @@ class Kind:
     random: bool = False
 
 
+def nothing(folder: Path) -> None:
+    """Write no data: the net makes its own."""
+
+
+def own_layer(folder: Path) -> None:
+    """Put the user's Python layer beside the net."""
+    shutil.copy(NETS / "own_layer.py", folder)
+
+
 KINDS = [
     Kind("lenet", write_digits),
     Kind("cifar_quick", write_colours, iterations=120),
@@ -46,21 +56,54 @@ KINDS = [
     Kind("siamese_two_sources", write_pairs),
     Kind("autoencoder", write_digits, falls_to=0.9),
     Kind("residual", write_colours),
+    Kind("noise", nothing, iterations=200),
+    Kind("own_layer", own_layer, iterations=300),
     Kind("inception", write_colours, iterations=120, random=True),
 ]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.net for kind in KINDS])
 async def test_a_net_of_this_kind_trains_on_one_peer_as_in_plain_caffe(tmp_path: Path, kind: Kind) -> None:
-    for name in (f"{kind.net}.prototxt", f"{kind.net}_solver.prototxt"):
-        shutil.copy(NETS / name, tmp_path)
     kind.write_data(tmp_path)
-    solver = tmp_path / f"{kind.net}_solver.prototxt"
-    job = read_job("test", solver, JobSettings(), measure)
-    run = await trained(job, kind.iterations, watched=WATCHED)
+    job = job_of(tmp_path, kind.net)
+    run = await trained(job, kind.iterations, watched=WATCHED, modules=tmp_path)
     first, last = np.mean(run.losses[:WATCHED]), np.mean(run.losses[-WATCHED:])
     assert np.isfinite(run.weights).all()
     assert last < kind.falls_to * first, run.losses
     if not kind.random:
-        caffes = bare(solver, kind.iterations, run.layout, tmp_path, run.start)
+        caffes = bare(
+            tmp_path / f"{kind.net}_solver.prototxt", kind.iterations, run.layout, tmp_path, run.start
+        )
         assert np.array_equal(run.weights, caffes.weights)
+
+
+def job_of(folder: Path, net: str) -> JobSpec:
+    """The job of a net in tests/nets, its data not yet written."""
+    for name in (f"{net}.prototxt", f"{net}_solver.prototxt"):
+        shutil.copy(NETS / name, folder)
+    return read_job("test", folder / f"{net}_solver.prototxt", JobSettings(), measure)
+
+
+async def test_no_two_peers_train_on_the_same_noise(tmp_path: Path) -> None:
+    job = job_of(tmp_path, "noise")
+    assert job.data.sources == ()
+    first = await trained(job, 1)
+    results = []
+    for noise_seed in (1, 1, 2):
+        peer = OnePeer(job, noise_seed=noise_seed)
+        await peer.start(first.start)
+        await peer.train(1)
+        await peer.stop()
+        results.append(peer.weights())
+        peer.ring.close()
+    assert np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+    assert not np.array_equal(results[0], first.weights)
+
+
+async def test_a_python_layer_that_cannot_be_imported_is_named_with_the_remedy(tmp_path: Path) -> None:
+    peer = OnePeer(job_of(tmp_path, "own_layer"))
+    with pytest.raises(SolverDied, match="No module named 'own_layer'") as caught:
+        await peer.start()
+    assert "PYTHONPATH" in caught.value.remedy
+    await peer.stop()
