@@ -87,17 +87,20 @@ def _download(pinned: Pinned, folder: Path, log: Path) -> None:
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
     if pinned.file.endswith(".whl"):
-        command += ["--only-binary", ":all:"]
+        attempts = [[*command, "--only-binary", ":all:"]]
     else:
-        command += ["--no-binary", ":all:"]
-        if importlib.util.find_spec("setuptools"):
-            command.append(
-                "--no-build-isolation"
-            )  # pip reads the archive's name with setuptools; this one will do
-    with log.open("a") as out:
-        out.write(f"$ {' '.join(command)} {pinned.project}=={pinned.version}\n")
-        out.flush()
-        subprocess.run([*command, f"{pinned.project}=={pinned.version}"], stdout=out, stderr=out, check=False)
+        # pip reads an archive's name with a setuptools that it fetches first; where that fails, the one here may do.
+        from_source = [*command, "--no-binary", ":all:"]
+        attempts = [from_source, [*from_source, "--no-build-isolation"]]
+    for attempt in attempts:
+        with log.open("a") as out:
+            out.write(f"$ {' '.join(attempt)} {pinned.project}=={pinned.version}\n")
+            out.flush()
+            subprocess.run(
+                [*attempt, f"{pinned.project}=={pinned.version}"], stdout=out, stderr=out, check=False
+            )
+        if (folder / pinned.file).exists():
+            return
 
 
 def unpack(archive: Path, folder: Path, *, under: str = "") -> None:
