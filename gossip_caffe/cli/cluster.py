@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossip_caffe.cli.detach import run_detached
-from gossip_caffe.cli.job import read_spec
+from gossip_caffe.cli.job import read_spec, unchecked_option
 from gossip_caffe.cli.output import print_json, print_table
 from gossip_caffe.cli.screen import screen
 from gossip_caffe.cluster.view import HEADINGS, headline, rows
@@ -52,6 +52,7 @@ def cluster() -> None:
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd instead of one of our own.")
 @click.option("--detach", "-d", is_flag=True, help="Return when the peers train, and leave them running.")
 @click.option("--restart", is_flag=True, help="Start another peer in the place of one that is killed.")
+@unchecked_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
 def up(
@@ -62,6 +63,7 @@ def up(
     etcd: str,
     detach: bool,
     restart: bool,
+    unchecked: bool,
     engine: str,
     name: str,
 ) -> None:
@@ -86,12 +88,13 @@ def up(
     state.lock().close()  # refuses at once when one is up; the supervisor takes it for good
     job_name = job_name or _named_after(solver)
     endpoints = parse_endpoints(etcd) if etcd else ()
-    spec = read_spec(job_name, solver, settings) if solver else None
+    checked = not unchecked and engine == "pycaffe"
+    spec = read_spec(job_name, solver, settings, checked=checked) if solver else None
     options = ClusterOptions(state, peers, job_name, spec, endpoints, engine, restart)
     if not detach:
         sys.exit(asyncio.run(_supervise(options)))
     command = [sys.executable, "-m", "gossip_caffe", "cluster", "up", "--name", name, "--peers", str(peers)]
-    command += ["--job", job_name, "--engine", engine]
+    command += ["--job", job_name, "--engine", engine, "--unchecked"]  # it was checked here
     command += ["--solver", solver] if solver else []
     command += ["--etcd", etcd] if etcd else []
     command += ["--restart"] if restart else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gossip_caffe.cli.etcd import etcd_option, with_store
-from gossip_caffe.cli.output import print_json, print_table
+from gossip_caffe.cli.output import print_json, print_table, told_when_slow
 from gossip_caffe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from gossip_caffe.membership.etcd_store import EtcdStore
 
 
-def read_spec(name: str, solver: str, settings: tuple[str, ...]) -> JobSpec:
-    """The job of a solver file with ``--set name=value`` settings. Raises UsageError, ModelError or DataError."""
+unchecked_option = click.option(
+    "--unchecked", is_flag=True, help="Do not let Caffe build the nets first: for a machine without pycaffe."
+)
+
+
+def read_spec(name: str, solver: str, settings: tuple[str, ...], *, checked: bool = True) -> JobSpec:
+    """The job of a solver file with ``--set name=value`` settings; Caffe builds its nets once, unless not ``checked``.
+
+    Raises UsageError, ModelError or DataError, and EnvironmentProblem without a Caffe.
+    """
     from gossip_caffe.data.source import measure
-    from gossip_caffe.job.reading import read_job
+    from gossip_caffe.job.checks import check_loss
+    from gossip_caffe.job.reading import job_of, read_model
     from gossip_caffe.job.spec import JobSettings, with_overrides
     from gossip_caffe.membership.keys import checked_name
+    from gossip_caffe.solver.trial import try_with_caffe
 
     overrides = {}
     for entry in settings:
@@ -32,7 +42,16 @@ def read_spec(name: str, solver: str, settings: tuple[str, ...]) -> JobSpec:
             raise UsageError(f"--set {entry}: no value", remedy="write --set NAME=VALUE")
         overrides[key.strip()] = value.strip()
     checked_name(name, "job")
-    return read_job(name, Path(solver), with_overrides(JobSettings(), overrides), measure)
+    chosen = with_overrides(JobSettings(), overrides)
+    model = read_model(Path(solver))
+    with told_when_slow("looking at the data …"):
+        spec = job_of(name, model, chosen, measure)
+    if checked:
+        news = "Caffe builds the nets once, to see that they stand …"
+        try_with_caffe(model, spec, measure, lambda: click.echo(news, err=True))
+    else:
+        check_loss(model.train)
+    return spec
 
 
 @click.group()
@@ -52,20 +71,38 @@ def job() -> None:
     "--solver", required=True, type=click.Path(), help="The solver.prototxt that `caffe train` takes."
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
+@unchecked_option
 @etcd_option
-def create(name: str, solver: str, settings: tuple[str, ...], etcd: str | None) -> None:
+def create(name: str, solver: str, settings: tuple[str, ...], unchecked: bool, etcd: str | None) -> None:
     """Store a job under NAME; every machine that reaches etcd and the data can then train it.
+
+    Caffe builds its nets once before anything is stored, so that a mistake in them is told here.
 
     \b
     gossip-caffe job create mnist --solver examples/mnist/lenet_solver.prototxt --etcd 10.0.0.5:2379
     """
     from gossip_caffe.membership.jobs import create_job
 
-    spec = read_spec(name, solver, settings)
+    spec = read_spec(name, solver, settings, checked=not unchecked)
     new = with_store(etcd, lambda store: create_job(store, spec))
     what = "created" if new else "is there already, the same"
     click.echo(f"job {name} {what}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
     click.echo(f"next: gossip-caffe peer start --job {name}")
+
+
+@job.command()
+@click.argument("solver", type=click.Path())
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
+def validate(solver: str, settings: tuple[str, ...]) -> None:
+    """Say whether a SOLVER file and its nets and data can be trained, without a cluster.
+
+    Everything is read as 'job create' reads it, and Caffe builds the nets once. What is wrong is one line.
+
+    \b
+    gossip-caffe job validate examples/mnist/lenet_solver.prototxt
+    """
+    spec = read_spec("validated", solver, settings)
+    click.echo(f"{solver} can be trained: {spec.budget_samples:,} samples of {spec.data.records:,} records")
 
 
 @job.command("list")

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from gossip_caffe.cluster.view import plain
+
+SLOW_AFTER_S = 2.0
+
+
+@contextmanager
+def told_when_slow(news: str) -> Iterator[None]:
+    """Say on stderr what goes on, once, when it takes a while."""
+    timer = threading.Timer(SLOW_AFTER_S, lambda: click.echo(news, err=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def print_json(value: Any) -> None:

@@ -15,6 +15,7 @@ SOURCE_TYPES = frozenset(
 MAKING_TYPES = frozenset({"DummyData", "Python"})
 """Layers that make their tops up by themselves: what they make cannot be shared out."""
 
+_PHASES = {"0": "TRAIN", "1": "TEST"}
 LEGACY_FIELDS = ("layers", "input", "input_dim", "input_shape")
 
 
@@ -66,7 +67,8 @@ class NetState:
         if state is None:
             return self
         stages = self.stages.union(state.texts("stage"))
-        return NetState(self.phase, state.integer("level", self.level), stages)
+        phase = _PHASES.get(state.text("phase"), state.text("phase")) or self.phase
+        return NetState(phase, state.integer("level", self.level), stages)
 
 
 def included(layer: Message, state: NetState) -> bool:
@@ -78,7 +80,7 @@ def included(layer: Message, state: NetState) -> bool:
 
 
 def _meets(rule: Message, state: NetState) -> bool:
-    phase = {"0": "TRAIN", "1": "TEST"}.get(rule.text("phase"), rule.text("phase"))
+    phase = _PHASES.get(rule.text("phase"), rule.text("phase"))
     if phase not in {"", state.phase}:
         return False
     if rule.last("min_level") is not None and state.level < rule.integer("min_level"):
@@ -86,6 +88,11 @@ def _meets(rule: Message, state: NetState) -> bool:
     if rule.last("max_level") is not None and state.level > rule.integer("max_level"):
         return False
     return state.stages.issuperset(rule.texts("stage")) and state.stages.isdisjoint(rule.texts("not_stage"))
+
+
+def present(net: Message, state: NetState) -> list[Layer]:
+    """The layers that are in the net of that state, in order."""
+    return [layer for layer in layers_of(net) if included(layer.fields, state)]
 
 
 def brings_data(layer: Layer) -> bool:
@@ -100,9 +107,9 @@ def source_layers(document: Document, net: Message, state: NetState) -> list[Lay
 
     Raises ModelError when nothing brings any.
     """
-    layers = layers_of(net)
-    present = [layer for layer in layers if included(layer.fields, state)]
-    if not any(brings_data(layer) for layer in present):
+    chosen = present(net, state)
+    if not any(brings_data(layer) for layer in chosen):
+        layers = layers_of(net)
         at = layers[0].place.start if layers else 0
         raise document.error(at, f"the {state.phase} phase has no data layer", 'add a layer of type "Data"')
-    return [layer for layer in present if brings_data(layer) and layer.type not in MAKING_TYPES]
+    return [layer for layer in chosen if brings_data(layer) and layer.type not in MAKING_TYPES]

@@ -3,39 +3,91 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.nets import NetState, brings_data, included, layers_of, source_layers
+from gossip_caffe.job.nets import Layer, NetState, brings_data, layers_of, present, source_layers
 from gossip_caffe.job.paths import Paths, read_text
-from gossip_caffe.job.prototxt import Document, edited
+from gossip_caffe.job.prototxt import Document, Message, edited
 from gossip_caffe.job.rewriting import net_for_peer, quoted, solver_for_peer
-from gossip_caffe.job.solvers import rate_schedule, solver_type, test_net, train_net
+from gossip_caffe.job.solvers import rate_schedule, solver_type, test_nets, train_net
 from gossip_caffe.job.sources import Measure, read_data
 from gossip_caffe.job.spec import JobSettings, JobSpec
 
 _NAMING_FILES = ("data_param", "transform_param", "hdf5_data_param", "image_data_param", "window_data_param")
 
 
-def read_job(
-    name: str, path: Path, settings: JobSettings, measure: Measure, working: Path | None = None
-) -> JobSpec:
-    """Read the job that a solver file describes.
+@dataclass(frozen=True, slots=True)
+class PhaseNet:
+    """A net in one phase: its text, and the state that chooses its layers. ``within``: where in the text it stands."""
+
+    document: Document
+    state: NetState
+    within: Message | None = None
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers that are in it, in order."""
+        return present(self.within or self.document.root, self.state)
+
+    @property
+    def sources(self) -> list[Layer]:
+        """Those that bring data, or make it."""
+        return [layer for layer in self.layers if brings_data(layer)]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a user's files describe, before anybody looked at the data. ``tests``: in the order of Caffe's test nets."""
+
+    solver: Document
+    paths: Paths
+    train: PhaseNet
+    tests: tuple[PhaseNet, ...]
+
+
+def read_model(path: Path, working: Path | None = None) -> Model:
+    """Read a solver file and its nets.
 
     Relative paths in it begin at ``working`` (the current folder), as for Caffe, and else at the solver's
-    folder. Raises ModelError or DataError with file and line.
+    folder. Raises ModelError with file and line.
     """
     working = working or Path.cwd()
     paths = Paths(path.absolute().parent, working.absolute())
     solver = Document(read_text(path, "solver"), paths.shown(path))
     root = solver.root
-    schedule, kind = rate_schedule(solver), solver_type(solver)
-    iter_size = root.integer("iter_size", 1)
-    if root.integer("random_seed", -1) >= 0 and settings.seed == JobSettings().seed:
-        settings = dataclasses.replace(settings, seed=root.integer("random_seed") % 2**31)
     net = train_net(solver, paths)
     state = NetState("TRAIN").merged(net.root.message("state")).merged(root.message("train_state"))
-    sources = source_layers(net, net.root, state)
+    tests = tuple(
+        PhaseNet(tested, NetState("TEST").merged(tested.root.message("state")).merged(given))
+        for tested, given in test_nets(solver, net, paths)
+    )
+    return Model(solver, paths, PhaseNet(net, state), tests)
+
+
+def read_job(
+    name: str, path: Path, settings: JobSettings, measure: Measure, working: Path | None = None
+) -> JobSpec:
+    """Read the job that a solver file describes; relative paths as in ``read_model``.
+
+    Raises ModelError or DataError with file and line.
+    """
+    return job_of(name, read_model(path, working), settings, measure)
+
+
+def job_of(name: str, model: Model, settings: JobSettings, measure: Measure) -> JobSpec:
+    """The job of a model that was read. Raises ModelError or DataError with file and line."""
+    solver, paths, net = model.solver, model.paths, model.train.document
+    root = solver.root
+    schedule, kind = rate_schedule(solver), solver_type(solver)
+    iter_size = root.integer("iter_size", 1)
+    if iter_size < 1:
+        entry = root.last("iter_size")
+        raise solver.error(entry.start if entry else 0, "iter_size must be positive", "give 1 or more")
+    if root.integer("random_seed", -1) >= 0 and settings.seed == JobSettings().seed:
+        settings = dataclasses.replace(settings, seed=root.integer("random_seed") % 2**31)
+    sources = source_layers(net, net.root, model.train.state)
     data = read_data(net, sources, paths, iter_size, schedule.max_iter * iter_size, measure)
     test_iter = root.all("test_iter")
     return JobSpec(
@@ -43,7 +95,7 @@ def read_job(
         solver_text=solver.text,
         train_net_text=located(net, paths),
         solver_for_peer=solver_for_peer(solver, net_for_peer(net, sources)),
-        test_net_text=read_test_net(solver, net, paths),
+        test_net_text=_text_to_test(model),
         test_iter=solver.integer_of(test_iter[0]) if test_iter else 0,
         solver_type=kind,
         iter_size=iter_size,
@@ -54,34 +106,30 @@ def read_job(
     )
 
 
-def read_test_net(solver: Document, trained: Document, paths: Paths) -> str:
-    """Read the text of the net that is tested, "" when none is. Raises DataError for a missing LMDB."""
-    net = test_net(solver, trained, paths)
-    if net is None:
+def _text_to_test(model: Model) -> str:
+    """The text of the first net that is tested, "" when none is. Raises DataError for data that is not there."""
+    if not model.tests or not model.tests[0].sources:
         return ""
-    own = net.root.message("state")
-    given = solver.root.message("test_state")
-    state = NetState("TEST").merged(own).merged(given)
-    sources = [layer for layer in layers_of(net.root) if included(layer.fields, state) and brings_data(layer)]
-    if not sources:
-        return ""
-    for layer in sources:
+    tested = model.tests[0]
+    net = tested.document
+    for layer in tested.sources:
         param = layer.fields.message("data_param")
         entry = param.last("source") if param else None
-        if entry is not None and not (folder := paths.resolve(net.scalar_of(entry).text)).exists():
+        if entry is not None and not (folder := model.paths.resolve(net.scalar_of(entry).text)).exists():
             line, _ = net.place(entry.start)
             what = f"{net.name}:{line}: layer {layer.name!r}: there is no data set at {folder}"
             raise DataError(what, remedy="check data_param.source, or write the data set")
-    text = located(net, paths)
-    if given is None or own is not None:
-        return text
-    stages = "".join(f" stage: {quoted(stage)}" for stage in sorted(state.stages))
-    return f"{text.rstrip()}\nstate {{ level: {state.level}{stages} }}\n"
+    if not model.solver.root.all("test_state"):
+        return located(net, model.paths)
+    stages = "".join(f" stage: {quoted(stage)}" for stage in sorted(tested.state.stages))
+    own = {(entry.start, entry.end) for entry in net.root.all("state")}
+    text = located(net, model.paths, [(start, end, "") for start, end in own])
+    return f"{text.rstrip()}\nstate {{ level: {tested.state.level}{stages} }}\n"
 
 
-def located(net: Document, paths: Paths) -> str:
+def located(net: Document, paths: Paths, edits: list[tuple[int, int, str]] | None = None) -> str:
     """Rewrite a net with its data layers' paths made absolute, so that it can be read from any folder."""
-    edits = []
+    edits = list(edits or [])
     for layer in layers_of(net.root):
         for name in _NAMING_FILES:
             message = layer.fields.message(name)

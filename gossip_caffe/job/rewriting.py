@@ -11,6 +11,7 @@ from collections.abc import Sequence, Set
 
 from gossip_caffe.job.nets import Layer
 from gossip_caffe.job.prototxt import Document, edited
+from gossip_caffe.job.spec import TopSpec
 
 SOURCE_MODULE = "gossip_caffe.solver.source_layer"
 SOURCE_CLASS = "BatchSource"
@@ -58,6 +59,15 @@ def ring_layer(source: Layer, first_top: int) -> str:
         f'python_param {{ module: "{SOURCE_MODULE}" layer: "{SOURCE_CLASS}" '
         f'param_str: "{first_top}:{len(source.tops)}" }} }}'
     )
+
+
+def shape_layer(name: str, tops: Sequence[TopSpec], batch_records: int) -> str:
+    """Write a layer that has a source layer's name and the shapes of its tops, and no data."""
+    names = " ".join(f"top: {quoted(top.name)}" for top in tops)
+    shapes = " ".join(
+        f"shape {{ {' '.join(f'dim: {size}' for size in (batch_records, *top.shape))} }}" for top in tops
+    )
+    return f'layer {{ name: {quoted(name)} type: "Input" {names} input_param {{ {shapes} }} }}'
 
 
 def quoted(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gossip_caffe.job.learning_rate import POLICIES
 from gossip_caffe.job.paths import Paths, read_text
-from gossip_caffe.job.prototxt import Document, Field
+from gossip_caffe.job.prototxt import Document, Field, Message
 from gossip_caffe.job.spec import RateSchedule
 
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
@@ -25,18 +25,32 @@ def train_net(solver: Document, paths: Paths) -> Document:
     return _net_of(solver, named[0], paths)
 
 
-def test_net(solver: Document, generic: Document, paths: Paths) -> Document | None:
-    """Find the first test net: test_net_param, test_net, or the ``generic`` net that is also trained, if any.
+def test_nets(solver: Document, generic: Document, paths: Paths) -> list[tuple[Document, Message | None]]:
+    """Find the nets that are tested, each with its test_state; ``generic`` is the net that is also trained.
 
-    This is the order of Caffe's Solver::InitTestNets. Without test_iter nothing is tested.
+    First all test_net_param, then all test_net, then the common net for what is left of test_iter: Caffe's
+    Solver::InitTestNets. Raises ModelError where that would abort.
     """
     root = solver.root
-    if not root.all("test_iter"):
-        return None
-    for name in ("test_net_param", "test_net"):
-        if found := root.all(name):
-            return _net_of(solver, found[0], paths)
-    return generic if root.all("net") or root.all("net_param") else None
+    iterations, states = root.all("test_iter"), root.all("test_state")
+    own = [_net_of(solver, entry, paths) for entry in (*root.all("test_net_param"), *root.all("test_net"))]
+    common = bool(root.all("net") or root.all("net_param"))
+    if len(iterations) < len(own) or (len(iterations) > len(own) and not common):
+        at = (root.all("test_iter") or root.all("test_net") or root.all("test_net_param"))[0].start
+        what = f"there are {len(iterations)} test_iter for {len(own)} test nets"
+        raise solver.error(at, what, "give one test_iter for each test net")
+    nets = own + [generic] * (len(iterations) - len(own))
+    if states and len(states) != len(nets):
+        what = f"there are {len(states)} test_state for {len(nets)} test nets"
+        raise solver.error(states[0].start, what, "give one for each test net, or none")
+    if nets and root.integer("test_interval") <= 0:
+        at = (root.last("test_interval") or iterations[0]).start
+        raise solver.error(at, "test_interval must be given and positive", "add test_interval: VALUE")
+    for entry in iterations:
+        if solver.integer_of(entry) < 0:
+            raise solver.error(entry.start, "test_iter is negative", "give 1 or more, or remove the tests")
+    given: list[Message | None] = [solver.message_of(entry) for entry in states]
+    return list(zip(nets, given or [None] * len(nets), strict=True))
 
 
 def _net_of(solver: Document, entry: Field, paths: Paths) -> Document:

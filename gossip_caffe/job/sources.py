@@ -86,6 +86,24 @@ def read_data(
     return DataSpec(tuple(sources), records, chunk_records, batch)
 
 
+def read_shapes(
+    net: Document, layer: Layer, paths: Paths, measure: Measure
+) -> tuple[tuple[TopSpec, ...], int]:
+    """What a layer's data would be in a batch: its tops with the shapes of a record, and records in a batch.
+
+    Raises ModelError or DataError with file and line.
+    """
+    request = read_source(net, layer, paths)
+    data = _measured(net, request, measure)
+    tops = (TopSpec(top.name, shape) for top, shape in zip(request.spec.tops, data.shapes, strict=True))
+    return tuple(tops), request.batch_records
+
+
+def is_read_here(layer: Layer) -> bool:
+    """Tell whether a layer's data is read by us, and not by Caffe."""
+    return layer.type in _READERS
+
+
 def _measured(net: Document, request: SourceRequest, measure: Measure) -> DataSet:
     try:
         return measure(request.spec)

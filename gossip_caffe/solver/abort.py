@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _FATAL = re.compile(r"^F\d{4,8} [\d:.]+\s+\d+ (?P<file>[\w./-]+):(?P<line>\d+)\] (?P<text>.*)$")
 _PROTO = re.compile(r"Error parsing text-format caffe\.(\w+): (\d+):(\d+): (.*)")
@@ -37,15 +38,27 @@ _REMEDIES = (
 _NOT_FOUND = "put the folder of the net's Python layers into PYTHONPATH wherever a peer runs"
 
 
-def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
-    """(cause, remedy) from the last lines that a solver process printed; ("", "") when they hold no reason."""
-    parse_error = ""
-    refused = "the model"
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Why a process that ran Caffe ended. ``layer``: the one that was refused, "" when Caffe does not say.
+
+    ``refused``: whether Caffe ended it, and not an exception.
+    """
+
+    layer: str
+    reason: str
+    remedy: str
+    refused: bool
+
+
+def abort_of(stderr: Sequence[str]) -> Abort | None:
+    """The reason among the last lines that a process printed; None when they hold none."""
+    parse_error = layer = ""
     for line in stderr:
         if match := _AT_LAYER.match(line):
-            refused = f"layer {match['name']!r}"
+            layer = match["name"]
         elif _BUILT in line:
-            refused = "the model"
+            layer = ""
         if match := _PROTO.search(line):
             parse_error = f"line {match[2]}, column {match[3]} of the {match[1]}: {match[4]}"
         if match := _FATAL.match(line):
@@ -54,11 +67,23 @@ def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
                 (remedy for sign, remedy in _REMEDIES if sign in text), "correct the net or the solver"
             )
             reason = parse_error or f"{_reason(text)} ({match['file']}:{match['line']})"
-            return f"Caffe refused {refused}: {reason}", remedy
+            return Abort(layer, reason, remedy, refused=True)
     for line in reversed(stderr):
         if _RAISED.match(line) and _EMPTY not in line:
-            return line.strip(), _NOT_FOUND if line.startswith("ModuleNotFoundError") else ""
-    return "", ""
+            remedy = _NOT_FOUND if line.startswith("ModuleNotFoundError") else ""
+            return Abort("", line.strip(), remedy, refused=False)
+    return None
+
+
+def abort_cause(stderr: Sequence[str]) -> tuple[str, str]:
+    """(cause, remedy) from the last lines that a solver process printed; ("", "") when they hold no reason."""
+    abort = abort_of(stderr)
+    if abort is None:
+        return "", ""
+    if not abort.refused:
+        return abort.reason, abort.remedy
+    refused = f"layer {abort.layer!r}" if abort.layer else "the model"
+    return f"Caffe refused {refused}: {abort.reason}", abort.remedy
 
 
 def _reason(text: str) -> str:

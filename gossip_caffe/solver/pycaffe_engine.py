@@ -136,12 +136,12 @@ def solver_of(text: str) -> Any:
     with contextlib.ExitStack() as files:
         if (entry := root.last("train_net_param")) is not None:
             inner = text[text.index("{", entry.start) + 1 : text.rindex("}", entry.start, entry.end)]
-            net = _as_file(inner.removeprefix("\n"), "net", files)
+            net = as_file(inner.removeprefix("\n"), "net", files)
             text = edited(text, [(entry.start, entry.end, f'train_net: "{net}"')])
-        return caffe.get_solver(_as_file(text, "solver", files))
+        return caffe.get_solver(as_file(text, "solver", files))
 
 
-def _as_file(text: str, name: str, files: contextlib.ExitStack) -> str:
+def as_file(text: str, name: str, files: contextlib.ExitStack) -> str:
     """Path of a file in memory, which is there until ``files`` are closed."""
     fd = os.memfd_create(f"gossip-caffe-{name}.prototxt", os.MFD_CLOEXEC)
     files.callback(os.close, fd)

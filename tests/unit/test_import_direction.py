@@ -27,7 +27,12 @@ FLOORS = (
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The processes that are Caffe; everything else must live when Caffe aborts.
-CAFFES_PROCESSES = {"solver/pycaffe_engine.py", "solver/source_layer.py", "demo/plain_caffe.py"}
+CAFFES_PROCESSES = {
+    "solver/pycaffe_engine.py",
+    "solver/source_layer.py",
+    "solver/trial_child.py",
+    "demo/plain_caffe.py",
+}
 
 
 def files() -> list[Path]:

@@ -1,0 +1,142 @@
+"""A trial: Caffe builds a job's nets once, in a child, so that a user's mistake is one line before anything is made.
+
+Caffe ends its process when it does not like a net. What it printed becomes a ModelError that names the user's file, and
+the line of the layer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from gossip_caffe.children import Child, ChildEnd
+from gossip_caffe.errors import EnvironmentProblem, ModelError
+from gossip_caffe.job.checks import check_layer_types, check_names, no_loss
+from gossip_caffe.job.nets import Layer
+from gossip_caffe.job.prototxt import Document, edited
+from gossip_caffe.job.reading import Model, PhaseNet
+from gossip_caffe.job.rewriting import shape_layer
+from gossip_caffe.job.sources import Measure, is_read_here, read_shapes
+from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.solver.abort import abort_of
+from gossip_caffe.solver.attempts import Attempt, Text, Trial
+
+SLOW_AFTER_S = 2.0
+DEADLINE_S = 600.0
+"""Far more than the largest nets take."""
+
+
+def try_with_caffe(model: Model, spec: JobSpec, measure: Measure, when_slow: Callable[[], None]) -> None:
+    """Let Caffe read and build what the job's peers will, and the nets that are tested.
+
+    ``when_slow`` is called once when that takes a while. Raises ModelError or DataError with the file, and the line
+    where that can be told, or EnvironmentProblem when there is no Caffe that could be asked.
+    """
+    nets = (model.train, *model.tests)
+    documents = _documents(model)
+    attempts = [_as_a_peer(model, spec), *(_tested(model, net, measure) for net in model.tests)]
+    texts = tuple(Text(kind, document.text) for kind, document in documents)
+    trial = Trial(texts, tuple(attempts), spec.data.tops, spec.data.batch_records)
+    messages, end = asyncio.run(_heard(trial, when_slow))
+    said = {kind: message[kind] for message in messages for kind in message}
+    if "types" not in said:
+        raise EnvironmentProblem(
+            f"cannot import caffe: {(end.stderr or ('it ended without a word',))[-1].strip()}",
+            remedy="run 'gossip-caffe doctor', or leave this check out with --unchecked",
+        )
+    if "misread" in said:
+        raise _misread(said["misread"], [document for _, document in documents])
+    check_layer_types(nets, said["types"])
+    if "failed" in said:
+        raise _refused(said["failed"], nets, end)
+    if end.code != 0:
+        raise EnvironmentProblem(
+            f"the trial with Caffe ended ({end.how})", remedy="run 'gossip-caffe doctor'"
+        )
+    found = next(message["found"] for message in messages if message.get("built") == 0)
+    if not found["losses"]:
+        raise no_loss(model.train)
+    check_names(model.train, found["learned"])
+
+
+def _documents(model: Model) -> list[tuple[str, Document]]:
+    """The user's texts, each once; an inline net is read with its solver."""
+    documents = [("SolverParameter", model.solver)]
+    for net in (model.train, *model.tests):
+        names = {document.name for _, document in documents}
+        if net.document.name not in names:
+            documents.append(("NetParameter", net.document))
+    return documents
+
+
+def _as_a_peer(model: Model, spec: JobSpec) -> Attempt:
+    document = Document(spec.solver_for_peer, "the peer's solver")
+    inline = document.root.message("train_net_param")
+    # Layer by layer the same as the user's net: what brings data is replaced in its place.
+    layers = [] if inline is None else PhaseNet(document, model.train.state, inline).layers
+    spans = tuple((layer.place.start, layer.place.end) for layer in layers)
+    return Attempt(document.text, spans, is_solver=True)
+
+
+def _tested(model: Model, net: PhaseNet, measure: Measure) -> Attempt:
+    """A net that is tested, its data layers replaced by the shapes of their data."""
+    edits = []
+    for layer in net.sources:
+        if is_read_here(layer):
+            tops, batch_records = read_shapes(net.document, layer, model.paths, measure)
+            edits.append((layer.place.start, layer.place.end, shape_layer(layer.name, tops, batch_records)))
+    document = Document(edited(net.document.text, edits), net.document.name)
+    layers = dataclasses.replace(net, document=document).layers
+    spans = tuple((layer.place.start, layer.place.end) for layer in layers)
+    return Attempt(
+        document.text, spans, is_solver=False, level=net.state.level, stages=tuple(sorted(net.state.stages))
+    )
+
+
+async def _heard(trial: Trial, when_slow: Callable[[], None]) -> tuple[list[dict[str, Any]], ChildEnd]:
+    messages: list[dict[str, Any]] = []
+    child = Child("gossip_caffe.solver.trial_child", messages.append)
+    child.start({"OPENBLAS_NUM_THREADS": "1"})
+    slow = asyncio.get_running_loop().call_later(SLOW_AFTER_S, when_slow)
+    try:
+        child.send({"try": dataclasses.asdict(trial)})
+        async with asyncio.timeout(DEADLINE_S):
+            return messages, await child.wait()
+    except TimeoutError:
+        raise EnvironmentProblem(
+            f"Caffe has not built the net after {DEADLINE_S:.0f} s",
+            remedy="leave this check out with --unchecked",
+        ) from None
+    finally:
+        slow.cancel()
+        child.signal(signal.SIGKILL)
+        await child.wait()
+
+
+def _misread(said: dict[str, Any], documents: list[Document]) -> ModelError:
+    document = documents[said["text"]]
+    line, column, what = said["line"], said["column"], said["what"]
+    return ModelError(f"{document.name}:{line}:{column}: {what}", remedy="correct the prototxt at that line")
+
+
+def _refused(said: dict[str, Any], nets: tuple[PhaseNet, ...], end: ChildEnd) -> ModelError:
+    net: PhaseNet = nets[said["attempt"]]
+    code: int = said["code"]
+    abort = abort_of(end.stderr)
+    if abort is not None:
+        who, reason, remedy = "Caffe refused", abort.reason, abort.remedy
+    else:
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+        who, reason, remedy = "Caffe failed at", f"it ended ({how}) without a reason", ""
+        if code == -signal.SIGKILL:
+            remedy = "the machine may be short of memory: use a smaller batch_size"
+    phase = net.state.phase
+    if said["layer"] < 0:
+        return ModelError(f"{net.document.name}: {who} the {phase} net: {reason}", remedy=remedy)
+    layer: Layer = net.layers[said["layer"]]
+    return net.document.error(
+        layer.place.start, f"{who} layer {layer.name!r} of the {phase} net: {reason}", remedy
+    )
