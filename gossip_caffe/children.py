@@ -6,6 +6,7 @@ a child prints on stderr is kept (its last part), because that is where Caffe sa
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -20,7 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gossip_caffe.processes import spawn
+from gossip_caffe.errors import ExitCode, GossipCaffeError
+from gossip_caffe.processes import die_with_parent, spawn
 
 KEPT_STDERR_LINES = 200
 _KEPT_LINE_BYTES = 4096
@@ -91,6 +93,28 @@ class Control:
             self._socket.sendall(_LENGTH.pack(len(body)) + body)
         except ConnectionError:
             pass
+
+
+def run_child(serve: Callable[[Control], None]) -> int:
+    """Run a child process to its end, which its parent's end brings too; returns the exit code.
+
+    What the user can mend goes to the parent as {"failed": one line, "remedy": …}.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    options = parser.parse_args()
+    die_with_parent(options.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to decide
+    control = Control(options.control_fd)
+    try:
+        serve(control)
+    except EOFError:
+        return ExitCode.OK
+    except GossipCaffeError as error:
+        control.send({"failed": error.message, "remedy": error.remedy})
+        return error.exit_code
+    return ExitCode.OK
 
 
 class Child:

@@ -7,8 +7,6 @@ ends with exit code 7.
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -17,12 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.children import Control
+from gossip_caffe.children import Control, run_child
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.data.source import RecordSource, open_source
-from gossip_caffe.errors import ExitCode, GossipCaffeError
 from gossip_caffe.job.spec import DataSpec, read_fields
-from gossip_caffe.processes import die_with_parent
 
 WAIT_FOR_SLOT_S = 0.2
 
@@ -91,21 +87,7 @@ def serve(control: Control) -> None:
 
 def main() -> int:
     """Entry of the process."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    options = parser.parse_args()
-    die_with_parent(options.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to decide
-    control = Control(options.control_fd)
-    try:
-        serve(control)
-    except EOFError:
-        return ExitCode.OK
-    except GossipCaffeError as error:
-        control.send({"failed": error.message, "remedy": error.remedy})
-        return ExitCode.MODEL
-    return ExitCode.OK
+    return run_child(serve)
 
 
 if __name__ == "__main__":

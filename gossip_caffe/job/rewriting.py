@@ -96,12 +96,6 @@ def solver_for_peer(document: Document, net_text: str) -> str:
     return _with_net(_without(document, _NOT_A_PEERS_BUSINESS), net_text, field)
 
 
-def bare_solver(document: Document, net_text: str, max_iter: int) -> str:
-    """Rewrite a solver as plain Caffe runs it, its data layer kept, without tests and snapshots."""
-    kept = _without(document, _NOT_A_PEERS_BUSINESS - {"random_seed"} | {"max_iter"})
-    return _with_net(f"{kept}\nmax_iter: {max_iter}", net_text, "train_net_param")
-
-
 def _without(document: Document, names: Set[str]) -> str:
     spans = {(entry.start, entry.end) for entry in document.root.fields if entry.name in names}
     return edited(document.text, [(start, end, "") for start, end in spans]).rstrip()

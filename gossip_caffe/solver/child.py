@@ -7,18 +7,14 @@ Messages to it: {"build": EngineSpec, "schedule": RateSchedule} with the ring's 
 
 from __future__ import annotations
 
-import argparse
 import select
-import signal
 import sys
 import time
 from typing import Any
 
-from gossip_caffe.children import Control
+from gossip_caffe.children import Control, run_child
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.errors import ExitCode, GossipCaffeError
 from gossip_caffe.job.spec import RateSchedule, read_fields
-from gossip_caffe.processes import die_with_parent
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import EngineSpec, SolverEngine
 from gossip_caffe.solver.loop import SolverLoop
@@ -76,21 +72,7 @@ def _received(control: Control) -> tuple[dict[str, Any], list[int]]:
 
 def main() -> int:
     """Entry of the process."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    options = parser.parse_args()
-    die_with_parent(options.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to decide
-    control = Control(options.control_fd)
-    try:
-        serve(control)
-    except EOFError:
-        return ExitCode.OK
-    except GossipCaffeError as error:
-        control.send({"failed": error.message, "remedy": error.remedy})
-        return error.exit_code
-    return ExitCode.OK
+    return run_child(serve)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gossip_caffe.job.nets import Layer, NetState, source_layers
 from gossip_caffe.job.prototxt import Document
-from gossip_caffe.job.rewriting import bare_solver, net_for_peer, quoted, ring_layer, solver_for_peer
+from gossip_caffe.job.rewriting import net_for_peer, quoted, ring_layer, solver_for_peer
 
 NET = """# head
 name : 'n';  # odd
@@ -87,15 +87,6 @@ def test_a_peers_solver_keeps_how_it_learns_and_loses_what_is_not_its_business()
     inlined = Document(rewritten, "peer").root.message("train_net_param")
     assert inlined is not None
     assert len(inlined.fields) == len(Document(NET, "net").root.fields)
-
-
-def test_a_bare_solver_keeps_its_seed_and_gets_its_own_number_of_iterations() -> None:
-    root = Document(bare_solver(Document(SOLVER, "solver"), NET, 7), "bare").root
-    assert [entry.name for entry in root.fields] == [
-        *("base_lr", "momentum", "train_state", "random_seed", "average_loss", "debug_info", "type"),
-        *("max_iter", "test_initialization", "snapshot_after_train", "train_net_param"),
-    ]
-    assert (root.integer("max_iter"), root.integer("random_seed")) == (7, 3)
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "  # comment", " ;"])
