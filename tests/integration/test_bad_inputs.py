@@ -1,0 +1,93 @@
+"""Wrong solvers, nets and data: each ends with one line that names the file and the cause, and disturbs nobody."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gossip_caffe.cli import main
+from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.errors import ExitCode
+from tests.bad_inputs import BAD, Bad
+from tests.cluster_run import ClusterRun, wait_for
+from tests.tiny_job import TinyJob, write_job
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TinyJob:
+    return write_job(tmp_path / "job", records=64, iterations=40)
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run a command in this process, as the shell does; afterwards no process that it started is left."""
+    marked = ClusterRun(tmp_path / "state")
+    for name, value in marked.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gossip-caffe", *words])
+        with pytest.raises(SystemExit) as end:
+            main.main()
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+    yield call
+    wait_for("no process is left", lambda: not marked.processes(), 20.0)
+
+
+def refused(result: tuple[int, str, str], bad: Bad) -> None:
+    """One line with the cause, the exit code, and nothing else but the news that it takes a while."""
+    code, out, err = result
+    *news, line = err.splitlines()
+    assert (code, out) == (bad.code, ""), err
+    assert all(entry.endswith("…") for entry in news), err
+    assert line.startswith("gossip-caffe: ")
+    assert re.search(bad.says, line), line
+
+
+def test_the_job_that_is_made_wrong_below_is_right(
+    job: TinyJob, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, err = run("job", "validate", str(job.solver))
+    assert (code, err) == (0, "")
+    assert out == f"{job.solver} can be trained: 640 samples of 64 records\n"
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[bad.name.replace(" ", "-") for bad in BAD])
+def test_a_bad_input_is_one_line_with_file_and_cause(
+    bad: Bad, job: TinyJob, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    bad.make(job)
+    refused(run("job", "validate", str(job.solver)), bad)
+
+
+def test_a_net_that_nobody_may_read_is_named(job: TinyJob, run: Callable[..., tuple[int, str, str]]) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    job.net.chmod(0)
+    refused(
+        run("job", "validate", str(job.solver)),
+        Bad("", lambda job: None, r"cannot read the net .*net\.prototxt"),
+    )
+
+
+@pytest.mark.parametrize("name", ["an unknown field", "no LMDB", "no loss", "a bottom from nowhere"])
+def test_nothing_of_a_bad_job_gets_into_etcd(
+    name: str, job: TinyJob, run: Callable[..., tuple[int, str, str]], etcd: EtcdServer
+) -> None:
+    bad = next(bad for bad in BAD if bad.name == name)
+    bad.make(job)
+    create = ("job", "create", "never-made", "--solver", str(job.solver), "--etcd", etcd.endpoint)
+    refused(run(*create), bad)
+    refused(
+        run("job", "show", "never-made", "--etcd", etcd.endpoint),
+        Bad("", bad.make, "no job", ExitCode.NOT_FOUND),
+    )
