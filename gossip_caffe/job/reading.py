@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gossip_caffe.job.prototxt import Document, Message, edited
 from gossip_caffe.job.rewriting import net_for_peer, quoted, solver_for_peer
 from gossip_caffe.job.solvers import rate_schedule, solver_type, test_nets, train_net
 from gossip_caffe.job.sources import Measure, read_data
-from gossip_caffe.job.spec import JobSettings, JobSpec
+from gossip_caffe.job.spec import JobSettings, JobSpec, NetTest
 
 _NAMING_FILES = ("data_param", "transform_param", "hdf5_data_param", "image_data_param", "window_data_param")
 
@@ -89,14 +90,12 @@ def job_of(name: str, model: Model, settings: JobSettings, measure: Measure) -> 
         settings = dataclasses.replace(settings, seed=root.integer("random_seed") % 2**31)
     sources = source_layers(net, net.root, model.train.state)
     data = read_data(net, sources, paths, iter_size, schedule.max_iter * iter_size, measure)
-    test_iter = root.all("test_iter")
     return JobSpec(
         name=name,
         solver_text=solver.text,
         train_net_text=located(net, paths),
         solver_for_peer=solver_for_peer(solver, net_for_peer(net, sources)),
-        test_net_text=_text_to_test(model),
-        test_iter=solver.integer_of(test_iter[0]) if test_iter else 0,
+        tests=tuple(_tests(model)),
         solver_type=kind,
         iter_size=iter_size,
         budget_samples=schedule.max_iter * data.batch_records * iter_size,
@@ -106,30 +105,27 @@ def job_of(name: str, model: Model, settings: JobSettings, measure: Measure) -> 
     )
 
 
-def _text_to_test(model: Model) -> str:
-    """The text of the first net that is tested, "" when none is. Raises DataError for data that is not there."""
-    if not model.tests or not model.tests[0].sources:
-        return ""
-    tested = model.tests[0]
-    net = tested.document
-    for layer in tested.sources:
-        param = layer.fields.message("data_param")
-        entry = param.last("source") if param else None
-        if entry is not None and not (folder := model.paths.resolve(net.scalar_of(entry).text)).exists():
-            line, _ = net.place(entry.start)
-            what = f"{net.name}:{line}: layer {layer.name!r}: there is no data set at {folder}"
-            raise DataError(what, remedy="check data_param.source, or write the data set")
-    if not model.solver.root.all("test_state"):
-        return located(net, model.paths)
-    stages = "".join(f" stage: {quoted(stage)}" for stage in sorted(tested.state.stages))
-    own = {(entry.start, entry.end) for entry in net.root.all("state")}
-    text = located(net, model.paths, [(start, end, "") for start, end in own])
-    return f"{text.rstrip()}\nstate {{ level: {tested.state.level}{stages} }}\n"
+def _tests(model: Model) -> Iterator[NetTest]:
+    """The nets that are tested, but those without any data. Raises DataError for data that is not there."""
+    iterations = [model.solver.integer_of(entry) for entry in model.solver.root.all("test_iter")]
+    for tested, passes in zip(model.tests, iterations, strict=True):
+        if not tested.sources or not passes:
+            continue
+        net = tested.document
+        for layer in tested.sources:
+            param = layer.fields.message("data_param")
+            entry = param.last("source") if param else None
+            if entry is not None and not (folder := model.paths.resolve(net.scalar_of(entry).text)).exists():
+                line, _ = net.place(entry.start)
+                what = f"{net.name}:{line}: layer {layer.name!r}: there is no data set at {folder}"
+                raise DataError(what, remedy="check data_param.source, or write the data set")
+        state = tested.state
+        yield NetTest(located(net, model.paths), passes, state.level, tuple(sorted(state.stages)))
 
 
-def located(net: Document, paths: Paths, edits: list[tuple[int, int, str]] | None = None) -> str:
+def located(net: Document, paths: Paths) -> str:
     """Rewrite a net with its data layers' paths made absolute, so that it can be read from any folder."""
-    edits = list(edits or [])
+    edits = []
     for layer in layers_of(net.root):
         for name in _NAMING_FILES:
             message = layer.fields.message(name)

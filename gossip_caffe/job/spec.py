@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from gossip_caffe.errors import UsageError
 
 T = TypeVar("T")
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,19 @@ class DataSpec:
     def tops(self) -> tuple[TopSpec, ...]:
         """The outputs of all sources, in the order of the net."""
         return tuple(top for source in self.sources for top in source.tops)
+
+
+@dataclass(frozen=True, slots=True)
+class NetTest:
+    """One net that the solver tests: its text, with absolute paths, and the state that chooses its TEST layers.
+
+    ``iterations``: how many passes of it are averaged (test_iter).
+    """
+
+    text: str
+    iterations: int
+    level: int = 0
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +184,7 @@ class JobSpec:
 
     ``solver_text`` is the user's own, ``train_net_text`` too but with absolute paths; ``solver_for_peer`` is
     what a peer's solver is built from: the same with the data layers replaced and the net inlined.
-    ``test_net_text`` is empty when the solver tests nothing. ``budget_samples`` is max_iter × batch ×
+    ``tests`` is empty when the solver tests nothing. ``budget_samples`` is max_iter × batch ×
     iter_size, whoever trains them.
     """
 
@@ -179,8 +192,7 @@ class JobSpec:
     solver_text: str
     train_net_text: str
     solver_for_peer: str
-    test_net_text: str
-    test_iter: int
+    tests: tuple[NetTest, ...]
     solver_type: str
     iter_size: int
     budget_samples: int

@@ -100,7 +100,7 @@ def test_a_solver_becomes_a_job(folder: Path) -> None:
     assert job.data == DataSpec((source,), records=64, chunk_records=16, batch_records=8)
     assert job.schedule == RateSchedule("step", 0.01, gamma=0.1, stepsize=50, max_iter=100)
     assert (job.solver_type, job.iter_size, job.budget_samples) == ("SGD", 2, 100 * 8 * 2)
-    assert (job.name, job.solver_text, job.test_iter) == ("small", SOLVER, 5)
+    assert (job.name, job.solver_text, job.tests[0].iterations) == ("small", SOLVER, 5)
     assert job.settings == JobSettings(seed=7)
     assert JobSpec.from_json(job.to_json()) == job
 
@@ -123,7 +123,7 @@ def test_the_texts_to_test_and_to_compare_with_can_be_read_from_any_folder(folde
     job = read(folder)
     expected = NET.replace('source: "train"', f'source: "{folder / "train"}"')
     expected = expected.replace('source: "test"', f'source: "{folder / "test"}"')
-    assert job.train_net_text == job.test_net_text == expected
+    assert job.train_net_text == job.tests[0].text == expected
 
 
 @pytest.mark.parametrize("form", ["train_net", "net_param", "train_net_param"])
@@ -135,7 +135,7 @@ def test_a_net_may_be_named_or_inline(folder: Path, form: str) -> None:
         change(folder, "solver", "test_iter: 5\n", "")
     job = read(folder)
     assert job.data == named.data
-    assert bool(job.test_net_text) == form.startswith("net")
+    assert bool(job.tests) == form.startswith("net")
 
 
 def test_an_error_in_an_inline_net_names_the_solvers_line(folder: Path) -> None:
@@ -150,14 +150,15 @@ def test_a_test_net_of_its_own_goes_before_the_common_one(folder: Path) -> None:
     (folder / "own.prototxt").write_text(own)
     change(folder, "solver", "test_iter: 5", 'test_net: "own.prototxt" test_iter: 9 test_iter: 5')
     job = read(folder)
-    assert job.test_net_text == own.replace('"test"', f'"{folder / "test"}"')
-    assert job.test_iter == 9
+    assert [test.iterations for test in job.tests] == [9, 5]
+    assert job.tests[0].text == own.replace('"test"', f'"{folder / "test"}"')
+    assert job.tests[1].text == job.train_net_text
 
 
 def test_a_solver_that_tests_nothing_has_no_test_net(folder: Path) -> None:
     change(folder, "solver", "test_iter: 5\n", "")
     job = read(folder)
-    assert (job.test_net_text, job.test_iter) == ("", 0)
+    assert job.tests == ()
 
 
 def test_stages_and_levels_choose_layers_as_in_caffe(folder: Path) -> None:
@@ -177,9 +178,9 @@ def test_stages_and_levels_choose_layers_as_in_caffe(folder: Path) -> None:
 
 def test_a_test_state_of_the_solver_goes_with_the_test_net(folder: Path) -> None:
     change(folder, "net", "phase: TEST", 'phase: TEST stage: "short"')
-    assert read(folder).test_net_text == ""
+    assert read(folder).tests == ()
     change(folder, "solver", "max_iter", 'test_state { stage: "short" } max_iter')
-    assert read(folder).test_net_text.endswith('\nstate { level: 0 stage: "short" }\n')
+    assert [(test.level, test.stages) for test in read(folder).tests] == [(0, ("short",))]
 
 
 def test_a_layer_that_may_be_learned_is_no_source(folder: Path) -> None:

@@ -1,0 +1,66 @@
+"""When a job's nets are tested, and which."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, NetTest, RateSchedule
+from gossip_caffe.job.testing import plan_of
+
+NET = 'layer { name: "in" type: "Data" top: "x" include { phase: TEST } }'
+
+
+def job(solver: str, *nets: str) -> JobSpec:
+    return JobSpec(
+        name="a",
+        solver_text=solver,
+        train_net_text="",
+        solver_for_peer="",
+        tests=tuple(NetTest(net, 3) for net in nets),
+        solver_type="SGD",
+        iter_size=2,
+        budget_samples=1600,
+        data=DataSpec((), 100, 10, 8),
+        schedule=RateSchedule("fixed", 0.1),
+        settings=JobSettings(),
+    )
+
+
+def test_a_test_is_due_at_the_start_and_after_each_interval_of_the_whole_jobs_iterations() -> None:
+    plan = plan_of(job("test_interval: 5", NET))
+    assert plan.every_samples == 5 * 8 * 2
+    assert [plan.marks(samples) for samples in (0, 79, 80, 159, 160, 1000)] == [1, 1, 2, 2, 3, 13]
+    later = plan_of(job("test_interval: 5 test_initialization: false", NET))
+    assert [later.marks(samples) for samples in (0, 79, 80, 160)] == [0, 0, 1, 2]
+
+
+def test_all_nets_are_tested() -> None:
+    assert len(plan_of(job("test_interval: 5", NET, NET)).nets) == 2
+
+
+def test_without_test_nets_nothing_is_due_and_nothing_is_said() -> None:
+    plan = plan_of(job("test_interval: 5"))
+    assert (plan.nets, plan.why_not, plan.marks(10_000)) == ((), "", 0)
+
+
+@pytest.mark.parametrize("kind", ["MemoryData", "Input"])
+def test_a_net_that_a_program_has_to_feed_is_not_tested_and_the_reason_names_its_layer(kind: str) -> None:
+    plan = plan_of(job("test_interval: 5", NET.replace('"Data"', f'"{kind}"')))
+    assert plan.nets == ()
+    assert plan.why_not.startswith(f"layer 'in' of the TEST net is of type {kind}")
+
+
+def test_a_layer_of_another_stage_is_no_reason() -> None:
+    fed = ' layer { name: "m" type: "MemoryData" top: "y" include { stage: "big" } }'
+    spec = job("test_interval: 5", NET + fed)
+    assert plan_of(spec).nets
+    staged = dataclasses.replace(spec, tests=(NetTest(NET + fed, 3, 0, ("big",)),))
+    assert "layer 'm'" in plan_of(staged).why_not
+
+
+def test_detection_is_not_tested() -> None:
+    plan = plan_of(job('test_interval: 5 eval_type: "detection"', NET))
+    assert plan.nets == ()
+    assert "eval_type 'detection'" in plan.why_not
