@@ -27,7 +27,7 @@ class Event(StrEnum):
     CLAIMED = "claimed"  # epoch, chunks
     TRAINED = "trained"  # epoch, chunk, records, batch
     DONE = "done"  # epoch, chunks, via (id of an exchange or a checkpoint)
-    UNKNOWN = "settlement-unknown"  # epoch, chunks, via: the lease ended before the store's reply
+    UNKNOWN = "settlement-unknown"  # epoch, chunks, via: the store's reply was not seen
     RELEASED = "released"  # epoch, chunks
     OFFERED = "offered"  # exchange, partner
     EXCHANGED = "exchanged"  # exchange, partner, side, outcome, distance

@@ -104,8 +104,8 @@ class Claims:
         for settlements in _lots(pending):
             try:
                 done, lost = await self._ledger.settle(settlements)
-            except LeaseLost:
-                self._note_unknown(pending)
+            except (LeaseLost, asyncio.CancelledError):
+                self._note_unknown(settlements)
                 raise
             for chunk in (*done, *lost):
                 self._shared.pop(chunk, None)
@@ -115,7 +115,7 @@ class Claims:
             self.done_samples += sum(stop - start for start, stop in map(self._epochs.extent, done))
 
     def _note_unknown(self, settlements: Sequence[Settlement]) -> None:
-        """The lease ended before the store's reply: what it did with the settlements cannot be known here."""
+        """The store's reply was not awaited to its end: what it did with these settlements is not known here."""
         new = [entry for entry in settlements if entry.chunk not in self._unknown]
         self._unknown.update(entry.chunk for entry in new)
         self._note_settled(Event.UNKNOWN, new)

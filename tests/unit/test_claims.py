@@ -28,15 +28,22 @@ KEYS = JobKeys("j")
 
 
 class FailingStore(MemoryStore):
-    """Refuses one transaction: ``fails_in`` counts down to it."""
+    """Refuses one transaction, ``fails_in`` counts down to it; keeps replies back until ``replies`` is set."""
 
     fails_in = -1
+
+    def __init__(self, server: MemoryEtcd) -> None:
+        super().__init__(server)
+        self.replies = asyncio.Event()
+        self.replies.set()
 
     async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         self.fails_in -= 1
         if self.fails_in == 0:
             raise StoreUnavailable("away", remedy="wait")
-        return await super().transact(guards, operations)
+        result = await super().transact(guards, operations)
+        await self.replies.wait()
+        return result
 
 
 class Peer:
@@ -137,3 +144,20 @@ async def test_a_settlement_whose_reply_was_lost_with_the_lease_is_written_down_
         with pytest.raises(LeaseLost):
             await claims.settle()
     assert sorted(peer.chunks_logged(Event.UNKNOWN), key=str) == sorted(peer.fed, key=str)
+
+
+async def test_a_settlement_that_a_leaving_peer_does_not_wait_for_is_not_forgotten(peer: Peer) -> None:
+    claims = await peer.begin()
+    await claims.claim(10)
+    claims.shared(peer.fed, "x1")
+    peer.store.replies.clear()
+    settling = asyncio.create_task(claims.settle())
+    while not await peer.store.count(KEYS.done_marks):
+        await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+    peer.store.replies.set()
+    await claims.settle()
+    logged = {*peer.chunks_logged(Event.DONE), *peer.chunks_logged(Event.UNKNOWN)}
+    assert logged == set(peer.fed)
