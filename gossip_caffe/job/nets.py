@@ -16,7 +16,6 @@ MAKING_TYPES = frozenset({"DummyData", "Python"})
 """Layers that make their tops up by themselves: what they make cannot be shared out."""
 
 _PHASES = {"0": "TRAIN", "1": "TEST"}
-LEGACY_FIELDS = ("layers", "input", "input_dim", "input_shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +42,7 @@ class Layer:
 
 
 def layers_of(net: Message) -> list[Layer]:
-    """All layers of a net, in order. Raises ModelError for the formats of before 2014."""
-    for name in LEGACY_FIELDS:
-        if (entry := net.last(name)) is not None:
-            raise net.document.error(
-                entry.start,
-                f"{name!r} is a legacy form that is not read yet",
-                "upgrade the file with Caffe's upgrade_net_proto_text",
-            )
+    """All layers of a net, in order; ``legacy.upgraded`` has brought it to the format of today."""
     return [Layer(place, net.document.message_of(place)) for place in net.all("layer")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gossip_caffe.job.learning_rate import POLICIES
+from gossip_caffe.job.legacy import upgraded
 from gossip_caffe.job.paths import Paths, read_text
 from gossip_caffe.job.prototxt import Document, Field, Message
 from gossip_caffe.job.spec import RateSchedule
@@ -58,14 +59,14 @@ def _net_of(solver: Document, entry: Field, paths: Paths) -> Document:
         path = paths.resolve(solver.scalar_of(entry).text)
         if not path.exists():
             raise solver.error(entry.start, f"there is no net at {path}", "check the path")
-        return Document(read_text(path, "net"), paths.shown(path))
+        return upgraded(Document(read_text(path, "net"), paths.shown(path)))
     inline = solver.message_of(entry)
     if not inline.fields:
         raise solver.error(entry.start, f"{entry.name} is empty", "put the net's layers there")
     first, last = inline.fields[0].start, inline.fields[-1].end
     # The inline text keeps the solver's lines and columns: what stands before it becomes empty.
     line, column = solver.place(first)
-    return Document("\n" * (line - 1) + " " * (column - 1) + solver.text[first:last], solver.name)
+    return upgraded(Document("\n" * (line - 1) + " " * (column - 1) + solver.text[first:last], solver.name))
 
 
 def solver_type(solver: Document) -> str:

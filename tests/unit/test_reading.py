@@ -10,8 +10,9 @@ import pytest
 
 from gossip_caffe.data.source import measure
 from gossip_caffe.errors import DataError, GossipCaffeError, ModelError
+from gossip_caffe.job.nets import NetState
 from gossip_caffe.job.prototxt import Document
-from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.reading import read_job, read_model
 from gossip_caffe.job.spec import (
     DataSpec,
     JobSettings,
@@ -155,6 +156,51 @@ def test_a_test_net_of_its_own_goes_before_the_common_one(folder: Path) -> None:
     assert job.tests[1].text == job.train_net_text
 
 
+def test_test_nets_come_in_caffes_order_each_with_its_state(folder: Path) -> None:
+    own = NET[NET.index('layer {\n  name: "data" type') :]
+    (folder / "own.prototxt").write_text(own)
+    change(
+        folder,
+        "solver",
+        "test_iter: 5",
+        'test_net: "own.prototxt" test_iter: 9 test_iter: 5 test_iter: 2 test_iter: 1 test_net_param { name: "p" }'
+        ' test_state { stage: "a" } test_state { level: 2 } test_state { stage: "c" } test_state { }',
+    )
+    model = read_model(folder / "solver.prototxt", folder)
+    assert [net.document.name for net in model.tests] == [
+        "solver.prototxt",
+        "own.prototxt",
+        "net.prototxt",
+        "net.prototxt",
+    ]
+    assert [(net.state.level, sorted(net.state.stages)) for net in model.tests] == [
+        (0, ["a"]),
+        (2, []),
+        (0, ["c"]),
+        (0, []),
+    ]
+    assert [len(net.layers) for net in model.tests] == [0, 3, 3, 3]
+
+
+def test_a_net_may_set_its_own_phase_and_stages(folder: Path) -> None:
+    change(folder, "net", 'name: "small"', 'name: "small" state { stage: "n" level: 3 }')
+    change(folder, "solver", "max_iter", 'train_state { stage: "s" } test_state { stage: "t" } max_iter')
+    model = read_model(folder / "solver.prototxt", folder)
+    assert model.train.state == NetState("TRAIN", 3, frozenset({"n", "s"}))
+    assert model.tests[0].state == NetState("TEST", 3, frozenset({"n", "t"}))
+    assert read(folder).test_net_text.count("state {") == 1
+    assert read(folder).test_net_text.endswith('\nstate { level: 3 stage: "n" stage: "t" }\n')
+
+
+def test_an_old_net_may_be_inline(folder: Path) -> None:
+    """Caffe upgrades only nets that it reads from files; a job's are upgraded wherever they stand."""
+    old = NET.replace("layer {", "layers {").replace('"InnerProduct"', "INNER_PRODUCT")
+    old = old.replace('"SoftmaxWithLoss"', "SOFTMAX_LOSS").replace('type: "Data"', "type: DATA")
+    named = read(folder)
+    change(folder, "solver", 'net: "net.prototxt"', f"net_param {{\n{old}}}")
+    assert read(folder).data == named.data
+
+
 def test_a_solver_that_tests_nothing_has_no_test_net(folder: Path) -> None:
     change(folder, "solver", "test_iter: 5\n", "")
     job = read(folder)
@@ -228,7 +274,7 @@ NET_MISTAKES = [
     (
         'layer {\n  name: "data"\n',
         "layers {\n  name: 'data'\n",
-        "net.prototxt:2:1: 'layers' is a legacy form",
+        "net.prototxt:2:1: the net has both 'layer' and 'layers'",
     ),
     (
         'type: "Data"\n  top',
