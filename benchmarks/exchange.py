@@ -41,6 +41,10 @@ class PlainWeights:
     def size(self) -> int:
         return self.values.size
 
+    @property
+    def exchanged(self) -> int:
+        return self.values.size
+
     def snapshot(self, out: Flat) -> SnapshotInfo:
         np.copyto(out, self.values)
         return SnapshotInfo(version=1, iteration=0, batches=0, samples=0, applied=0)

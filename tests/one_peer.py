@@ -34,7 +34,7 @@ _BARE = """
     prototxt, iterations, start, layout, result = sys.argv[1:]
     caffe.set_mode_cpu()
     solver = caffe.get_solver(prototxt)
-    blobs = [solver.net.params[layer][index].data for layer, index, _ in json.loads(layout)]
+    blobs = [solver.net.params[layer][index].data for layer, index in json.loads(layout)]
     first = np.concatenate([blob.reshape(-1) for blob in blobs])
     if start:
         at, weights = 0, np.load(start)
@@ -156,7 +156,13 @@ def bare(prototxt: Path, iterations: int, layout: WeightLayout, folder: Path, st
         np.save(folder / "start.npy", start)
     result = folder / "result.npy"
     given = str(folder / "start.npy") if start is not None else ""
-    arguments = [str(prototxt), str(iterations), given, json.dumps(layout.to_record()), str(result)]
+    arguments = [
+        str(prototxt),
+        str(iterations),
+        given,
+        json.dumps([[blob.layer, blob.index] for blob in layout.blobs]),
+        str(result),
+    ]
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(_BARE), *arguments],
         capture_output=True,

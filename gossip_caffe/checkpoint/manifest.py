@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gossip_caffe.errors import CheckpointRefused
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.solver.layout import Entry, WeightLayout, read_entries
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -36,7 +36,7 @@ class Manifest:
     checkpoint: str
     job: str
     job_fingerprint: str
-    layout: tuple[tuple[str, int, tuple[int, ...]], ...]
+    layout: tuple[Entry, ...]
     progress_samples: int
     folded: int
     done: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
@@ -73,9 +73,7 @@ class Manifest:
                 checkpoint=_text(record, "checkpoint"),
                 job=_text(record, "job"),
                 job_fingerprint=_text(record, "job_fingerprint"),
-                layout=tuple(
-                    (str(layer), int(index), _ints(shape)) for layer, index, shape in record["layout"]
-                ),
+                layout=read_entries(record["layout"]),
                 progress_samples=int(record["progress_samples"]),
                 folded=int(record["folded"]),
                 done=tuple(

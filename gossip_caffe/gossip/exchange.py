@@ -86,8 +86,8 @@ class Exchanger:
         self._given = GivenAnswers()
         self._answering: dict[str, asyncio.Event] = {}
         self._receiving = 0
-        self._buffers = Buffers(weights.size)
-        self._deadline = Deadline(2 * codec_named(codec).payload_bytes(weights.size))
+        self._buffers = Buffers(weights.exchanged)
+        self._deadline = Deadline(2 * codec_named(codec).payload_bytes(weights.exchanged))
 
     @property
     def deadline_s(self) -> float:
@@ -186,7 +186,7 @@ class Exchanger:
         """Answer an offer of which only the header has come; ``read`` it only when there is no reason to refuse."""
         if (given := self._given.find(header.exchange_id)) is not None:
             return given
-        most = largest_payload_bytes(self._weights.size)
+        most = largest_payload_bytes(self._weights.exchanged)
         if payload_bytes > most:
             reason = f"{payload_bytes} bytes announced, {most} is the most"
             return self._refuse(header.exchange_id, Refusal.CORRUPT_FRAME, reason)
@@ -254,25 +254,24 @@ class Exchanger:
             return Refusal.NOT_TRAINING, f"{self._peer} was asked to exchange with itself"
         if offer.job != self._job:
             return Refusal.LAYOUT_MISMATCH, f"{self._peer} trains job {self._job}, not {offer.job}"
-        if (objection := objection_to_layout(offer, self._fingerprint, self._weights.size)) is not None:
+        if (objection := objection_to_layout(offer, self._fingerprint, self._weights.exchanged)) is not None:
             return objection
         if (reason := self._crossing.objection(offer)) is not None:
             return Refusal.CROSSING, reason
         return None
 
     async def show(self, request: Message) -> Message:
-        """Our newest snapshot, for a consensus."""
+        """Our newest snapshot, whole, for a consensus."""
         if request.job != self._job or request.fingerprint != self._fingerprint:
             return self._refusal(request.exchange_id, Refusal.LAYOUT_MISMATCH, "another job or another net")
         if self.accepting is not None:
             return self._refusal(request.exchange_id, self.accepting, "this peer does not exchange now")
-        mine = self._buffers.take()
+        mine = np.empty(self._weights.size, dtype=np.float32)
         snapshot = self._weights.snapshot(mine)
         sent = await self._compute(encoded, "float32", mine)
-        self._buffers.give(mine)
         if sent is None:
             return self._refusal(request.exchange_id, Refusal.NON_FINITE, "the weights hold NaN or Inf")
-        return self._message(request.exchange_id, snapshot, sent)
+        return replace(self._message(request.exchange_id, snapshot, sent), values=self._weights.size)
 
     # ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -294,7 +293,7 @@ class Exchanger:
             fingerprint=self._fingerprint,
             version=snapshot.version,
             codec=sent.codec,
-            values=self._weights.size,
+            values=self._weights.exchanged,
             payload=sent.payload,
         )
 

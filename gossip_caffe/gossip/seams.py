@@ -31,10 +31,15 @@ class Weights(Protocol):
         """How many float32 values."""
         ...
 
+    @property
+    def exchanged(self) -> int:
+        """How many of them, from the first, are exchanged: the others never change."""
+        ...
+
     def snapshot(self, out: Flat) -> SnapshotInfo:
-        """The newest snapshot with everything that still waits to be added."""
+        """The newest snapshot with everything that still waits to be added; the first ``out.size`` of its values."""
         ...
 
     def add_correction(self, delta: Flat) -> None:
-        """Let the solver add ``delta``, which is copied, between two steps."""
+        """Let the solver add ``delta``, shape (exchanged,), which is copied, between two steps."""
         ...

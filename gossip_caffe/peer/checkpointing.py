@@ -147,7 +147,7 @@ class Checkpointing:
             checkpoint=checkpoint_id(progress, f"{member.peer}-{self._world.rng.getrandbits(16):04x}"),
             job=self._world.spec.name,
             job_fingerprint=self._world.spec.fingerprint,
-            layout=tuple((blob.layer, blob.index, blob.shape) for blob in member.trainer.layout.blobs),
+            layout=member.trainer.layout.entries,
             progress_samples=progress,
             folded=folded,
             done=tuple(done),

@@ -129,7 +129,7 @@ class Joining:
             checkpoint=checkpoint_id(0, self._peer),
             job=self._world.spec.name,
             job_fingerprint=self._world.spec.fingerprint,
-            layout=tuple((blob.layer, blob.index, blob.shape) for blob in self._trainer.layout.blobs),
+            layout=self._trainer.layout.entries,
             progress_samples=0,
             folded=0,
             done=(),

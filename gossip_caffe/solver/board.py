@@ -30,7 +30,7 @@ _MAGIC = 0x676F_7373_6970_0002
 _HEADER_BYTES = 4096
 _SLOTS = 3
 # Words of the header (int64); the solver writes those of its line, the agent those of its own.
-_SIZE, _LATEST, _VERSION = 1, 8, 9
+_SIZE, _EXCHANGED, _LATEST, _VERSION = 1, 2, 8, 9
 _ITERATION, _BATCHES, _SAMPLES = 10, 11, 12
 _OFFERED, _OTHERS_SAMPLES, _PUBLISH_REQUESTED, _FLUSH = 16, 17, 18, 19
 # Words of the header read as float64.
@@ -62,20 +62,25 @@ class WeightBoard:
         if int(self._words[0]) != _MAGIC:
             raise EnvironmentProblem("the descriptor is no weight board", remedy="start the peer again")
         self.size = int(self._words[_SIZE])
+        self.exchanged = int(self._words[_EXCHANGED])
         self._arrays: list[Flat] = [
             np.frombuffer(memory.view, np.float32, self.size, _HEADER_BYTES + slot * _slot_bytes(self.size))
             for slot in range(_SLOTS + 1)
         ]
-        self._mailbox = self._arrays[_SLOTS]
+        self._mailbox = self._arrays[_SLOTS][: self.exchanged]
         self._pending: Flat | None = None
         self._applied = 0
 
     @classmethod
-    def create(cls, size: int) -> WeightBoard:
-        """A board for ``size`` float32 values. Raises EnvironmentProblem when memory is short."""
+    def create(cls, size: int, exchanged: int | None = None) -> WeightBoard:
+        """A board for ``size`` float32 values, of which the first ``exchanged`` (None: all) may be corrected.
+
+        Raises EnvironmentProblem when memory is short.
+        """
         memory = SharedMemory.create("weights", _HEADER_BYTES + (_SLOTS + 1) * _slot_bytes(size))
         words = np.frombuffer(memory.view, np.int64, _HEADER_BYTES // 8)
         words[0], words[_SIZE] = _MAGIC, size
+        words[_EXCHANGED] = size if exchanged is None else exchanged
         np.frombuffer(memory.view, np.float64, _HEADER_BYTES // 8)[_RATE_FACTOR] = 1.0
         return cls(memory)
 
@@ -243,14 +248,14 @@ class WeightBoard:
         while True:
             slot, stamp = self._newest()
             info = self._described(slot)
-            np.copyto(out, self._arrays[slot])
+            np.copyto(out, self._arrays[slot][: out.size])
             if self._unchanged(slot, stamp):
                 return info
 
     # ── corrections ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def waiting_correction(self) -> Flat | None:
-        """Solver: what is to be added to the live weights; then call ``correction_applied`` and publish."""
+        """Solver: what is to be added to the first ``exchanged`` weights; then ``correction_applied``, and publish."""
         return self._mailbox if int(self._words[_OFFERED]) > self._applied else None
 
     def correction_applied(self) -> None:
@@ -266,7 +271,7 @@ class WeightBoard:
         self.publish(weights, iteration=0, batches=0, samples=0)
 
     def add_correction(self, delta: Flat) -> None:
-        """Agent: let the solver add ``delta`` between two steps. Copies; never waits."""
+        """Agent: let the solver add ``delta``, shape (exchanged,), between two steps. Copies; never waits."""
         if self._pending is not None:
             self._pending += delta
             self.pump()
@@ -282,12 +287,16 @@ class WeightBoard:
             self._pending = None
 
     def snapshot(self, out: Flat) -> SnapshotInfo:
-        """Agent: the newest snapshot, with every correction that still waits to be added."""
+        """Agent: the newest snapshot, with every correction that still waits to be added.
+
+        ``out``: shape (size,), or (exchanged,) for that part only.
+        """
         info = self._read(out)
+        corrected = out[: self.exchanged]
         if int(self._words[_OFFERED]) > info.applied:
-            out += self._mailbox
+            corrected += self._mailbox
         if self._pending is not None:
-            out += self._pending
+            corrected += self._pending
         self.pump()
         return info
 

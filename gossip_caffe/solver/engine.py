@@ -30,7 +30,7 @@ class EngineSpec:
 
 
 class SolverEngine(Protocol):
-    """One solver. Flat vectors have shape (layout.size,), float32."""
+    """One solver. Flat vectors have shape (layout.size,), float32; a correction (layout.exchanged,)."""
 
     layout: WeightLayout
 

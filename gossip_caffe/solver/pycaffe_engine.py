@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Set
 from typing import Any
 
 import caffe
@@ -15,7 +16,8 @@ from gossip_caffe.errors import EnvironmentProblem
 from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.solver import source_layer
 from gossip_caffe.solver.engine import EngineSpec
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.solver.frozen import frozen_parameters
+from gossip_caffe.solver.layout import Entry, WeightLayout, view
 
 try:
     from caffe import _gossip
@@ -43,10 +45,9 @@ class PycaffeEngine:
         if _gossip is not None and _LOG_LEVEL not in os.environ:
             _gossip.set_log_level(1)
         self._iter_size = spec.iter_size
-        self._blobs = parameter_blobs(self._solver.net)
-        self.layout = WeightLayout.of(
-            [(layer, index, tuple(blob.shape)) for layer, index, blob in self._blobs]
-        )
+        parameters = Parameters(self._solver.net, frozen_parameters(Document(text, "solver").root))
+        self._blobs, self.layout = parameters.blobs, parameters.layout
+        self._exchanged = self._blobs[: len(self._blobs) - self.layout.frozen]
         self._losses = [
             (blob, weight)
             for blob, weight in zip(self._solver.net._blobs, self._solver.net._blob_loss_weights, strict=True)
@@ -60,18 +61,18 @@ class PycaffeEngine:
 
     def read_weights(self, out: NDArray[np.float32]) -> None:
         """Copy the weights out."""
-        for (_, _, blob), part in zip(self._blobs, self.layout.split(out), strict=True):
+        for blob, part in zip(self._blobs, self.layout.split(out), strict=True):
             np.copyto(part, blob.data)
 
     def write_weights(self, weights: NDArray[np.float32]) -> None:
         """Replace the weights."""
-        for (_, _, blob), part in zip(self._blobs, self.layout.split(weights), strict=True):
+        for blob, part in zip(self._blobs, self.layout.split(weights), strict=True):
             blob.data[...] = part
 
     def add_to_weights(self, correction: NDArray[np.float32]) -> None:
         """Add to the weights."""
-        for (_, _, blob), part in zip(self._blobs, self.layout.split(correction), strict=True):
-            np.add(blob.data, part, out=blob.data)
+        for blob, spec in zip(self._exchanged, self.layout.blobs, strict=False):
+            np.add(blob.data, view(correction, spec), out=blob.data)
 
     def draw_noise_from(self, seed: int) -> None:
         """Seed Caffe's generator: dropout, DummyData and whatever else draws from it."""
@@ -101,14 +102,14 @@ class PycaffeEngine:
         As Solver::Step in solver.cpp; ApplyUpdate divides the gradient by iter_size, so it is scaled up before.
         """
         net = self._solver.net
-        for _, _, blob in self._blobs:
+        for blob in self._blobs:
             blob.diff[...] = 0
         loss = 0.0
         for _ in range(batches):
             net.forward()
             net.backward()
             loss += self._loss() / batches
-        for _, _, blob in self._blobs:
+        for blob in self._blobs:
             blob.diff[...] *= np.float32(self._iter_size / batches)
         self._solver.apply_update()
         if _gossip is not None:
@@ -157,14 +158,24 @@ def with_fixed_rate(solver_text: str) -> str:
     return edited(solver_text, policies) + '\nlr_policy: "fixed"\n'
 
 
-def parameter_blobs(net: Any) -> list[tuple[str, int, Any]]:
-    """All parameter blobs as (layer, index, blob); blobs that share memory (parameters of one name) once."""
-    seen: set[int] = set()
-    blobs = []
-    for layer, parameters in net.params.items():
-        for index, blob in enumerate(parameters):
-            address = blob.data.__array_interface__["data"][0]
-            if address not in seen:
-                seen.add(address)
-                blobs.append((layer, index, blob))
-    return blobs
+class Parameters:
+    """The parameter blobs of a net, those that no solver changes last, and how they lie in a vector.
+
+    Blobs that share memory (parameters of one name) are one.
+    """
+
+    def __init__(self, net: Any, frozen: Set[tuple[str, int]]) -> None:
+        by_address: dict[int, list[tuple[str, int, Any]]] = {}
+        for layer, parameters in net.params.items():
+            for index, blob in enumerate(parameters):
+                address = blob.data.__array_interface__["data"][0]
+                by_address.setdefault(address, []).append((layer, index, blob))
+        groups = sorted(
+            by_address.values(), key=lambda group: any((layer, index) in frozen for layer, index, _ in group)
+        )
+        self.blobs = [group[0][2] for group in groups]
+        entries: list[Entry] = [(layer, index, tuple(blob.shape)) for (layer, index, blob), *_ in groups]
+        for position, (_, *others) in enumerate(groups):
+            entries += [(layer, index, tuple(blob.shape), position) for layer, index, blob in others]
+        count = sum(any((layer, index) in frozen for layer, index, _ in group) for group in groups)
+        self.layout = WeightLayout.of(entries, count)

@@ -93,7 +93,7 @@ class SolverProcess:
         self._child.send(build, self._ring.fds)
         layout = WeightLayout.from_record((await self._answer("layout"))["layout"])
         if self._board is None:
-            self._board = WeightBoard.create(layout.size)
+            self._board = WeightBoard.create(layout.size, layout.exchanged)
         elif self._board.size != layout.size:
             raise SolverDied(
                 f"the solver came back with {layout.size} weights where there were {self._board.size}",

@@ -65,7 +65,8 @@ class SteppedSolver:
             self._end(ProcessEnd(error.exit_code, error.message, error.remedy, final=True))
             raise SolverDied(error.message, remedy=error.remedy) from error
         if self._board is None:
-            self._board = WeightBoard.create(self._engine.layout.size)
+            layout = self._engine.layout
+            self._board = WeightBoard.create(layout.size, layout.exchanged)
         return self._engine.layout
 
     async def start(self, weights: NDArray[np.float32] | None) -> None:

@@ -42,6 +42,10 @@ class Weights:
     def size(self) -> int:
         return self.values.size
 
+    @property
+    def exchanged(self) -> int:
+        return self.values.size
+
     def snapshot(self, out: np.ndarray) -> SnapshotInfo:
         np.copyto(out, self.values)
         return SnapshotInfo(1, 0, 0, 0, 0)
@@ -384,7 +388,7 @@ def checkpoint_of(peer: Peer, name: str = "00000000000100-a") -> tuple[Manifest,
         checkpoint=name,
         job="job",
         job_fingerprint="fingerprint",
-        layout=tuple((blob.layer, blob.index, blob.shape) for blob in layout.blobs),
+        layout=layout.entries,
         progress_samples=100,
         folded=0,
         done=(),

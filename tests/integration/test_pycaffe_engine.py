@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from caffe import _gossip
 
+from gossip_caffe.checkpoint.caffemodel import write_caffemodel
 from gossip_caffe.errors import EnvironmentProblem, ModelError
 from gossip_caffe.job.learning_rate import rate
 from gossip_caffe.job.spec import TopSpec
 from gossip_caffe.solver import pycaffe_engine, source_layer
 from gossip_caffe.solver.board import Flat
 from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.layout import view
 from gossip_caffe.solver.pycaffe_engine import PycaffeEngine, with_fixed_rate
 from tests.caffe_jobs import HIDDEN, MOMENTUM, Job, write_job
 
@@ -159,6 +161,61 @@ def test_parameters_that_share_a_name_are_one_blob_of_the_layout(tmp_path: Path)
     before = weights_of(engine)
     engine.add_to_weights(np.ones_like(before))
     assert np.array_equal(weights_of(engine), before + 1)
+
+
+def test_frozen_parameters_come_last_and_only_the_others_are_exchanged(tmp_path: Path) -> None:
+    net = """
+        layer { name: "one" type: "InnerProduct" bottom: "data" top: "one"
+                param { name: "w" lr_mult: 0 } param { lr_mult: 0 }
+                inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+        layer { name: "two" type: "InnerProduct" bottom: "data" top: "two" param { name: "w" }
+                inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+        layer { name: "norm" type: "BatchNorm" bottom: "two" top: "two"
+                param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 } }
+        layer { name: "loss" type: "EuclideanLoss" bottom: "one" bottom: "two" top: "loss" }
+        layer { name: "mute" type: "Silence" bottom: "label" }
+    """
+    job = write_job(tmp_path, INV, net=net)
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    blobs = [(blob.layer, blob.index) for blob in engine.layout.blobs]
+    assert blobs == [("two", 1), ("norm", 0), ("norm", 1), ("norm", 2), ("one", 0), ("one", 1)]
+    assert [(blob.layer, blob.index) for blob in engine.layout.aliases] == [("two", 0)]
+    assert (engine.layout.size, engine.layout.exchanged) == (5 + 11 + 180 + 5, 16)
+    before = weights_of(engine)
+    job.feed(ring, 3)
+    for _ in range(3):
+        engine.step(ring, 1, 0.05)
+    stepped = weights_of(engine)
+    assert np.array_equal(stepped[16:], before[16:])
+    assert all(
+        not np.array_equal(new, old)
+        for new, old in zip(engine.layout.split(stepped)[:4], engine.layout.split(before)[:4], strict=True)
+    )
+    engine.add_to_weights(np.ones(16, dtype=np.float32))
+    assert np.array_equal(weights_of(engine)[:16], stepped[:16] + 1)
+    assert np.array_equal(weights_of(engine)[16:], stepped[16:])
+
+
+def test_a_checkpoint_of_a_net_with_shared_and_frozen_parameters_is_one_that_plain_caffe_loads(
+    tmp_path: Path,
+) -> None:
+    net = """
+        layer { name: "one" type: "InnerProduct" bottom: "data" top: "one" param { name: "w" lr_mult: 0 }
+                inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+        layer { name: "two" type: "InnerProduct" bottom: "data" top: "two" param { name: "w" }
+                inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+        layer { name: "loss" type: "EuclideanLoss" bottom: "one" bottom: "two" top: "loss" }
+        layer { name: "mute" type: "Silence" bottom: "label" }
+    """
+    job = write_job(tmp_path, INV, net=net)
+    engine = PycaffeEngine(job.engine_spec(), job.ring())
+    weights = np.arange(engine.layout.size, dtype=np.float32)
+    with (tmp_path / "all.caffemodel").open("wb") as file:
+        write_caffemodel(file, engine.layout, weights)
+    plain = caffe.Net(str(tmp_path / "net.prototxt"), str(tmp_path / "all.caffemodel"), caffe.TRAIN)
+    for blob in (*engine.layout.blobs, *engine.layout.aliases):
+        assert np.array_equal(plain.params[blob.layer][blob.index].data, view(weights, blob))
 
 
 def test_the_loss_is_the_sum_of_all_losses_by_their_weights(tmp_path: Path) -> None:

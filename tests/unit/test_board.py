@@ -347,3 +347,21 @@ def test_a_reader_never_gets_a_torn_snapshot_from_a_process_that_publishes_as_fa
     assert writer.returncode == 0
     check_snapshot()
     board.close()
+
+
+def test_a_board_is_corrected_only_where_it_is_exchanged() -> None:
+    agent = WeightBoard.create(5, exchanged=3)
+    solver = other_side(agent)
+    agent.install(np.arange(5, dtype=np.float32))
+    agent.add_correction(np.array([1, 1, 1], dtype=np.float32))
+    agent.add_correction(np.array([2, 2, 2], dtype=np.float32))
+    waiting = solver.waiting_correction()
+    assert solver.exchanged == 3
+    assert waiting is not None
+    assert waiting.tolist() == [1, 1, 1]
+    for size in (5, 3):
+        out = np.empty(size, dtype=np.float32)
+        agent.snapshot(out)
+        assert out.tolist() == [3, 4, 5, 3, 4][:size]
+    solver.close()
+    agent.close()

@@ -31,20 +31,22 @@ SIZE = 33
 class Weights:
     """A peer's weights without a solver: a correction is in the next snapshot."""
 
-    def __init__(self, seed: int, size: int = SIZE) -> None:
+    def __init__(self, seed: int, size: int = SIZE, frozen: int = 0) -> None:
         self.values = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
         self.applied = 0
+        self.exchanged = size - frozen
 
     @property
     def size(self) -> int:
         return self.values.size
 
     def snapshot(self, out: np.ndarray) -> SnapshotInfo:
-        np.copyto(out, self.values)
+        np.copyto(out, self.values[: out.size])
         return SnapshotInfo(self.applied, 0, 0, 0, 0)
 
     def add_correction(self, delta: np.ndarray) -> None:
-        self.values = self.values + delta
+        self.values = self.values.copy()
+        self.values[: self.exchanged] += delta
         self.applied += 1
 
 
@@ -90,6 +92,30 @@ async def test_an_exchange_brings_both_sides_to_the_middle() -> None:
     assert outcome.kind is OutcomeKind.APPLIED
     for weights in net.weights.values():
         np.testing.assert_allclose(weights.values, middle, atol=1e-6)
+
+
+async def test_frozen_weights_are_not_sent_in_an_exchange_but_are_in_what_is_shown() -> None:
+    net = Net(0)
+    for name, seed in (("p0", 0), ("p1", 1)):
+        net.weights[name] = Weights(seed, frozen=13)
+        net.peers[name] = net.network.peers[name] = net.exchanger(name, net.weights[name], "float32")
+    before = {name: weights.values for name, weights in net.weights.items()}
+    middle = net.total / 2
+    offers: list[Message] = []
+
+    async def note(offer: Message) -> Message:
+        offers.append(offer)
+        return offer
+
+    net.network.before_offer = note
+    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+    assert [(offer.values, len(offer.payload)) for offer in offers] == [(SIZE - 13, 4 * (SIZE - 13))]
+    for name, weights in net.weights.items():
+        np.testing.assert_allclose(weights.values[:-13], middle[:-13], atol=1e-6)
+        assert np.array_equal(weights.values[-13:], before[name][-13:])
+    shown = await net.peers["p1"].show(Message("x", "p0", "job", "layout", values=SIZE))
+    assert np.array_equal(np.frombuffer(shown.payload, "<f4"), net.weights["p1"].values)
+    assert shown.values == SIZE
 
 
 async def test_with_a_lossy_codec_the_sum_is_kept_to_rounding() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gossip_caffe.checkpoint.caffemodel import read_caffemodel, write_caffemodel
 from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 SHAPES = st.lists(st.integers(1, 4), max_size=4).map(tuple)
 LAYOUTS = st.lists(st.tuples(st.text(max_size=5), st.integers(0, 2), SHAPES), max_size=6).map(WeightLayout.of)
@@ -60,7 +63,53 @@ def test_nets_of_equal_size_and_other_shapes_or_names_are_strangers(
     assert WeightLayout.of(one).fingerprint != WeightLayout.of(other).fingerprint
 
 
-@pytest.mark.parametrize("record", [[["ip", 0]], [["ip", "x", [1]]], [["ip", 0, 3]], [3]])
-def test_what_is_no_layout_is_refused(record: list[object]) -> None:
+BLOB = ["ip", 0, [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("entries", "frozen"),
+    [
+        ([["ip", 0]], 0),
+        ([["ip", "x", [1]]], 0),
+        ([["ip", 0, 3]], 0),
+        ([3], 0),
+        ([BLOB], 2),
+        ([BLOB], -1),
+        ([BLOB, ["other", 0, [2, 3], 1]], 0),
+        ([BLOB, ["other", 0, [2, 4], 0]], 0),
+        ([["other", 0, [2, 3], 0], BLOB], 0),
+    ],
+)
+def test_what_is_no_layout_is_refused(entries: list[object], frozen: int) -> None:
     with pytest.raises(ValueError, match="not a weight layout"):
-        WeightLayout.from_record(record)
+        WeightLayout.from_record({"entries": entries, "frozen": frozen})
+
+
+def test_what_is_neither_entries_nor_frozen_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a weight layout"):
+        WeightLayout.from_record([BLOB])
+
+
+SHARED = WeightLayout.of([("a", 0, (2, 3)), ("a", 1, (4,)), ("c", 0, (5,)), ("b", 0, (3, 2), 0)], frozen=1)
+
+
+def test_a_shared_blob_is_in_the_vector_once_and_a_frozen_one_is_not_exchanged() -> None:
+    assert (SHARED.size, SHARED.exchanged) == (15, 10)
+    assert [(blob.layer, blob.offset) for blob in SHARED.blobs] == [("a", 0), ("a", 6), ("c", 10)]
+    assert [(blob.layer, blob.offset, blob.shape) for blob in SHARED.aliases] == [("b", 0, (3, 2))]
+    assert WeightLayout.from_record(json.loads(json.dumps(SHARED.to_record()))) == SHARED
+    assert WeightLayout.of(SHARED.entries).fingerprint == SHARED.fingerprint
+    assert WeightLayout.of(SHARED.entries[:3]).fingerprint != SHARED.fingerprint
+
+
+def test_a_caffemodel_holds_a_shared_blob_for_each_layer_and_blobs_in_their_order() -> None:
+    layout = WeightLayout.of(
+        [("a", 1, (2,)), ("b", 1, (3,)), ("a", 0, (2, 3)), ("b", 0, (2, 3), 2)], frozen=1
+    )
+    weights = np.arange(layout.size, dtype=np.float32)
+    file = io.BytesIO()
+    write_caffemodel(file, layout, weights)
+    net = wire.NetParameter.FromString(file.getvalue())
+    found = {layer.name: [list(blob.data) for blob in layer.blobs] for layer in net.layer}
+    assert found == {"a": [[5, 6, 7, 8, 9, 10], [0, 1]], "b": [[5, 6, 7, 8, 9, 10], [2, 3, 4]]}
+    assert np.array_equal(read_caffemodel(file.getvalue(), layout), weights)
