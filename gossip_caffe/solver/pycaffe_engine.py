@@ -16,8 +16,8 @@ from gossip_caffe.errors import EnvironmentProblem
 from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.solver import source_layer
 from gossip_caffe.solver.engine import EngineSpec
-from gossip_caffe.solver.frozen import frozen_parameters
 from gossip_caffe.solver.layout import Entry, WeightLayout, view
+from gossip_caffe.solver.trained_net import frozen_parameters, needs_whole_batches, trained_layers
 
 try:
     from caffe import _gossip
@@ -37,7 +37,8 @@ class PycaffeEngine:
             )
         caffe.set_mode_cpu()
         caffe.set_random_seed(spec.seed)
-        source_layer.feed_from(ring)
+        layers = trained_layers(Document(spec.solver_text, "solver").root)
+        source_layer.feed_from(ring, fill_up=needs_whole_batches(layers))
         # Without our extension only base_lr can be set, and any other policy would change it once more.
         text = spec.solver_text if _gossip is not None else with_fixed_rate(spec.solver_text)
         self._solver = solver_of(text)
@@ -45,7 +46,7 @@ class PycaffeEngine:
         if _gossip is not None and _LOG_LEVEL not in os.environ:
             _gossip.set_log_level(1)
         self._iter_size = spec.iter_size
-        parameters = Parameters(self._solver.net, frozen_parameters(Document(text, "solver").root))
+        parameters = Parameters(self._solver.net, frozen_parameters(layers))
         self._blobs, self.layout = parameters.blobs, parameters.layout
         self._exchanged = self._blobs[: len(self._blobs) - self.layout.frozen]
         self._losses = [

@@ -14,16 +14,21 @@ from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import ModelError
 
 _ring: BatchRing | None = None
+_fill_up = False
 
 
-def feed_from(ring: BatchRing) -> None:
-    """Let every source layer made from now on read ``ring``; call it before the solver is built."""
-    global _ring  # noqa: PLW0603 - Caffe makes the layer from its names alone
-    _ring = ring
+def feed_from(ring: BatchRing, *, fill_up: bool = False) -> None:
+    """Let every source layer made from now on read ``ring``; call it before the solver is built.
+
+    ``fill_up``: a batch that is cut short is filled up with its own records, from the first on again, for a net that
+    cannot be reshaped.
+    """
+    global _ring, _fill_up  # Caffe makes the layer from its names alone
+    _ring, _fill_up = ring, fill_up
 
 
 class BatchSource(caffe.Layer):  # type: ignore[misc]
-    """Some of the ring's tops; a batch that is cut short reshapes the net for its iteration.
+    """Some of the ring's tops; a batch that is cut short reshapes the net for its iteration, unless it is filled up.
 
     ``param_str``: "FIRST:COUNT", which tops of the ring are this layer's. A net's source layers run in the order of
     their tops, so the one that has the ring's last top frees the slot.
@@ -39,6 +44,7 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
                 f"the net's data layer has {len(top)} tops, and there are {expected}",
                 remedy="create the job again",
             )
+        self._fill_up = _fill_up
         self._own = slice(first, first + count)
         self._last = _ring is not None and first + count == len(_ring.tops)
         for index, spec in enumerate(tops):  # pycaffe's vectors can be indexed, not iterated
@@ -46,7 +52,7 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
 
     def reshape(self, bottom: Any, top: Any) -> None:
         """Follow the next batch's number of records."""
-        if _ring is None or (batch := _ring.take(0.0)) is None:
+        if _ring is None or self._fill_up or (batch := _ring.take(0.0)) is None:
             return
         for index, array in enumerate(batch.arrays[self._own]):
             if top[index].shape[0] != len(array):
@@ -57,7 +63,10 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
         if _ring is None or (batch := _ring.take(0.0)) is None:
             raise RuntimeError("the net ran without a batch in the ring")
         for index, array in enumerate(batch.arrays[self._own]):
-            top[index].data[...] = array
+            rows, data = len(array), top[index].data
+            data[:rows] = array
+            for row in range(rows, len(data)):
+                data[row] = array[row % rows]
         if self._last:
             _ring.release()
 

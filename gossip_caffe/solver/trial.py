@@ -74,7 +74,7 @@ def _documents(model: Model) -> list[tuple[str, Document]]:
 
 def _as_a_peer(model: Model, spec: JobSpec) -> Attempt:
     document = Document(spec.solver_for_peer, "the peer's solver")
-    inline = document.root.message("train_net_param")
+    inline = document.root.message("train_net_param") or document.root.message("net_param")
     # Layer by layer the same as the user's net: what brings data is replaced in its place.
     layers = [] if inline is None else PhaseNet(document, model.train.state, inline).layers
     spans = tuple((layer.place.start, layer.place.end) for layer in layers)

@@ -56,6 +56,7 @@ KINDS = [
     Kind("siamese_two_sources", write_pairs),
     Kind("autoencoder", write_digits, falls_to=0.9),
     Kind("residual", write_colours),
+    Kind("legacy", write_digits),
     Kind("noise", nothing, iterations=200),
     Kind("own_layer", own_layer, iterations=300),
     Kind("inception", write_colours, iterations=120, random=True),

@@ -119,6 +119,25 @@ def test_a_batch_that_is_cut_short_trains_only_on_its_records(tmp_path: Path) ->
         assert np.isfinite(engine.step(ring, 1, 0.05))  # whole batches again
 
 
+def test_a_net_that_cannot_be_reshaped_gets_a_short_batch_filled_up_with_its_own_records(
+    tmp_path: Path,
+) -> None:
+    fixed = HIDDEN.replace(
+        'layer { name: "loss"',
+        'layer { name: "again" type: "Reshape" bottom: "ip" top: "again" reshape_param { shape { dim: 8 dim: 10 } } }\n'
+        'layer { name: "loss"',
+    ).replace('bottom: "ip" bottom: "label"', 'bottom: "again" bottom: "label"')
+    job = write_job(tmp_path, INV, net=fixed)
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    job.feed(ring, 1, records=3)
+    assert np.isfinite(engine.step(ring, 1, 0.05))
+    seen = engine._solver.net.blobs["data"].data
+    assert np.array_equal(seen, job.data[[0, 1, 2, 0, 1, 2, 0, 1]])
+    job.feed(ring, 1)
+    assert np.isfinite(engine.step(ring, 1, 0.05))
+
+
 def test_weights_go_in_and_out_and_corrections_on_top(tmp_path: Path) -> None:
     job = write_job(tmp_path, INV)
     ring = job.ring()
