@@ -23,6 +23,7 @@ _COMMANDS = {
     "doctor": ("gossip_caffe.cli.doctor:doctor", "Say whether all is here that a peer needs."),
     "job": ("gossip_caffe.cli.job:job", "Create and look at jobs."),
     "peer": ("gossip_caffe.cli.peer:peer", "Start, list and stop peers."),
+    "shards": ("gossip_caffe.cli.shards:shards", "See who trains which data of a job."),
     "version": ("gossip_caffe.cli.main:version", "Print the version."),
 }
 """Name → where it is, and what the list of commands says: none of them is imported to be listed."""

@@ -5,21 +5,20 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gossip_caffe.cli.etcd import endpoints, etcd_option, with_store
-from gossip_caffe.cli.output import print_json, print_table
-from gossip_caffe.errors import NotFound, UsageError
+from gossip_caffe.cli.output import print_json, print_table, told_when_slow
+from gossip_caffe.errors import GossipCaffeError, UsageError
 
 if TYPE_CHECKING:
     from gossip_caffe.membership.etcd_store import EtcdStore
     from gossip_caffe.membership.members import PeerRecord
+
+LEAVE_DEADLINE_S = 30.0
 
 job_option = click.option("--job", default="", help="Only peers of this job.")
 
@@ -29,7 +28,7 @@ def peer() -> None:
     """Start, list and stop peers: each is one solver of a job.
 
     \b
-    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
     gossip-caffe peer list --etcd 10.0.0.5:2379
     gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
     """
@@ -40,16 +39,16 @@ def peer() -> None:
 @click.option("--name", default="", help="This peer's name; default: a random one.")
 @click.option(
     "--listen",
-    default="127.0.0.1:0",
-    show_default=True,
+    default="",
     metavar="HOST:PORT",
-    help="Where other peers reach it; port 0: any free one. 0.0.0.0:PORT for all of this machine's addresses.",
+    help="Where it listens for other peers; port 0: any free one. 0.0.0.0:PORT for all addresses of this machine. "
+    "Default: the address with which etcd is reached, any free port.",
 )
 @click.option(
     "--advertise",
     default="",
-    metavar="HOST:PORT",
-    help="The address that others are told; default: the one with which etcd is reached.",
+    metavar="HOST[:PORT]",
+    help="The address that others are told; default: the one it listens on, or with which etcd is reached.",
 )
 @click.option(
     "--run-dir",
@@ -69,7 +68,8 @@ def start(
     finishes what it began, shares it, and leaves. A second Ctrl-C ends it at once; nothing is lost then either.
 
     \b
-    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100 --advertise gpu3.example:7100
     """
     from gossip_caffe.peer.options import PeerOptions
     from gossip_caffe.peer.run import run_peer
@@ -126,45 +126,41 @@ def list_(job: str, as_json: bool, etcd: str | None) -> None:
 @peer.command()
 @click.argument("name")
 @job_option
+@click.option("--no-wait", is_flag=True, help="Only ask; do not wait until it has left.")
 @etcd_option
-def stop(name: str, job: str, etcd: str | None) -> None:
-    """Ask a peer of this machine to leave in good order.
+def stop(name: str, job: str, no_wait: bool, etcd: str | None) -> None:
+    """Ask a peer to leave in good order, wherever it runs, and wait until it has left.
+
+    It finishes the batches that it began, shares what it has learned, hands the rest of its data back, and is gone
+    within seconds; the other peers go on. A peer that has left already is nothing to do.
 
     \b
     gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
     """
-    found = [
-        (owner, record)
-        for owner, record in with_store(etcd, lambda store: _records(store, job))
-        if record.peer == name
-    ]
-    if not found:
-        raise NotFound(f"no living peer {name!r}", remedy="see 'gossip-caffe peer list'")
-    if len(found) > 1:
-        jobs = ", ".join(owner for owner, _ in found)
-        raise UsageError(f"several jobs have a peer {name!r} ({jobs})", remedy="give --job")
-    record = found[0][1]
-    if record.host != socket.gethostname():
-        raise NotFound(
-            f"peer {name!r} runs on {record.host}, not here", remedy="stop it there: it leaves on SIGTERM"
-        )
-    if not _is_peer(record.pid):
-        raise NotFound(
-            f"peer {name!r} (pid {record.pid}) has ended; its lease has not yet",
-            remedy="there is nothing to do",
-        )
-    try:
-        os.kill(record.pid, signal.SIGTERM)
-    except PermissionError:
-        raise UsageError(
-            f"peer {name!r} (pid {record.pid}) is another user's", remedy="stop it as that user"
-        ) from None
-    click.echo(f"{name} (pid {record.pid}) was asked to leave; it shares what it has learned first")
+    click.echo(with_store(etcd, lambda store: _stop(store, name, job, no_wait)))
 
 
-def _is_peer(pid: int) -> bool:
-    """Whether that process is a peer: its number may have gone to another program since."""
-    try:
-        return b"\0peer\0start\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+async def _stop(store: EtcdStore, name: str, job: str, no_wait: bool) -> str:
+    """Ask it to leave; returns what is to be said in the end."""
+    from gossip_caffe.clock import SystemClock
+    from gossip_caffe.membership.keys import JobKeys
+    from gossip_caffe.membership.leaving import ask_to_leave, gone
+
+    living = await _records(store, job)
+    jobs = [owner for owner, record in living if record.peer == name]
+    if len(jobs) > 1:
+        raise UsageError(f"several jobs have a peer {name!r} ({', '.join(jobs)})", remedy="give --job")
+    asked = await ask_to_leave(store, JobKeys(jobs[0]), name, "peer stop") if jobs else None
+    if asked is None:
+        known = ", ".join(sorted({record.peer for _, record in living})) or "none"
+        return f"no peer {name!r} lives; nothing to do (living: {known})"
+    said = f"{name} of job {jobs[0]} (pid {asked.pid} on {asked.host})"
+    if no_wait:
+        return f"{said} is asked to leave: it shares what it has learned and hands the rest of its data back"
+    with told_when_slow(f"{said} is asked to leave; it finishes and shares what it began …"):
+        if not await gone(store, JobKeys(jobs[0]), asked, SystemClock(), LEAVE_DEADLINE_S):
+            raise GossipCaffeError(
+                f"{said} was asked to leave and has not within {LEAVE_DEADLINE_S:.0f} s",
+                remedy="look at what it prints; if you kill it, nothing is lost and its data goes to the others",
+            )
+    return f"{said} has left; its data goes to the others"

@@ -62,6 +62,10 @@ class JobKeys:
         """The key that every transaction of a peer rewrites."""
         return f"{self.root}fence/{peer}"
 
+    def leave(self, peer: str) -> str:
+        """Where a peer is asked to leave."""
+        return f"{self.root}leave/{peer}"
+
     @property
     def folded(self) -> str:
         """How many epochs are finished."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from gossip_caffe.membership.leaving import asked_to_leave
 from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.observe.events import SCHEMA_VERSION, Event
 from gossip_caffe.observe.status import PeerStatus
@@ -70,6 +71,7 @@ class Agent:
         """Register under a lease, and build the net meanwhile."""
         self._incarnation = await Incarnation.begin(self._world, self._record, self.state)
         self._tasks.spawn("members", self._view.follow())
+        self._tasks.spawn("requests", self._leave_when_asked())
         layout = await self._tasks.beside(self._trainer.build())
         await self._tasks.beside(self._view.known.wait())
         await self._incarnation.registration.publish(
@@ -77,6 +79,11 @@ class Agent:
         )
         self._enter(Cause.BUILT, f"{layout.size:,} weights")
         return self._incarnation
+
+    async def _leave_when_asked(self) -> None:
+        """Leave when the store says so: ``peer stop``, from any machine."""
+        if by := await asked_to_leave(self._world.store, self._world.keys, self._record.peer):
+            self.leave(by)
 
     async def _sync(self, incarnation: Incarnation) -> Training:
         """Load the consensus, or found it: no exchange before that."""

@@ -10,14 +10,14 @@ from pathlib import Path
 class PeerOptions:
     """Settings of one peer process.
 
-    ``listen`` is where its gRPC server binds ("host:port", port 0 picks a free one). ``advertise`` is what others
-    call; empty means the address with which etcd is reached. ``run_dir`` takes its events and checkpoints.
+    ``listen`` is where its gRPC server binds ("host:port", port 0 picks a free one), ``advertise`` what others call;
+    empty means the address with which etcd is reached. ``run_dir`` takes its events and checkpoints.
     """
 
     endpoints: tuple[str, ...]
     job: str
     run_dir: Path
     peer: str = ""
-    listen: str = "127.0.0.1:0"
+    listen: str = ""
     advertise: str = ""
     engine: str = "pycaffe"

@@ -15,8 +15,8 @@ from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.data.loader_port import Loader, LoaderProcess
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.errors import ExitCode, GossipCaffeError
-from gossip_caffe.gossip.grpc_server import PeerServer, split_address
+from gossip_caffe.errors import ExitCode
+from gossip_caffe.gossip.grpc_server import PeerServer
 from gossip_caffe.gossip.grpc_transport import GrpcTransport
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.etcd_store import EtcdStore
@@ -24,6 +24,7 @@ from gossip_caffe.membership.jobs import load_job
 from gossip_caffe.membership.keys import JobKeys, checked_name
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.observe.events import JsonLinesLog
+from gossip_caffe.peer.address import address_towards, choose_address
 from gossip_caffe.peer.agent import Agent
 from gossip_caffe.peer.lifecycle import State
 from gossip_caffe.peer.options import PeerOptions
@@ -49,7 +50,8 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
     peer = checked_name(options.peer or f"p-{rng.getrandbits(24):06x}", "peer")
     store = EtcdStore(options.endpoints, clock, rng)
     folder = CheckpointFolder(options.run_dir / "checkpoints" / peer)
-    server = PeerServer(options.listen, folder)
+    where = choose_address(options.listen, options.advertise, options.endpoints, address_towards)
+    server = PeerServer(where.listen, folder)
     transport = GrpcTransport()
     ring: BatchRing | None = None
     log: JsonLinesLog | None = None
@@ -58,9 +60,8 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
         if await store.get(JobKeys(spec.name).finished) is not None:
             say(f"job {spec.name} is finished already; nothing to do")
             return ExitCode.OK
-        port = await server.start()
-        address = options.advertise or f"{_reached_from(options)}:{port}"
-        say(f"{peer}: joining job {spec.name} as {address} (etcd {','.join(options.endpoints)})")
+        address = where.advertised(await server.start())
+        say(f"{peer}: joining job {spec.name}; others reach it at {address} ({where.why})")
         slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
         ring = BatchRing.create(spec.data.tops, spec.data.batch_records, slots)
         log = JsonLinesLog(options.run_dir / "events" / f"{peer}.jsonl", peer, clock)
@@ -127,20 +128,3 @@ def _leave_on_signals(agent: Agent) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked, number)
-
-
-def _reached_from(options: PeerOptions) -> str:
-    """This machine's address as seen on the way to etcd; the address that we listen on, if that is a certain one."""
-    host, _ = split_address(options.listen, "--listen")
-    if host not in {"0.0.0.0", "::", "[::]"}:
-        return host
-    etcd_host, _ = split_address(options.endpoints[0], "--etcd")
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((etcd_host, 9))  # a datagram socket: nothing is sent
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        raise GossipCaffeError(
-            f"cannot tell by which address others reach this machine ({error.strerror})",
-            remedy="give --advertise HOST:PORT",
-        ) from None

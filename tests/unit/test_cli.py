@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,30 @@ from gossip_caffe import __version__
 from gossip_caffe.cli import cluster as cluster_commands
 from gossip_caffe.cli import doctor, main
 from gossip_caffe.cli import peer as peer_commands
+from gossip_caffe.cli import shards as shard_commands
 from gossip_caffe.cli.doctor import Finding
 from gossip_caffe.cli.main import cli
+from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExitCode, GossipCaffeError, ModelError
+from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule
+from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.store import Put
 
+SPEC = JobSpec(
+    name="mnist",
+    solver_text="",
+    train_net_text="",
+    solver_for_peer="",
+    tests=(),
+    solver_type="SGD",
+    iter_size=1,
+    budget_samples=200,
+    data=DataSpec(sources=(), records=100, chunk_records=20, batch_records=10),
+    schedule=RateSchedule("fixed", 0.1),
+    settings=JobSettings(),
+)
 DOCS = Path(gossip_caffe.__file__).parent.parent / "docs"
 
 
@@ -81,7 +100,7 @@ def test_every_help_shows_an_example(words: tuple[str, ...]) -> None:
     assert f"gossip-caffe {' '.join(words)}".strip() in body
 
 
-@pytest.mark.parametrize("words", [(), ("cluster",), ("job",), ("peer",)], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("cluster",), ("job",), ("peer",), ("shards",)], ids=" ".join)
 def test_a_group_alone_shows_its_help(
     run: Callable[..., tuple[int, str, str]], words: tuple[str, ...]
 ) -> None:
@@ -285,75 +304,107 @@ def test_the_doctor_ends_with_the_environments_code_when_something_is_missing(
     assert [entry["what"] for entry in json.loads(out)] == ["Python", "etcd", "pycaffe"]
 
 
-def stands(monkeypatch: pytest.MonkeyPatch, *records: tuple[str, PeerRecord]) -> list[tuple[int, int]]:
-    """Let these peers stand in etcd; returns the list of (pid, signal) that are sent."""
-    sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(peer_commands, "with_store", lambda etcd, work: list(records))
-    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-    return sent
+Run = Callable[..., tuple[int, str, str]]
 
 
-def record(**changes: Any) -> PeerRecord:
-    fields = {"peer": "p0", "incarnation": "1", "address": "h:1", "host": socket.gethostname(), "pid": 4242}
-    return PeerRecord(**{**fields, "state": "training", **changes})
+@pytest.fixture
+def etcd(monkeypatch: pytest.MonkeyPatch) -> MemoryEtcd:
+    """An etcd in memory, on which commands work."""
+    server = MemoryEtcd(SystemClock())
+
+    def with_store(_: str | None, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
+        return asyncio.run(work(MemoryStore(server)))
+
+    for module in (peer_commands, shard_commands):
+        monkeypatch.setattr(module, "with_store", with_store)
+    return server
 
 
-def test_a_peer_of_this_machine_is_asked_to_leave(
-    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent = stands(monkeypatch, ("a", record()), ("a", record(peer="p1", pid=4243)))
-    monkeypatch.setattr(peer_commands, "_is_peer", lambda pid: True)
+def stands(etcd: MemoryEtcd, job: str, **changes: Any) -> int:
+    """Let a peer, and its job, stand in etcd; returns its lease."""
+    lease = etcd.grant(60.0).id
+    fields: dict[str, Any] = {"peer": "p0", "address": "h:1", "host": "box", "pid": 4242, "state": "training"}
+    record = PeerRecord(**{**fields, "incarnation": f"{lease:x}", **changes})
+    etcd.transact([], [Put(JobKeys(job).peer(record.peer), record.to_json(), lease)])
+    etcd.transact([], [Put(JobKeys(job).spec, replace(SPEC, name=job).to_json())])
+    return lease
+
+
+def test_a_peer_is_asked_to_leave_and_asking_again_is_the_same(run: Run, etcd: MemoryEtcd) -> None:
+    lease = stands(etcd, "a")
+    stands(etcd, "a", peer="p1")
+    for _ in range(2):
+        code, out, _ = run("peer", "stop", "p0", "--no-wait")
+        assert code == 0
+        assert "p0 of job a (pid 4242 on box) is asked to leave" in out
+    assert etcd.keys[JobKeys("a").leave("p0")].lease == lease
+    assert JobKeys("a").leave("p1") not in etcd.keys
+
+
+def test_a_peer_that_has_left_is_nothing_to_do(run: Run, etcd: MemoryEtcd) -> None:
+    stands(etcd, "a", peer="p1")
     code, out, _ = run("peer", "stop", "p0")
-    assert code == 0
-    assert "p0 (pid 4242) was asked to leave" in out
-    assert sent == [(4242, signal.SIGTERM)]
+    assert (code, out) == (0, "no peer 'p0' lives; nothing to do (living: p1)\n")
 
 
-def test_a_peers_pid_that_went_to_another_program_is_left_alone(
-    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent = stands(monkeypatch, ("a", record(pid=os.getpid())))
+def test_a_peer_of_two_jobs_is_asked_for_by_its_job(run: Run, etcd: MemoryEtcd) -> None:
+    stands(etcd, "a")
+    stands(etcd, "b")
     code, _, err = run("peer", "stop", "p0")
-    assert code == ExitCode.NOT_FOUND
-    assert "has ended" in err
-    assert not sent
+    assert code == ExitCode.USAGE
+    assert "several jobs have a peer 'p0' (a, b); give --job" in err
+    assert run("peer", "stop", "p0", "--job", "b", "--no-wait")[0] == 0
+    assert JobKeys("a").leave("p0") not in etcd.keys
+    assert JobKeys("b").leave("p0") in etcd.keys
 
 
-@pytest.mark.parametrize(
-    ("records", "code", "says"),
-    [
-        ([], ExitCode.NOT_FOUND, "no living peer 'p0'"),
-        ([("a", record(host="elsewhere"))], ExitCode.NOT_FOUND, "runs on elsewhere, not here; stop it there"),
-        (
-            [("a", record()), ("b", record())],
-            ExitCode.USAGE,
-            "several jobs have a peer 'p0' (a, b); give --job",
-        ),
-    ],
-)
-def test_a_peer_that_cannot_be_stopped_from_here_is_said_to(
-    run: Callable[..., tuple[int, str, str]],
-    monkeypatch: pytest.MonkeyPatch,
-    records: list[tuple[str, PeerRecord]],
-    code: ExitCode,
-    says: str,
+def test_a_peer_that_does_not_leave_is_said_to(
+    run: Run, etcd: MemoryEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = stands(monkeypatch, *records)
-    got, _, err = run("peer", "stop", "p0")
-    assert got == code
-    assert says in err
-    assert not sent
+    stands(etcd, "a")
+    monkeypatch.setattr(peer_commands, "LEAVE_DEADLINE_S", 0.1)
+    code, _, err = run("peer", "stop", "p0")
+    assert code == ExitCode.FAILED
+    assert "was asked to leave and has not within" in err
 
 
-def test_peers_are_listed_for_people_and_for_programs(
-    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stands(monkeypatch, ("mnist", record(host="box")))
+def test_peers_are_listed_for_people_and_for_programs(run: Run, etcd: MemoryEtcd) -> None:
+    stands(etcd, "mnist")
     assert run("peer", "list")[1].splitlines() == [
         "JOB    PEER  STATE     DEVICE  ADDRESS  HOST  PID",
         "mnist  p0    training  cpu     h:1      box   4242",
     ]
     assert json.loads(run("peer", "list", "--json")[1])[0]["peer"] == "p0"
+
+
+def test_shards_are_shown_for_people_and_for_programs(run: Run, etcd: MemoryEtcd) -> None:
+    lease = stands(etcd, "mnist")
+    keys = JobKeys("mnist")
+    assert "job mnist: 0 of 2 epochs are finished" in run("shards", "show", "--job", "mnist")[1]
+    done = json.dumps({"peer": "p1", "via": "x"}).encode()
+    etcd.transact([], [Put(keys.folded, b'{"epochs": 1}')])
+    etcd.transact([], [Put(keys.done_mark(0, 0), done), Put(keys.done_mark(1, 2), done)])
+    etcd.transact([], [Put(keys.claim(1, chunk), b"p0", lease) for chunk in (0, 1)])
+    assert run("shards", "show", "--job", "mnist")[1].splitlines() == [
+        "job mnist: 1 of 2 epochs are finished",
+        "EPOCH  PEER          OWNED  DONE  LEFT  OWNS CHUNKS",
+        "1      all 5 chunks  2      1     2",
+        "1      p0            2      0           0 1",
+        "1      p1            0      1",
+    ]
+    shown = json.loads(run("shards", "show", "--job", "mnist", "--json")[1])
+    assert (shown["epochs"], shown["epochs_finished"], shown["finished"]) == (2, 1, False)
+    (epoch,) = shown["open"]
+    assert (epoch["epoch"], epoch["owned"], epoch["done"], epoch["left"]) == (1, 2, 1, 2)
+    assert epoch["peers"] == {"p0": {"owned": [0, 1], "done": []}, "p1": {"owned": [], "done": [2]}}
+    etcd.transact([], [Put(keys.folded, b'{"epochs": 2}')])
+    assert "all 2 epochs are finished; no chunk is left" in run("shards", "show", "--job", "mnist")[1]
+
+
+def test_shards_of_a_job_that_does_not_exist(run: Run, etcd: MemoryEtcd) -> None:
+    code, _, err = run("shards", "show", "--job", "unreal")
+    assert code == ExitCode.NOT_FOUND
+    assert "no job 'unreal'" in err
 
 
 @pytest.mark.parametrize(

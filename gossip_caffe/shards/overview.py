@@ -1,0 +1,92 @@
+"""The account as anyone may read it from the store: who owns what, who has done what, and what is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.store import KeyValue, Store
+from gossip_caffe.shards.epochs import Epochs
+
+
+@dataclass(frozen=True, slots=True)
+class EpochOverview:
+    """One open epoch: its chunks by state, and by peer in ascending order."""
+
+    epoch: int
+    chunks: int
+    owned: Mapping[str, tuple[int, ...]]
+    done: Mapping[str, tuple[int, ...]]
+
+    @property
+    def owned_chunks(self) -> int:
+        """How many are being trained now."""
+        return sum(map(len, self.owned.values()))
+
+    @property
+    def done_chunks(self) -> int:
+        """How many are done."""
+        return sum(map(len, self.done.values()))
+
+    @property
+    def left_chunks(self) -> int:
+        """How many are neither."""
+        return self.chunks - self.owned_chunks - self.done_chunks
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Everybody who owns or has done any of it."""
+        return tuple(sorted({*self.owned, *self.done}))
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A job's whole account at one moment. Epochs 0 … ``folded``-1 are finished."""
+
+    epochs: int
+    folded: int
+    open: tuple[EpochOverview, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Every chunk of the budget is done."""
+        return self.folded >= self.epochs
+
+
+async def read_overview(store: Store, keys: JobKeys, epochs: Epochs) -> Overview:
+    """Read it, as it is at one moment. Raises StoreUnavailable."""
+    while True:
+        before = await store.get(keys.folded)
+        listing = await store.list(keys.ledger)
+        after = await store.get(keys.folded)
+        # An epoch that is folded in between has lost its marks, and would look as if nothing of it were done.
+        if before == after:
+            folded = 0 if after is None else int(json.loads(after.value)["epochs"])
+            return overview(listing.items, keys, epochs, folded)
+
+
+def overview(items: Iterable[KeyValue], keys: JobKeys, epochs: Epochs, folded: int) -> Overview:
+    """Sort the keys of the ledger by epoch, state and peer."""
+    found: dict[int, tuple[dict[str, list[int]], dict[str, list[int]]]] = {}
+    if folded < epochs.count:
+        found[folded] = ({}, {})
+    for item in items:
+        is_done, epoch, chunk = keys.read_ledger(item.key)
+        if epoch < folded:
+            continue
+        owned, done = found.setdefault(epoch, ({}, {}))
+        if is_done:
+            done.setdefault(str(json.loads(item.value)["peer"]), []).append(chunk)
+        else:
+            owned.setdefault(item.value.decode(), []).append(chunk)
+    opened = tuple(
+        EpochOverview(epoch, len(epochs.order(epoch)), _sorted(owned), _sorted(done))
+        for epoch, (owned, done) in sorted(found.items())
+    )
+    return Overview(epochs.count, folded, opened)
+
+
+def _sorted(chunks: Mapping[str, list[int]]) -> dict[str, tuple[int, ...]]:
+    return {peer: tuple(sorted(numbers)) for peer, numbers in sorted(chunks.items())}
