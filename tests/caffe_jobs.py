@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.data.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
-from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.engine import EngineSpec, engine_spec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 RECORDS, BATCH, SIZE = 400, 8, 6
 SCALE = 0.00390625
 DATA = """layer {{
   name: "data" type: "Data" top: "data" top: "label" include {{ phase: TRAIN }}
-  transform_param {{ scale: {scale} }}
+  transform_param {{ scale: {scale} {transform} }}
   data_param {{ source: "{source}" backend: LMDB batch_size: {batch} }}
 }}
 """
@@ -48,9 +49,7 @@ class Job:
     labels: NDArray[np.float32]
 
     def engine_spec(self, engine: str = "pycaffe") -> EngineSpec:
-        return EngineSpec(
-            engine, self.spec.solver_for_peer, self.spec.iter_size, self.spec.data.batch_records, seed=7
-        )
+        return dataclasses.replace(engine_spec(self.spec, engine), seed=7)
 
     def ring(self, slots: int = 64) -> BatchRing:
         return BatchRing.create(self.spec.data.tops, self.spec.data.batch_records, slots)
@@ -67,11 +66,17 @@ class Job:
 
 
 def write_job(
-    folder: Path, solver: str, *, net: str = HIDDEN, batch: int = BATCH, inline: bool = False
+    folder: Path,
+    solver: str,
+    *,
+    net: str = HIDDEN,
+    batch: int = BATCH,
+    inline: bool = False,
+    transform: str = "",
 ) -> Job:
     """Write data and prototxts; ``solver`` is what the solver's file says besides net and max_iter.
 
-    ``inline``: the net stands in the solver's file.
+    ``inline``: the net stands in the solver's file. ``transform``: more of the data layer's transformation.
     """
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (RECORDS, 1, SIZE, SIZE), dtype=np.uint8)
@@ -82,7 +87,7 @@ def write_job(
             datum = wire.Datum(channels=1, height=SIZE, width=SIZE, data=pixel.tobytes(), label=int(label))
             writing.put(b"%05d" % index, datum.SerializeToString())
     net_path, bare = folder / "net.prototxt", folder / "solver.prototxt"
-    whole = DATA.format(scale=SCALE, source=source, batch=batch) + net
+    whole = DATA.format(scale=SCALE, transform=transform, source=source, batch=batch) + net
     net_path.write_text(whole)
     named = f"net_param {{\n{whole}}}" if inline else f'net: "{net_path}"'
     bare.write_text(f"{named}\nmax_iter: 1000\nsnapshot_after_train: false\n{solver}\n")

@@ -17,7 +17,7 @@ from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.solver.board import Flat
-from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.engine import engine_spec
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.solver_port import SolverProcess
 
@@ -77,14 +77,7 @@ class OnePeer:
     def __init__(self, spec: JobSpec, *, modules: Path | None = None, noise_seed: int = 0) -> None:
         self._spec = spec
         self.ring = BatchRing.create(spec.data.tops, spec.data.batch_records, max(SLOTS, 2 * spec.iter_size))
-        engine = EngineSpec(
-            engine="pycaffe",
-            solver_text=spec.solver_for_peer,
-            iter_size=spec.iter_size,
-            batch_records=spec.data.batch_records,
-            seed=spec.settings.seed,
-            noise_seed=noise_seed,
-        )
+        engine = engine_spec(spec, "pycaffe", noise_seed)
         environment = dict(ENVIRONMENT)
         if modules is not None:
             environment["PYTHONPATH"] = os.pathsep.join(

@@ -31,7 +31,7 @@ from gossip_caffe.peer.options import PeerOptions
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.engine import engine_spec
 from gossip_caffe.solver.solver_port import Solver, SolverProcess
 
 Say = Callable[[str], None]
@@ -90,17 +90,10 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
 def _trainer(
     spec: JobSpec, engine: str, ring: BatchRing, clock: SystemClock, rng: random.Random, log: JsonLinesLog
 ) -> Trainer:
-    engine_spec = EngineSpec(
-        engine=engine,
-        solver_text=spec.solver_for_peer,
-        iter_size=spec.iter_size,
-        batch_records=spec.data.batch_records,
-        seed=spec.settings.seed,
-        noise_seed=rng.getrandbits(31),
-    )
+    built_from = engine_spec(spec, engine, rng.getrandbits(31))
 
     def make_solver(board: WeightBoard | None) -> Solver:
-        return SolverProcess(engine_spec, spec.schedule, ring, board)
+        return SolverProcess(built_from, spec.schedule, ring, board)
 
     def make_loader() -> Loader:
         return LoaderProcess(spec.data, spec.settings.seed, ring)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.job.spec import JobSpec, SourceSpec
 from gossip_caffe.solver.layout import WeightLayout
 
 
@@ -17,7 +18,8 @@ class EngineSpec:
     """What an engine is built from. ``solver_text``: a self-contained prototxt whose data layers read the ring.
 
     ``seed`` is the job's: fresh weights are alike wherever they are drawn. ``noise_seed`` is the peer's own, for
-    what is drawn in training (dropout, layers that make noise), so that no two peers draw the same.
+    what is drawn in training (dropout, layers that make noise), so that no two peers draw the same. Plain Caffe draws
+    ``seeds_drawn`` numbers for its data layers before it draws the weights.
     """
 
     engine: str
@@ -27,6 +29,7 @@ class EngineSpec:
     seed: int
     device: str = "cpu"
     noise_seed: int = 0
+    seeds_drawn: int = 0
 
 
 class SolverEngine(Protocol):
@@ -56,3 +59,27 @@ class SolverEngine(Protocol):
         ``batches`` is the job's iter_size, or less when what is left of the data does not fill an iteration.
         """
         ...
+
+
+def engine_spec(job: JobSpec, engine: str, noise_seed: int = 0) -> EngineSpec:
+    """What an engine of a job's peer is built from."""
+    return EngineSpec(
+        engine=engine,
+        solver_text=job.solver_for_peer,
+        iter_size=job.iter_size,
+        batch_records=job.data.batch_records,
+        seed=job.settings.seed,
+        noise_seed=noise_seed,
+        seeds_drawn=sum(map(_seeds_drawn, job.data.sources)),
+    )
+
+
+def _seeds_drawn(source: SourceSpec) -> int:
+    """Seeds that Caffe's own layer would draw: one for each of its threads, two for a random transformation.
+
+    As InternalThread::StartInternalThread and DataTransformer::InitRand do, which base_data_layer.cpp calls twice; a
+    Data layer has a thread more, which reads.
+    """
+    threads = {"lmdb": 2, "leveldb": 2, "images": 1}.get(source.kind, 0)
+    at_random = source.transform.mirror or source.transform.crop_size > 0
+    return threads + 2 * (threads > 0 and at_random)

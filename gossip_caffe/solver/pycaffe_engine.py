@@ -37,6 +37,7 @@ class PycaffeEngine:
             )
         caffe.set_mode_cpu()
         caffe.set_random_seed(spec.seed)
+        _draw(spec.seeds_drawn)
         layers = trained_layers(Document(spec.solver_text, "solver").root)
         source_layer.feed_from(ring, fill_up=needs_whole_batches(layers))
         # Without our extension only base_lr can be set, and any other policy would change it once more.
@@ -150,6 +151,16 @@ def as_file(text: str, name: str, files: contextlib.ExitStack) -> str:
     with open(fd, "wb", closefd=False) as file:
         file.write(text.encode())
     return f"/proc/self/fd/{fd}"
+
+
+def _draw(count: int) -> None:
+    """Take numbers from Caffe's generator: its uniform filler takes one for each value."""
+    if not count:
+        return
+    filler = f'dummy_data_param {{ shape {{ dim: {count} }} data_filler {{ type: "uniform" }} }}'
+    with contextlib.ExitStack() as files:
+        net = f'layer {{ name: "drawn" type: "DummyData" top: "drawn" {filler} }}'
+        caffe.Net(as_file(net, "drawing", files), caffe.TRAIN).forward()
 
 
 def with_fixed_rate(solver_text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.caffe_jobs import write_job
+from tests.caffe_jobs import HIDDEN, write_job
 from tests.one_peer import bare, trained
 
 pytestmark = pytest.mark.integration
@@ -92,4 +92,23 @@ async def test_the_statistics_of_batch_normalisation_are_plain_caffes_too(
     peers = await trained(job.spec, ITERATIONS)
     caffes = bare(job.bare, ITERATIONS, peers.layout, tmp_path, peers.start)
     assert [blob.shape for blob in peers.layout.blobs if blob.layer == "norm"] == [(10,), (10,), (1,)]
+    assert np.array_equal(peers.weights, caffes.weights)
+
+
+DROPOUT = HIDDEN.replace(
+    'layer { name: "loss"',
+    'layer { name: "drop" type: "Dropout" bottom: "ip" top: "ip" dropout_param { dropout_ratio: 0.3 } }\n'
+    'layer { name: "loss"',
+)
+
+
+# A crop draws seeds, also one that moves nothing.
+@pytest.mark.parametrize("transform", ["", "crop_size: 6"])
+async def test_with_a_random_seed_the_fresh_weights_and_every_dropout_are_those_of_plain_caffe_too(
+    tmp_path: Path, transform: str
+) -> None:
+    job = write_job(tmp_path, f"{SGD} {FIXED} random_seed: 1701", net=DROPOUT, transform=transform)
+    peers = await trained(job.spec, ITERATIONS)
+    caffes = bare(job.bare, ITERATIONS, peers.layout, tmp_path, None)
+    assert np.array_equal(peers.start, caffes.start)
     assert np.array_equal(peers.weights, caffes.weights)
