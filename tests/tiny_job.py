@@ -39,6 +39,7 @@ layer {{
 SOLVER = """net: "{net}"
 test_iter: 4
 test_interval: 1000000
+test_initialization: false
 base_lr: 0.05
 momentum: 0.9
 weight_decay: 0.0005

@@ -32,6 +32,7 @@ def read_spec(name: str, solver: str, settings: tuple[str, ...], *, checked: boo
     from gossip_caffe.job.checks import check_loss
     from gossip_caffe.job.reading import job_of, read_model
     from gossip_caffe.job.spec import JobSettings, with_overrides
+    from gossip_caffe.job.testing import plan_of
     from gossip_caffe.membership.keys import checked_name
     from gossip_caffe.solver.trial import try_with_caffe
 
@@ -51,6 +52,8 @@ def read_spec(name: str, solver: str, settings: tuple[str, ...], *, checked: boo
         try_with_caffe(model, spec, measure, lambda: click.echo(news, err=True))
     else:
         check_loss(model.train)
+    if why_not := plan_of(spec).why_not:
+        click.echo(f"the consensus will not be tested: {why_not}", err=True)
     return spec
 
 

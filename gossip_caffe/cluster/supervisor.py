@@ -198,6 +198,7 @@ class Supervisor:
         """Everything that there is to see, as JSON takes it."""
         statuses: dict[str, PeerStatus] = {}
         finished: dict[str, Any] | None = None
+        tested: dict[str, Any] | None = None
         away = ""
         keys = JobKeys(self._options.job)
         try:
@@ -209,6 +210,8 @@ class Supervisor:
                 statuses[status.peer] = status
             if (end := await self._store.get(keys.finished)) is not None:
                 finished = json.loads(end.value)
+            if (test := await self._store.get(keys.tested)) is not None:
+                tested = json.loads(test.value)
         except StoreError as error:
             away = error.message
         rows = []
@@ -239,6 +242,7 @@ class Supervisor:
             "seconds": time.monotonic() - self._began,
             "run_dir": str(self._state.run),
             "finished": finished,
+            "tested": tested,
             "peers": rows,
         }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gossip_caffe.observe.tested import ConsensusTest
+
 HEADINGS = (
     *("PEER", "STATE", "PID", "ITER", "SAMPLES/S", "LOSS", "RATE", "CHUNKS", "EXCHANGES", "DISTANCE", "NOTE"),
 )
@@ -52,8 +54,19 @@ def headline(status: dict[str, Any]) -> str:
     )
     if status["finished"] is not None:
         share = f"finished, checkpoint {status['finished']['checkpoint']}"
+    if status["tested"] is not None:
+        share += f"; {words_of_test(status['tested'])}"
     away = f"; etcd is away ({status['etcd_away']})" if status["etcd_away"] else ""
     return f"cluster {status['cluster']}, job {status['job']}, etcd {status['etcd']}: {share}{away}"
+
+
+def words_of_test(record: dict[str, Any]) -> str:
+    """The newest test in a few words; empty when it cannot be read."""
+    try:
+        tested = ConsensusTest.from_record(record)
+    except ValueError:
+        return ""
+    return f"test at iteration {tested.iteration:,}: {tested.words()}"
 
 
 def plain(headings: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ from typing import Any
 from gossip_caffe.clock import Clock
 from gossip_caffe.demo.model import BATCH, TEST_ITER, DemoFiles
 from gossip_caffe.errors import ModelError
+from gossip_caffe.job.spec import NetTest
 from gossip_caffe.processes import spawn
 from gossip_caffe.solver.abort import abort_cause
+from gossip_caffe.solver.evaluation import CaffeEvaluator
 
 SAY_EVERY_S = 4.0
 
@@ -33,7 +36,7 @@ def train_single(
     files.single.parent.mkdir(parents=True, exist_ok=True)
     began = said_at = clock.monotonic()
     every = max(1, iterations // 100)
-    for told in _asked({"train": {"solver": str(files.solver), "iterations": iterations, "every": every}}):
+    for told in _asked({"solver": str(files.solver), "iterations": iterations, "every": every}):
         done, now = int(told["iteration"]), clock.monotonic()
         if now - said_at >= SAY_EVERY_S or done == iterations:
             said_at = now
@@ -45,8 +48,10 @@ def train_single(
 
 def accuracies(files: DemoFiles, models: Sequence[Path]) -> list[float]:
     """Test accuracy, 0 to 1, of each of these weights. Raises ModelError with the cause that Caffe printed."""
-    task = {"net": str(files.net), "iterations": TEST_ITER, "models": [str(model) for model in models]}
-    return [float(told["accuracy"]) for told in _asked({"test": task})]
+    net = NetTest(files.net.read_text(encoding="utf-8"), TEST_ITER)
+    tested = asyncio.run(CaffeEvaluator().evaluate_all([net], models))
+    found = [output.scalar for outputs in tested for output in outputs if output.name == "accuracy"]
+    return [0.0 if accuracy is None else accuracy for accuracy in found]
 
 
 def _asked(task: dict[str, Any]) -> Iterator[dict[str, Any]]:

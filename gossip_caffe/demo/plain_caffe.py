@@ -1,8 +1,7 @@
 """The main of a child process that is plain Caffe and nothing else; what it is to do is one JSON object.
 
-{"train": {"solver": path, "iterations": n, "every": k}}: steps a solver, and prints {"iteration": i} every k of them.
-{"test": {"net": path, "iterations": n, "models": [path, …]}}: prints {"accuracy": a} for each model, by n passes of
-the TEST net. Caffe aborts the process on a mistake; the cause is on stderr then.
+{"solver": path, "iterations": n, "every": k}: steps a solver, and prints {"iteration": i} every k of them. Caffe aborts
+the process on a mistake; the cause is on stderr then.
 """
 
 from __future__ import annotations
@@ -26,18 +25,6 @@ def train(solver: str, iterations: int, every: int) -> None:
         _tell({"iteration": int(made.iter)})
 
 
-def test(net: str, iterations: int, models: list[str]) -> None:
-    """Test weights one after the other."""
-    import caffe  # noqa: PLC0415 - only in this process
-
-    caffe.set_mode_cpu()
-    made = caffe.Net(net, caffe.TEST)
-    for model in models:
-        made.copy_from(model)
-        passes = [float(made.forward()["accuracy"]) for _ in range(iterations)]
-        _tell({"accuracy": sum(passes) / iterations})
-
-
 def _tell(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
@@ -49,10 +36,7 @@ def main() -> int:
     parser.add_argument("task", type=json.loads)
     options = parser.parse_args()
     die_with_parent(options.parent)
-    if "train" in options.task:
-        train(**options.task["train"])
-    else:
-        test(**options.task["test"])
+    train(**options.task)
     return 0
 
 

@@ -117,6 +117,11 @@ class JobKeys:
         return f"{self.checkpoints}{checkpoint}"
 
     @property
+    def tested(self) -> str:
+        """The newest test of the consensus."""
+        return f"{self.root}tested"
+
+    @property
     def finished(self) -> str:
         """The job's end."""
         return f"{self.root}finished"

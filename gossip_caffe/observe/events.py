@@ -32,6 +32,8 @@ class Event(StrEnum):
     OFFERED = "offered"  # exchange, partner
     EXCHANGED = "exchanged"  # exchange, partner, side, outcome, distance
     CHECKPOINTED = "checkpointed"  # checkpoint, digest, progress_samples, contributors
+    TESTED = "tested"  # progress_samples, iteration, outputs, seconds
+    TEST_FAILED = "test-failed"  # progress_samples, cause
     SOLVER_DIED = "solver-died"  # cause, batches_lost
     LOADER_DIED = "loader-died"  # cause
     PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_s

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """Live figures of one peer. ``loss`` and ``consensus_distance`` are None before the first of their kind."""
+    """Live figures of one peer. ``loss`` and ``consensus_distance`` are None before the first of their kind.
+
+    ``tested``: the record of its newest test of the consensus (tested.py), if it has made one.
+    """
 
     peer: str
     state: str
@@ -32,6 +36,7 @@ class PeerStatus:
     solver_pid: int = 0
     loader_pid: int = 0
     solver_restarts: int = 0
+    tested: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:
         """The record as it stands in the store."""

@@ -100,7 +100,13 @@ class Agent:
         self._tasks.spawn("status", self._reporting(training).run())
         finished = training.checkpointing.job_finished
         await self._tasks.beside(first_of(finished, self._leaving))
-        return Cause.JOB_FINISHED if finished.is_set() else Cause.ASKED_TO_LEAVE
+        if not finished.is_set():
+            return Cause.ASKED_TO_LEAVE
+        try:
+            await self._unless_leaving(training.testing.finish())
+        except Leaving:
+            pass  # the last test is not made then
+        return Cause.JOB_FINISHED
 
     async def _close(self) -> None:
         if self._training is not None:

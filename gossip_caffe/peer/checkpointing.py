@@ -14,7 +14,7 @@ from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held, due, take
 from gossip_caffe.checkpoint.manifest import Manifest, ranges_of
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, StoreError
-from gossip_caffe.gossip.collect import consensus
+from gossip_caffe.gossip.collect import Consensus, consensus
 from gossip_caffe.gossip.message import Message
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.membership.store import Absent, CreatedAt, Delete, Guard, Operation, Put
@@ -24,6 +24,7 @@ from gossip_caffe.peer.pace import checkpoint_interval
 from gossip_caffe.peer.progress import Progress
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
+from gossip_caffe.solver.board import SnapshotInfo
 
 LOOK_EVERY_S = 0.5
 ALONE_EVERY_S = 2.0
@@ -58,12 +59,26 @@ class Member(Protocol):
         ...
 
 
+async def collect(member: Member) -> tuple[SnapshotInfo, Consensus]:
+    """The consensus as of now, and the own snapshot that is in it. Raises ExchangeFailed when that is not finite."""
+    world, trainer = member.world, member.trainer
+    trainer.board.request_publication()
+    own = np.empty(trainer.layout.size, dtype=np.float32)
+    snapshot = trainer.board.snapshot(own)
+    request = Message("", member.peer, world.spec.name, trainer.layout.fingerprint)
+    return snapshot, await consensus(request, own, member.partners(), world.transport, world.rng)
+
+
 class Checkpointing:
-    """``job_finished`` is set once the whole budget is trained and its last checkpoint is announced."""
+    """``job_finished`` is set once the whole budget is trained and its last checkpoint is announced.
+
+    ``duty``: who makes checkpoints, as last seen.
+    """
 
     def __init__(self, member: Member) -> None:
         self.job_finished = asyncio.Event()
         self.newest = ""
+        self.duty = Held(ours=False, holder="", revision=0)
         self._member = member
         self._world = member.world
         self._newest_samples = 0
@@ -93,7 +108,7 @@ class Checkpointing:
         if listed := await announced(self._world.store, self._world.keys):
             self.newest, self._newest_samples = listed[0].checkpoint, listed[0].progress_samples
             await self._copy(listed[0])
-        held = await take(
+        held = self.duty = await take(
             self._world.store,
             member.incarnation.writer,
             self._world.keys,
@@ -138,11 +153,7 @@ class Checkpointing:
         states = await member.incarnation.ledger.states()
         folded = member.incarnation.ledger.folded
         done = [(epoch, ranges_of(state.done)) for epoch, state in states.items() if state.done]
-        member.trainer.board.request_publication()
-        own = np.empty(member.trainer.layout.size, dtype=np.float32)
-        snapshot = member.trainer.board.snapshot(own)
-        request = Message("", member.peer, self._world.spec.name, member.trainer.layout.fingerprint)
-        agreed = await consensus(request, own, member.partners(), self._world.transport, self._world.rng)
+        snapshot, agreed = await collect(member)
         manifest = Manifest(
             checkpoint=checkpoint_id(progress, f"{member.peer}-{self._world.rng.getrandbits(16):04x}"),
             job=self._world.spec.name,

@@ -32,7 +32,11 @@ from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import engine_spec
+from gossip_caffe.solver.evaluation import CaffeEvaluator
 from gossip_caffe.solver.solver_port import Solver, SolverProcess
+
+TEST_NICENESS = 10
+"""A test of the consensus takes what the solvers leave of the processors, and a tenth of one where they leave none."""
 
 Say = Callable[[str], None]
 
@@ -74,7 +78,10 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             state=State.JOINING.value,
             version=__version__,
         )
-        world = World(spec, store, transport, server.serve, folder, transport, clock, rng, log, say)
+        evaluator = CaffeEvaluator(niceness=TEST_NICENESS) if options.engine == "pycaffe" else None
+        world = World(
+            spec, store, transport, server.serve, folder, transport, clock, rng, log, say, evaluator
+        )
         agent = Agent(world, record, _trainer(spec, options.engine, ring, clock, rng, log))
         _leave_on_signals(agent)
         await agent.run()

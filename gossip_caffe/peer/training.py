@@ -21,6 +21,7 @@ from gossip_caffe.peer.lifecycle import Cause, State
 from gossip_caffe.peer.pace import claims_wanted
 from gossip_caffe.peer.progress import Progress, look_after_s
 from gossip_caffe.peer.tasks import Tasks
+from gossip_caffe.peer.testing import Testing
 from gossip_caffe.peer.throughput import Throughput
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
@@ -79,6 +80,7 @@ class Training:
             log=world.log,
         )
         self.checkpointing = Checkpointing(self)
+        self.testing = Testing(self)
         self.throughput = Throughput(world.clock)
 
     def begin(self, tasks: Tasks) -> None:
@@ -91,6 +93,7 @@ class Training:
         tasks.spawn("exchanges", self._exchanging.run())
         tasks.spawn("progress", self._follow_progress())
         tasks.spawn("checkpoints", self.checkpointing.run())
+        tasks.spawn("tests", self.testing.run())
         tasks.spawn("lease", self._keep_registered())
 
     async def drain(self, tasks: Tasks, cause: Cause) -> None:
@@ -98,7 +101,7 @@ class Training:
 
         What cannot be settled in time is freed by the lease, and trained again by others.
         """
-        await tasks.cancel("claims", "exchanges", "checkpoints", "progress")
+        await tasks.cancel("claims", "exchanges", "checkpoints", "tests", "progress")
         if cause is Cause.JOB_FINISHED:
             return
         try:

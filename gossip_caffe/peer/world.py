@@ -15,6 +15,7 @@ from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import Store
 from gossip_caffe.observe.events import EventLog
 from gossip_caffe.shards.epochs import Epochs
+from gossip_caffe.solver.evaluation import Evaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class World:
     """The seams of the agent.
 
     ``serve`` lets an answerer answer offers from now on; ``folder`` keeps checkpoints, ``files`` reads those of
-    others; ``say`` prints a line for people.
+    others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can.
     """
 
     spec: JobSpec
@@ -35,6 +36,7 @@ class World:
     rng: random.Random
     log: EventLog
     say: Callable[[str], None]
+    evaluator: Evaluator | None = None
 
     @property
     def keys(self) -> JobKeys:

@@ -43,9 +43,7 @@ class PycaffeEngine:
         # Without our extension only base_lr can be set, and any other policy would change it once more.
         text = spec.solver_text if _gossip is not None else with_fixed_rate(spec.solver_text)
         self._solver = solver_of(text)
-        # While it builds, Caffe's INFO lines say which layer it is at; from here on they are noise at every step.
-        if _gossip is not None and _LOG_LEVEL not in os.environ:
-            _gossip.set_log_level(1)
+        keep_quiet()
         self._iter_size = spec.iter_size
         parameters = Parameters(self._solver.net, frozen_parameters(layers))
         self._blobs, self.layout = parameters.blobs, parameters.layout
@@ -142,6 +140,15 @@ def solver_of(text: str) -> Any:
             net = as_file(inner.removeprefix("\n"), "net", files)
             text = edited(text, [(entry.start, entry.end, f'train_net: "{net}"')])
         return caffe.get_solver(as_file(text, "solver", files))
+
+
+def keep_quiet() -> None:
+    """Leave out Caffe's INFO lines from here on, unless the user has set the level.
+
+    While a net is built they say which layer Caffe is at; then they are noise at every step.
+    """
+    if _gossip is not None and _LOG_LEVEL not in os.environ:
+        _gossip.set_log_level(1)
 
 
 def as_file(text: str, name: str, files: contextlib.ExitStack) -> str:

@@ -27,6 +27,7 @@ from gossip_caffe.errors import (
     UsageError,
 )
 from gossip_caffe.observe.status import PeerStatus
+from gossip_caffe.observe.tested import ConsensusTest, Output
 
 names = st.lists(st.text("pqr0123", min_size=1, max_size=4), max_size=12, unique=True)
 
@@ -63,7 +64,14 @@ def peer(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def cluster(*peers: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    entries = {"cluster": "local", "job": "mnist", "etcd": "127.0.0.1:1", "etcd_away": "", "finished": None}
+    entries = {
+        "cluster": "local",
+        "job": "mnist",
+        "etcd": "127.0.0.1:1",
+        "etcd_away": "",
+        "finished": None,
+        "tested": None,
+    }
     return {**entries, "peers": list(peers), **changes}
 
 
@@ -102,6 +110,13 @@ def test_the_headline_says_how_far_how_fast_and_what_is_wrong() -> None:
     assert "etcd is away (cannot reach etcd)" in headline(running)
     assert "not training yet" in headline(cluster(peer("p0")))
     assert "finished, checkpoint c9" in headline(cluster(finished={"checkpoint": "c9"}))
+
+
+def test_the_headline_says_what_the_last_test_gave() -> None:
+    outputs = (Output("accuracy", (0.975,)), Output("loss", (0.25,), loss_weight=2.0))
+    said = headline(cluster(tested=ConsensusTest(6400, 100, outputs).to_record()))
+    assert said.endswith("test at iteration 100: accuracy = 0.975, loss = 0.25 (* 2 = 0.5 loss)")
+    assert headline(cluster(tested={"of": "another version"}))
 
 
 def test_plain_tables_are_aligned_and_have_no_trailing_blanks() -> None:

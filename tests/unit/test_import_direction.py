@@ -31,6 +31,7 @@ CAFFES_PROCESSES = {
     "solver/pycaffe_engine.py",
     "solver/source_layer.py",
     "solver/trial_child.py",
+    "solver/evaluation_child.py",
     "demo/plain_caffe.py",
 }
 

@@ -1,0 +1,242 @@
+"""Who tests the consensus, when, on which weights, and what becomes of the result."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from gossip_caffe.checkpoint.caffemodel import read_caffemodel
+from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held
+from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.manifest import Manifest
+from gossip_caffe.errors import ModelError, StoreUnavailable
+from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, NetTest, RateSchedule
+from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.store import Put
+from gossip_caffe.observe.events import MemoryLog
+from gossip_caffe.observe.tested import ConsensusTest, Output
+from gossip_caffe.peer import checkpointing
+from gossip_caffe.peer.testing import Member, Testing
+from gossip_caffe.peer.world import World
+from gossip_caffe.solver.layout import WeightLayout
+from tests.fake_clock import FakeClock
+
+LAYOUT = WeightLayout.of([("ip", 0, (4,))])
+NET = 'layer { name: "in" type: "Data" top: "x" include { phase: TEST } }'
+EVERY = 50  # samples between two tests
+BUDGET = 200
+
+
+class Evaluator:
+    """Tells the first weight of what it is given, or fails."""
+
+    def __init__(self) -> None:
+        self.cause = ""
+        self.tested: list[float] = []
+
+    async def evaluate(self, nets: Sequence[NetTest], model: Path | int) -> tuple[Output, ...]:
+        assert isinstance(model, int)
+        assert len(nets) == 1
+        if self.cause:
+            raise ModelError(self.cause)
+        weight = float(read_caffemodel(os.pread(model, 1 << 16, 0), LAYOUT)[0])
+        self.tested.append(weight)
+        return (Output("accuracy", (weight,)),)
+
+
+class Case:
+    """One peer's tests, with everything around them in memory; ``weight`` is what the consensus is."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, solver: str = "") -> None:
+        self.clock = FakeClock()
+        self.store = MemoryStore(MemoryEtcd(self.clock))
+        self.log = MemoryLog()
+        self.said: list[str] = []
+        self.evaluator = Evaluator()
+        self.folder = CheckpointFolder(folder)
+        self.weight = 0.5
+        spec = JobSpec(
+            name="job",
+            solver_text=f"test_interval: 5 {solver}",
+            train_net_text="",
+            solver_for_peer="",
+            tests=(NetTest(NET, 3),),
+            solver_type="SGD",
+            iter_size=1,
+            budget_samples=BUDGET,
+            data=DataSpec((), 100, 10, 10),
+            schedule=RateSchedule("fixed", 0.1),
+            settings=JobSettings(),
+        )
+        nowhere = cast(Any, None)
+        self.world = World(
+            spec,
+            self.store,
+            nowhere,
+            nowhere,
+            self.folder,
+            nowhere,
+            self.clock,
+            random.Random(1),
+            self.log,
+            self.said.append,
+            self.evaluator,
+        )
+        self.progress = SimpleNamespace(samples=0, finished=False, look=self._look)
+        self.checkpointing = SimpleNamespace(duty=Held(ours=False, holder="", revision=0), newest="")
+        self.member = SimpleNamespace(
+            world=self.world,
+            trainer=SimpleNamespace(layout=LAYOUT),
+            incarnation=SimpleNamespace(ledger=None, writer=self.store),
+            progress=self.progress,
+            peer="p0",
+            checkpointing=self.checkpointing,
+        )
+
+        async def collect(member: object) -> object:
+            del member
+            return None, SimpleNamespace(weights=np.full(4, self.weight, np.float32))
+
+        monkeypatch.setattr(checkpointing, "collect", collect)
+
+    async def _look(self, ledger: object) -> None:
+        del ledger
+
+    async def take_duty(self, peer: str = "p0") -> None:
+        result = await self.store.transact([], [Put(self.world.keys.duty(CHECKPOINTS), peer.encode())])
+        self.checkpointing.duty = Held(ours=True, holder=peer, revision=result.revision)
+
+    def checkpoint(self, name: str, weight: float) -> None:
+        layout = tuple((blob.layer, blob.index, blob.shape) for blob in LAYOUT.blobs)
+        manifest = Manifest(name, "job", "", layout, 0, 0, (), "p0", ("p0",), 0.0)
+        self.folder.write(manifest, np.full(4, weight, np.float32))
+
+    def testing(self) -> Testing:
+        return Testing(cast(Member, self.member))
+
+    async def at(self, testing: Testing, samples: int) -> list[float]:
+        """What was tested so far, after the job has come so far and the peer has looked."""
+        self.progress.samples = samples
+        await testing._look()
+        return self.evaluator.tested
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    return Case(tmp_path, monkeypatch)
+
+
+def test_each_interval_is_tested_once_and_the_first_time_at_the_start(case: Case) -> None:
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        case.checkpoint("00000000000000-p3", 0.125)
+        assert await case.at(testing, 0) == [0.125]  # the fresh weights, wherever training is by now
+        assert await case.at(testing, 49) == [0.125]
+        assert await case.at(testing, 50) == [0.125, 0.5]
+        assert await case.at(testing, 60) == [0.125, 0.5]
+        case.weight = 0.75
+        assert await case.at(testing, 160) == [0.125, 0.5, 0.75]  # two intervals at once: one test
+        assert testing.newest == ConsensusTest(160, 16, (Output("accuracy", (0.75,)),), "p0")
+
+    asyncio.run(scene())
+    assert [event["progress_samples"] for event in case.log.events] == [0, 50, 160]
+    assert case.said[-1] == "p0: the consensus at iteration 16 of the job: accuracy = 0.75"
+
+
+def test_only_who_holds_the_duty_tests_and_who_takes_it_over_repeats_nothing(case: Case) -> None:
+    async def scene() -> None:
+        first, second = case.testing(), case.testing()
+        assert await case.at(first, 60) == []
+        await case.take_duty()
+        assert await case.at(first, 60) == [0.5]
+        await case.take_duty("p1")
+        assert await case.at(second, 70) == [0.5]
+        assert second.newest is not None
+        assert second.newest.progress_samples == 60
+
+    asyncio.run(scene())
+
+
+def test_a_result_counts_only_while_the_duty_is_held(case: Case) -> None:
+    async def scene() -> None:
+        await case.take_duty()
+        held = case.checkpointing.duty
+        await case.store.transact([], [])
+        case.checkpointing.duty = Held(ours=True, holder="p0", revision=held.revision + 40)
+        testing = case.testing()
+        assert await case.at(testing, 60) == [0.5]
+        assert testing.newest is None
+        assert await case.store.get(case.world.keys.tested) is None
+
+    asyncio.run(scene())
+    assert case.log.events == []
+
+
+def test_a_test_that_fails_is_one_line_and_is_tried_again_when_the_next_is_due(case: Case) -> None:
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        case.evaluator.cause = "Caffe refused layer 'a': no"
+        for samples in (60, 65, 110):
+            await case.at(testing, samples)
+        case.evaluator.cause = ""
+        assert await case.at(testing, 120) == []
+        assert await case.at(testing, 150) == [0.5]
+
+    asyncio.run(scene())
+    assert [event["event"] for event in case.log.events] == ["test-failed", "test-failed", "tested"]
+    assert case.said[0] == "p0: the consensus could not be tested: Caffe refused layer 'a': no"
+    assert len(case.said) == 2
+
+
+def test_a_finished_job_is_tested_on_its_last_checkpoint(case: Case) -> None:
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        case.checkpoint("00000000000200-p0", 0.875)
+        case.checkpointing.newest = "00000000000200-p0"
+        assert await case.at(testing, 180) == [0.5]
+        await testing.finish()
+        assert case.evaluator.tested == [0.5, 0.875]
+        assert testing.newest is not None
+        assert testing.newest.progress_samples == BUDGET
+        await testing.finish()
+        assert await case.at(testing, 200) == [0.5, 0.875]
+
+    asyncio.run(scene())
+
+
+def test_a_store_that_is_away_at_the_end_costs_the_last_test_only(case: Case) -> None:
+    async def away(key: str) -> None:
+        raise StoreUnavailable("gone")
+
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        case.world.store.get = away  # type: ignore[method-assign]
+        await testing.finish()
+
+    asyncio.run(scene())
+    assert case.evaluator.tested == []
+
+
+def test_a_job_that_cannot_be_tested_says_why_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(tmp_path, monkeypatch, 'eval_type: "detection"')
+
+    async def scene() -> None:
+        await case.take_duty()
+        await case.testing().run()
+
+    asyncio.run(scene())
+    assert case.said == [
+        "p0: the consensus is not tested: eval_type 'detection' is not tested while the job trains"
+    ]
