@@ -5,6 +5,7 @@ Loader, ring and solver are real; the nets and their solvers are in tests/nets.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gossip_caffe.cli.job import read_spec
 from gossip_caffe.data.source import measure
 from gossip_caffe.errors import SolverDied
 from gossip_caffe.job.reading import read_job
@@ -108,3 +110,25 @@ async def test_a_python_layer_that_cannot_be_imported_is_named_with_the_remedy(t
         await peer.start()
     assert "PYTHONPATH" in caught.value.remedy
     await peer.stop()
+
+
+async def test_what_nets_in_the_wild_say_is_taken_as_it_is(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    (tmp_path / "models" / "forms").mkdir(parents=True)  # plain Caffe looks whether it can write there
+    job = job_of(tmp_path, "forms")
+    run = await trained(job, 60, watched=WATCHED)
+    assert np.mean(run.losses[-WATCHED:]) < 0.7 * np.mean(run.losses[:WATCHED])
+    assert [blob.layer for blob in run.layout.blobs[-run.layout.frozen :]] == ["frozen", "frozen"]
+    # Plain Caffe also builds the nets that are tested, and draws random numbers for that: it is compared without them.
+    solver = tmp_path / "forms_solver.prototxt"
+    solver.write_text(re.sub(r"test_(iter|interval|state).*", "", solver.read_text()))
+    caffes = bare(solver, 60, run.layout, tmp_path, None)
+    assert np.array_equal(run.start, caffes.start)
+    assert np.array_equal(run.weights, caffes.weights)
+    assert not list((tmp_path / "models").rglob("*.*"))
+
+
+def test_caffe_builds_what_nets_in_the_wild_say_before_the_job_is_made(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    job_of(tmp_path, "forms")
+    assert read_spec("test", str(tmp_path / "forms_solver.prototxt"), ()).budget_samples == 450_000 * 16
