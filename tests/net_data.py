@@ -68,3 +68,23 @@ def write_pairs(folder: Path, records: int = 320) -> None:
     write_lmdb(folder / "pairs_train", np.concatenate([left, right], axis=1), alike)
     write_lmdb(folder / "left_train", left, left_labels)
     write_lmdb(folder / "right_train", right, alike)
+
+
+def attributes_of(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Six yes-or-no attributes for each label."""
+    attributes: NDArray[np.int64] = np.random.default_rng(7).integers(0, 2, (CLASSES, 6))[labels]
+    return attributes
+
+
+def write_labelled_digits(folder: Path, records: int = 320) -> None:
+    """``digits_train`` and, as ``labels_train``, six attributes of each image and its class: 7×1×1, floats."""
+    pixels, labels = classes_of_images(records, 1, 28)
+    write_lmdb(folder / "digits_train", pixels, labels)
+    rows = np.concatenate([attributes_of(labels), labels[:, None]], axis=1)
+    with (
+        lmdb.open(str(folder / "labels_train"), map_size=1 << 26) as environment,
+        environment.begin(write=True) as writing,
+    ):
+        for index, row in enumerate(rows):
+            datum = wire.Datum(channels=len(row), height=1, width=1, float_data=row.tolist())
+            writing.put(b"%08d" % index, datum.SerializeToString())

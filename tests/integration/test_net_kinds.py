@@ -19,7 +19,7 @@ from gossip_caffe.data.source import measure
 from gossip_caffe.errors import SolverDied
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
-from tests.net_data import write_colours, write_digits, write_pairs
+from tests.net_data import write_colours, write_digits, write_labelled_digits, write_pairs
 from tests.one_peer import OnePeer, bare, trained
 
 pytestmark = pytest.mark.integration
@@ -59,6 +59,7 @@ KINDS = [
     Kind("autoencoder", write_digits, falls_to=0.9),
     Kind("residual", write_colours),
     Kind("legacy", write_digits),
+    Kind("multi_label", write_labelled_digits),
     Kind("noise", nothing, iterations=200),
     Kind("own_layer", own_layer, iterations=300),
     Kind("inception", write_colours, iterations=120, random=True),
