@@ -22,12 +22,16 @@ SOURCE_LAYER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """One mistake: how it gets into the files of a good job, and what the one line must say."""
+    """One mistake: how it gets into the files of a good job, and what the one line must say.
+
+    ``options``: of the command; HERE in them is the job's folder.
+    """
 
     name: str
     make: Callable[[TinyJob], object]
     says: str
     code: ExitCode = ExitCode.MODEL
+    options: str = ""
 
 
 def solver(old: str, new: str) -> Callable[[TinyJob], None]:
@@ -103,6 +107,46 @@ def written(name: str, content: bytes, then: Callable[[TinyJob], object]) -> Cal
     return write
 
 
+def nothing(job: TinyJob) -> None:
+    """The files are right."""
+
+
+def both(*makers: Callable[[TinyJob], object]) -> Callable[[TinyJob], None]:
+    def make(job: TinyJob) -> None:
+        for maker in makers:
+            maker(job)
+
+    return make
+
+
+def weights(layer: str, *shape: int) -> Callable[[TinyJob], None]:
+    """A .caffemodel of one layer, which gives the file its name, with a matrix and a bias."""
+
+    def write(job: TinyJob) -> None:
+        net = wire.NetParameter()
+        blobs = net.layer.add(name=layer).blobs
+        for sizes in (shape, shape[:1]):
+            blob = blobs.add(data=[0.5] * int(np.prod(sizes)))
+            blob.shape.dim.extend(sizes)
+        (job.folder / f"{layer}.caffemodel").write_bytes(net.SerializeToString())
+
+    return write
+
+
+def snapshot(
+    iteration: int, sizes: list[int], learned: str = "away/gone.caffemodel"
+) -> Callable[[TinyJob], None]:
+    """A .solverstate with a history of such blobs."""
+
+    def write(job: TinyJob) -> None:
+        state = wire.SolverState(iter=iteration, learned_net=learned)
+        for size in sizes:
+            state.history.add(data=[0.0] * size)
+        (job.folder / "s.solverstate").write_bytes(state.SerializeToString())
+
+    return write
+
+
 def a_folder(job: TinyJob) -> None:
     job.solver.unlink()
     job.solver.mkdir()
@@ -133,13 +177,13 @@ BAD = [
     Bad(
         "an unterminated string",
         solver('"inv"', '"inv'),
-        r"solver\.prototxt:7:12: a string that does not end",
+        r"solver\.prototxt:8:12: a string that does not end",
     ),
-    Bad("an unknown field", solver("power", "pwer"), r'solver\.prototxt:9:1: .*no field named "pwer"'),
+    Bad("an unknown field", solver("power", "pwer"), r'solver\.prototxt:10:1: .*no field named "pwer"'),
     Bad(
         "a word for a number",
         solver("0.05", "small"),
-        r"solver\.prototxt:4:1: base_lr is small, not a number",
+        r"solver\.prototxt:5:1: base_lr is small, not a number",
     ),
     Bad("no net", solver("net:", "#"), r"solver\.prototxt:1:1: the solver names no net"),
     Bad(
@@ -161,7 +205,7 @@ BAD = [
     Bad(
         "an unknown policy",
         solver('"inv"', '"cosine"'),
-        r"solver\.prototxt:7:1: lr_policy is 'cosine'; use one of",
+        r"solver\.prototxt:8:1: lr_policy is 'cosine'; use one of",
     ),
     Bad("no policy", solver("lr_policy", "# lr_policy"), r"solver\.prototxt:1:1: lr_policy is ''"),
     Bad(
@@ -170,23 +214,23 @@ BAD = [
     Bad(
         "a negative max_iter",
         solver("max_iter: 40", "max_iter: -4"),
-        r"solver\.prototxt:10:1: max_iter must be",
+        r"solver\.prototxt:11:1: max_iter must be",
     ),
     Bad("no max_iter", solver("max_iter", "# max_iter"), r"solver\.prototxt:1:1: max_iter must be given"),
     Bad(
         "iter_size 0",
         solver("power", "iter_size: 0 power"),
-        r"solver\.prototxt:9:1: iter_size must be positive",
+        r"solver\.prototxt:10:1: iter_size must be positive",
     ),
     Bad(
         "an unknown solver type",
         solver("power", "type: 'Adm' power"),
-        r"solver\.prototxt:9:1: unknown .*'Adm'",
+        r"solver\.prototxt:10:1: unknown .*'Adm'",
     ),
     Bad(
         "momentum with AdaGrad",
         solver("power", "type: 'AdaGrad' power"),
-        r"solver\.prototxt:5:1: Caffe's AdaGrad",
+        r"solver\.prototxt:6:1: Caffe's AdaGrad",
     ),
     Bad("two test_iter too few", solver("test_iter: 4", 'test_net: "a"'), r"solver\.prototxt:2:1: "),
     Bad(
@@ -197,7 +241,7 @@ BAD = [
     Bad(
         "two test_state for one net",
         solver("power", 'test_state { stage: "a" } test_state { stage: "b" } power'),
-        r"solver\.prototxt:9:1: there are 2 test_state for 1 test nets",
+        r"solver\.prototxt:10:1: there are 2 test_state for 1 test nets",
     ),
     # ── nets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     Bad("an unterminated brace", net("num_output: 10", "num_output: 10 {"), r"net\.prototxt:\d+:\d+: "),
@@ -343,5 +387,91 @@ BAD = [
             "list.txt", b"", source("ImageData", 'image_data_param { source: "HERE/list.txt" batch_size: 4 }')
         ),
         r"net\.prototxt:2:?.*(ImageData|image)",
+    ),
+    # ── what it begins with ───────────────────────────────────────────────────────────────────────────────────────────
+    Bad(
+        "no weights",
+        nothing,
+        r"there is no weight file at .*gone\.caffemodel; check",
+        options="--weights HERE/gone.caffemodel",
+    ),
+    Bad(
+        "a folder for weights",
+        nothing,
+        r"cannot read the weight file .*train .*directory",
+        options="--weights HERE/train",
+    ),
+    Bad(
+        "weights that are none",
+        written("x", b"\xff\xffgarbage", nothing),
+        r"cannot load .*/x: .*arse",
+        options="--weights HERE/x",
+    ),
+    Bad(
+        "weights of another net",
+        weights("other", 6, 10),
+        r"nothing in .*other\.caffemodel is for this net",
+        options="--weights HERE/other.caffemodel",
+    ),
+    Bad(
+        "weights of another shape",
+        weights("ip1", 3, 36),
+        r"cannot load .*ip1\.caffemodel: .*'ip1'.*shape",
+        options="--weights HERE/ip1.caffemodel",
+    ),
+    Bad(
+        "the second of two weights",
+        weights("ip1", 32, 36),
+        r"there is no weight file at .*/b; check",
+        options="--weights HERE/ip1.caffemodel,HERE/b",
+    ),
+    Bad(
+        "weights and a snapshot",
+        nothing,
+        r"--weights and --resume exclude each other",
+        ExitCode.USAGE,
+        "--weights a --resume b",
+    ),
+    Bad(
+        "no snapshot",
+        nothing,
+        r"there is no solver state at .*gone",
+        options="--resume HERE/gone.solverstate",
+    ),
+    Bad(
+        "a snapshot that is none",
+        written("x", b"\xff\xffgarbage", nothing),
+        r"/x is no \.solverstate",
+        options="--resume HERE/x",
+    ),
+    Bad(
+        "an HDF5 snapshot",
+        nothing,
+        r"s\.solverstate\.h5 is an HDF5 snapshot",
+        options="--resume HERE/s.solverstate.h5",
+    ),
+    Bad(
+        "weights for a snapshot",
+        weights("ip1", 32, 36),
+        r"/ip1\.caffemodel is no \.solverstate",
+        options="--resume HERE/ip1.caffemodel",
+    ),
+    Bad(
+        "a snapshot without its weights",
+        snapshot(7, [1152]),
+        r"there is no weight file of s\.solverstate at .*away",
+        options="--resume HERE/s.solverstate",
+    ),
+    Bad(
+        "a snapshot of another net",
+        both(weights("ip1", 32, 36), snapshot(7, [9], "ip1.caffemodel")),
+        r"nothing in .*s\.solverstate is for this net",
+        options="--resume HERE/s.solverstate",
+    ),
+    Bad(
+        "a snapshot at the end",
+        both(weights("ip1", 32, 36), snapshot(40, [9], "ip1.caffemodel")),
+        r"solver\.prototxt:11:1: max_iter is 40, and the snapshot is of iteration 40",
+        options="--resume HERE/s.solverstate",
     ),
 ]

@@ -31,7 +31,7 @@ _BARE = """
     import caffe
     import numpy as np
 
-    prototxt, iterations, start, layout, result = sys.argv[1:]
+    prototxt, iterations, start, layout, result, snapshot = sys.argv[1:]
     caffe.set_mode_cpu()
     solver = caffe.get_solver(prototxt)
     blobs = [solver.net.params[layer][index].data for layer, index in json.loads(layout)]
@@ -41,6 +41,8 @@ _BARE = """
         for blob in blobs:
             blob[...] = weights[at : at + blob.size].reshape(blob.shape)
             at += blob.size
+    if snapshot:
+        solver.restore(snapshot)
     solver.step(int(iterations))
     np.save(result, [first, np.concatenate([blob.reshape(-1) for blob in blobs])])
 """
@@ -143,8 +145,18 @@ async def trained(spec: JobSpec, iterations: int, *, watched: int = 0, modules: 
         peer.ring.close()
 
 
-def bare(prototxt: Path, iterations: int, layout: WeightLayout, folder: Path, start: Flat | None) -> Run:
-    """Plain Caffe with the user's own file and its own data layers, in a process of its own."""
+def bare(
+    prototxt: Path,
+    iterations: int,
+    layout: WeightLayout,
+    folder: Path,
+    start: Flat | None,
+    snapshot: Path | None = None,
+) -> Run:
+    """Plain Caffe with the user's own file and its own data layers, in a process of its own.
+
+    ``snapshot``: a .solverstate that it restores first.
+    """
     if start is not None:
         np.save(folder / "start.npy", start)
     result = folder / "result.npy"
@@ -155,6 +167,7 @@ def bare(prototxt: Path, iterations: int, layout: WeightLayout, folder: Path, st
         given,
         json.dumps([[blob.layer, blob.index] for blob in layout.blobs]),
         str(result),
+        str(snapshot or ""),
     ]
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(_BARE), *arguments],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossip_caffe.cli.detach import run_detached
-from gossip_caffe.cli.job import read_spec, unchecked_option
+from gossip_caffe.cli.job import JobFiles, read_spec, resume_option, unchecked_option, weights_option
 from gossip_caffe.cli.output import print_json, print_table
 from gossip_caffe.cli.screen import screen
 from gossip_caffe.cluster.view import HEADINGS, headline, rows
@@ -52,6 +52,8 @@ def cluster() -> None:
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd instead of one of our own.")
 @click.option("--detach", "-d", is_flag=True, help="Return when the peers train, and leave them running.")
 @click.option("--restart", is_flag=True, help="Start another peer in the place of one that is killed.")
+@weights_option
+@resume_option
 @unchecked_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
@@ -60,6 +62,8 @@ def up(
     solver: str,
     job_name: str,
     settings: tuple[str, ...],
+    weights: str,
+    resume: str,
     etcd: str,
     detach: bool,
     restart: bool,
@@ -82,14 +86,16 @@ def up(
         raise UsageError(
             "there is nothing to train", remedy="give --solver FILE, or --job NAME of a job in etcd"
         )
-    if settings and not solver:
-        raise UsageError("--set belongs to a new job", remedy="give --solver FILE with it")
+    for option, value in (("--set", settings), ("--weights", weights), ("--resume", resume)):
+        if value and not solver:
+            raise UsageError(f"{option} belongs to a new job", remedy="give --solver FILE with it")
     state = ClusterState(name)
     state.lock().close()  # refuses at once when one is up; the supervisor takes it for good
     job_name = job_name or _named_after(solver)
     endpoints = parse_endpoints(etcd) if etcd else ()
     checked = not unchecked and engine == "pycaffe"
-    spec = read_spec(job_name, solver, settings, checked=checked) if solver else None
+    files = JobFiles(solver, settings, weights, resume)
+    spec = read_spec(job_name, files, checked=checked) if solver else None
     options = ClusterOptions(state, peers, job_name, spec, endpoints, engine, restart)
     if not detach:
         sys.exit(asyncio.run(_supervise(options)))
@@ -98,6 +104,8 @@ def up(
     command += ["--solver", solver] if solver else []
     command += ["--etcd", etcd] if etcd else []
     command += ["--restart"] if restart else []
+    command += ["--weights", weights] if weights else []
+    command += ["--resume", resume] if resume else []
     for setting in settings:
         command += ["--set", setting]
     run_detached(state, command)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,25 @@ unchecked_option = click.option(
 )
 
 
-def read_spec(name: str, solver: str, settings: tuple[str, ...], *, checked: bool = True) -> JobSpec:
+weights_option = click.option(
+    "--weights", default="", metavar="FILE[,FILE…]", help="Begin with these .caffemodel files, by layer name."
+)
+resume_option = click.option(
+    "--resume", default="", metavar="FILE", help="Go on from the .solverstate of a plain Caffe."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """What a job is made of, as options name it. ``settings``: "name=value" each."""
+
+    solver: str
+    settings: tuple[str, ...] = ()
+    weights: str = ""
+    resume: str = ""
+
+
+def read_spec(name: str, files: JobFiles, *, checked: bool = True) -> JobSpec:
     """The job of a solver file with ``--set name=value`` settings; Caffe builds its nets once, unless not ``checked``.
 
     Raises UsageError, ModelError or DataError, and EnvironmentProblem without a Caffe.
@@ -32,21 +51,23 @@ def read_spec(name: str, solver: str, settings: tuple[str, ...], *, checked: boo
     from gossip_caffe.job.checks import check_loss
     from gossip_caffe.job.reading import job_of, read_model
     from gossip_caffe.job.spec import JobSettings, with_overrides
+    from gossip_caffe.job.starting import read_start
     from gossip_caffe.job.testing import plan_of
     from gossip_caffe.membership.keys import checked_name
     from gossip_caffe.solver.trial import try_with_caffe
 
     overrides = {}
-    for entry in settings:
+    for entry in files.settings:
         key, equals, value = entry.partition("=")
         if not equals:
             raise UsageError(f"--set {entry}: no value", remedy="write --set NAME=VALUE")
         overrides[key.strip()] = value.strip()
     checked_name(name, "job")
     chosen = with_overrides(JobSettings(), overrides)
-    model = read_model(Path(solver))
+    model = read_model(Path(files.solver))
     with told_when_slow("looking at the data …"):
-        spec = job_of(name, model, chosen, measure)
+        start = read_start(model.solver, model.paths, [files.weights] if files.weights else [], files.resume)
+        spec = job_of(name, model, chosen, measure, start)
     if checked:
         news = "Caffe builds the nets once, to see that they stand …"
         try_with_caffe(model, spec, measure, lambda: click.echo(news, err=True))
@@ -74,9 +95,19 @@ def job() -> None:
     "--solver", required=True, type=click.Path(), help="The solver.prototxt that `caffe train` takes."
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
+@weights_option
+@resume_option
 @unchecked_option
 @etcd_option
-def create(name: str, solver: str, settings: tuple[str, ...], unchecked: bool, etcd: str | None) -> None:
+def create(
+    name: str,
+    solver: str,
+    settings: tuple[str, ...],
+    weights: str,
+    resume: str,
+    unchecked: bool,
+    etcd: str | None,
+) -> None:
     """Store a job under NAME; every machine that reaches etcd and the data can then train it.
 
     Caffe builds its nets once before anything is stored, so that a mistake in them is told here.
@@ -86,7 +117,7 @@ def create(name: str, solver: str, settings: tuple[str, ...], unchecked: bool, e
     """
     from gossip_caffe.membership.jobs import create_job
 
-    spec = read_spec(name, solver, settings, checked=not unchecked)
+    spec = read_spec(name, JobFiles(solver, settings, weights, resume), checked=not unchecked)
     new = with_store(etcd, lambda store: create_job(store, spec))
     what = "created" if new else "is there already, the same"
     click.echo(f"job {name} {what}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
@@ -96,7 +127,9 @@ def create(name: str, solver: str, settings: tuple[str, ...], unchecked: bool, e
 @job.command()
 @click.argument("solver", type=click.Path())
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
-def validate(solver: str, settings: tuple[str, ...]) -> None:
+@weights_option
+@resume_option
+def validate(solver: str, settings: tuple[str, ...], weights: str, resume: str) -> None:
     """Say whether a SOLVER file and its nets and data can be trained, without a cluster.
 
     Everything is read as 'job create' reads it, and Caffe builds the nets once. What is wrong is one line.
@@ -104,7 +137,7 @@ def validate(solver: str, settings: tuple[str, ...]) -> None:
     \b
     gossip-caffe job validate examples/mnist/lenet_solver.prototxt
     """
-    spec = read_spec("validated", solver, settings)
+    spec = read_spec("validated", JobFiles(solver, settings, weights, resume))
     click.echo(f"{solver} can be trained: {spec.budget_samples:,} samples of {spec.data.records:,} records")
 
 
@@ -169,6 +202,7 @@ def show(name: str, as_json: bool, etcd: str | None) -> None:
         "batch_records": spec.data.batch_records,
         "iter_size": spec.iter_size,
         "budget_samples": spec.budget_samples,
+        "begins_with": ", ".join(file.path for file in spec.start.files) or "fresh weights",
         "learning_rate": f"{spec.schedule.policy} from {spec.schedule.base_lr:g}",
         **{field: getattr(spec.settings, field) for field in JobSettings.__dataclass_fields__},
     }

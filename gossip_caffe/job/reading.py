@@ -14,9 +14,12 @@ from gossip_caffe.job.prototxt import Document, Message, edited
 from gossip_caffe.job.rewriting import net_for_peer, quoted, solver_for_peer
 from gossip_caffe.job.solvers import rate_schedule, solver_type, test_nets, train_net
 from gossip_caffe.job.sources import Measure, read_data
-from gossip_caffe.job.spec import JobSettings, JobSpec, NetTest
+from gossip_caffe.job.spec import JobSettings, JobSpec, NetTest, StartSpec
 
 _NAMING_FILES = ("data_param", "transform_param", "hdf5_data_param", "image_data_param", "window_data_param")
+
+
+_FRESH = StartSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,9 @@ def read_job(
     return job_of(name, read_model(path, working), settings, measure)
 
 
-def job_of(name: str, model: Model, settings: JobSettings, measure: Measure) -> JobSpec:
+def job_of(
+    name: str, model: Model, settings: JobSettings, measure: Measure, start: StartSpec = _FRESH
+) -> JobSpec:
     """The job of a model that was read. Raises ModelError or DataError with file and line."""
     solver, paths, net = model.solver, model.paths, model.train.document
     root = solver.root
@@ -88,8 +93,13 @@ def job_of(name: str, model: Model, settings: JobSettings, measure: Measure) -> 
         raise solver.error(entry.start if entry else 0, "iter_size must be positive", "give 1 or more")
     if root.integer("random_seed", -1) >= 0 and settings.seed == JobSettings().seed:
         settings = dataclasses.replace(settings, seed=root.integer("random_seed") % 2**31)
+    left = schedule.max_iter - start.iteration
+    if left <= 0:
+        entry = root.last("max_iter")
+        what = f"max_iter is {schedule.max_iter}, and the snapshot is of iteration {start.iteration}"
+        raise solver.error(entry.start if entry else 0, what, "raise max_iter")
     sources = source_layers(net, net.root, model.train.state)
-    data = read_data(net, sources, paths, iter_size, schedule.max_iter * iter_size, measure)
+    data = read_data(net, sources, paths, iter_size, left * iter_size, measure)
     return JobSpec(
         name=name,
         solver_text=solver.text,
@@ -98,10 +108,11 @@ def job_of(name: str, model: Model, settings: JobSettings, measure: Measure) -> 
         tests=tuple(_tests(model)),
         solver_type=kind,
         iter_size=iter_size,
-        budget_samples=schedule.max_iter * data.batch_records * iter_size,
+        budget_samples=left * data.batch_records * iter_size,
         data=data,
-        schedule=schedule,
+        schedule=dataclasses.replace(schedule, first_iteration=start.iteration),
         settings=settings,
+        start=start,
     )
 
 

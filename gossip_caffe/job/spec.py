@@ -106,8 +106,37 @@ class NetTest:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSpec:
+    """A file that every founder of a job must have just so; ``path`` empty: none."""
+
+    path: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartSpec:
+    """What a job's founder starts from; nothing of it: fresh weights.
+
+    ``weights`` are copied in by layer name, in order. ``state`` is a plain Caffe's .solverstate, which holds the
+    momentum, and ``iteration`` how far that had come.
+    """
+
+    weights: tuple[FileSpec, ...] = ()
+    state: FileSpec = FileSpec()
+    iteration: int = 0
+
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        """All that a founder reads."""
+        return (*self.weights, self.state) if self.state.path else self.weights
+
+
+@dataclass(frozen=True, slots=True)
 class RateSchedule:
-    """The solver's learning-rate policy, fields named as in Caffe's SolverParameter."""
+    """The solver's learning-rate policy, fields named as in Caffe's SolverParameter.
+
+    The job's first iteration is the policy's ``first_iteration``.
+    """
 
     policy: str
     base_lr: float
@@ -116,6 +145,7 @@ class RateSchedule:
     stepsize: int = 0
     stepvalues: tuple[int, ...] = ()
     max_iter: int = 0
+    first_iteration: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +215,7 @@ class JobSpec:
     ``solver_text`` is the user's own, ``train_net_text`` too but with absolute paths; ``solver_for_peer`` is
     what a peer's solver is built from: the same with the data layers replaced and the net inlined.
     ``tests`` is empty when the solver tests nothing. ``budget_samples`` is max_iter × batch ×
-    iter_size, whoever trains them.
+    iter_size, whoever trains them, less what a snapshot had trained.
     """
 
     name: str
@@ -199,6 +229,7 @@ class JobSpec:
     data: DataSpec
     schedule: RateSchedule
     settings: JobSettings
+    start: StartSpec = StartSpec()
 
     @property
     def samples_per_iteration(self) -> int:

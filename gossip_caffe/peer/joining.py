@@ -7,15 +7,17 @@ after this is done, and only one peer founds a job.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 
 from gossip_caffe.checkpoint.announce import Announcement, add_holder, announce, announced, checkpoint_id
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.checkpoint.pull import pull
-from gossip_caffe.errors import CheckpointRefused, NotFound
+from gossip_caffe.errors import CheckpointRefused, ModelError, NotFound
 from gossip_caffe.gossip.collect import mean_of
 from gossip_caffe.gossip.message import Message
+from gossip_caffe.job.starting import not_as_it_was
 from gossip_caffe.membership.members import MembersView
 from gossip_caffe.membership.store import Absent, Put
 from gossip_caffe.observe.events import Event
@@ -39,12 +41,13 @@ class Joining:
         self._incarnation = incarnation
         self._peer = incarnation.registration.record.peer
         self._address = incarnation.registration.record.address
+        self._lacks: str | None = None
 
     async def sync(self) -> str:
         """Start the solver from the job's weights; returns in words from where.
 
         Raises CheckpointRefused when the job has checkpoints, none of them is to be had, and nobody lives who could
-        be asked.
+        be asked, and ModelError when the files that it begins with are nowhere.
         """
         give_up_at = self._world.clock.monotonic() + WAIT_FOR_HOLDERS_S
         while True:
@@ -62,7 +65,11 @@ class Joining:
                     f"no checkpoint of job {self._world.spec.name!r} can be had ({'; '.join(reasons)})",
                     remedy="start a peer with the --run-dir of one that held a checkpoint",
                 )
-            if not listed and (source := await self._found()) is not None:
+            if (
+                not listed
+                and await self._may_found(give_up_at)
+                and (source := await self._found()) is not None
+            ):
                 return source
             await self._world.clock.sleep(LOOK_EVERY_S)
 
@@ -115,6 +122,19 @@ class Joining:
         )
         return f"from the mean of {', '.join(agreed.contributors)}"
 
+    async def _may_found(self, give_up_at: float) -> bool:
+        """Whether the files that the job starts from are here. Raises ModelError when nobody had them for long."""
+        if self._lacks is None:
+            self._lacks = await asyncio.to_thread(not_as_it_was, self._trainer.begins_with)
+            if self._lacks:
+                self._world.say(f"{self._peer}: {self._lacks}; another peer has to found the job")
+        if self._lacks and self._world.clock.monotonic() > give_up_at:
+            raise ModelError(
+                f"{self._lacks}, and no other peer has founded the job",
+                remedy="bring the file to this machine, or start a peer where it is",
+            )
+        return not self._lacks
+
     async def _found(self) -> str | None:
         """Make the job's first weights, unless another peer does; they count once their checkpoint is announced."""
         founder = Put(self._world.keys.founder, self._peer.encode(), self._incarnation.session.id)
@@ -140,4 +160,5 @@ class Joining:
         manifest = await asyncio.to_thread(self._world.folder.write, manifest, weights)
         await announce(self._incarnation.writer, self._world.keys, manifest, self._address)
         self._world.log.emit(Event.FOUNDED, checkpoint=manifest.checkpoint)
-        return "founded the job with fresh weights"
+        names = ", ".join(Path(file.path).name for file in self._trainer.begins_with.files)
+        return f"founded the job with {names or 'fresh weights'}"

@@ -112,6 +112,7 @@ def _trainer(
         make_loader=make_loader,
         clock=clock,
         log=log,
+        begins_with=spec.start,
     )
 
 

@@ -17,6 +17,7 @@ from gossip_caffe.clock import Clock
 from gossip_caffe.data.loader_port import Loader, PlannedBatch, ProcessEnd
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import DataError, SolverDied
+from gossip_caffe.job.spec import StartSpec
 from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.shards.epochs import ChunkId
 from gossip_caffe.shards.stream import Batch, RecordStream, records_of
@@ -24,6 +25,7 @@ from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.solver_port import Solver
 
+_FRESH = StartSpec()
 MAX_DEATHS_WITHOUT_PROGRESS = 3
 """A child that dies this often without a batch trained in between will not get further by dying again."""
 
@@ -32,7 +34,7 @@ class Trainer:
     """Solver, loader, ring and stream of one peer.
 
     ``make_solver`` makes a solver over the ring, and on the given board (None for the first, which makes its own);
-    ``make_loader`` makes a loader over the ring.
+    ``make_loader`` makes a loader over the ring. ``begins_with``: what a solver that founds the job loads.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Trainer:
         make_loader: Callable[[], Loader],
         clock: Clock,
         log: EventLog,
+        begins_with: StartSpec = _FRESH,
     ) -> None:
+        self.begins_with = begins_with
         self.stream = RecordStream(batch_records)
         self.layout: WeightLayout
         self.board: WeightBoard

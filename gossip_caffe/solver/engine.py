@@ -19,7 +19,8 @@ class EngineSpec:
 
     ``seed`` is the job's: fresh weights are alike wherever they are drawn. ``noise_seed`` is the peer's own, for
     what is drawn in training (dropout, layers that make noise), so that no two peers draw the same. Plain Caffe draws
-    ``seeds_drawn`` numbers for its data layers before it draws the weights.
+    ``seeds_drawn`` numbers for its data layers before it draws the weights. ``weights`` and ``state``: files of
+    Caffe's that the job's founder starts from.
     """
 
     engine: str
@@ -30,6 +31,8 @@ class EngineSpec:
     device: str = "cpu"
     noise_seed: int = 0
     seeds_drawn: int = 0
+    weights: tuple[str, ...] = ()
+    state: str = ""
 
 
 class SolverEngine(Protocol):
@@ -47,6 +50,10 @@ class SolverEngine(Protocol):
 
     def add_to_weights(self, correction: NDArray[np.float32]) -> None:
         """Add to the weights."""
+        ...
+
+    def load_first_weights(self) -> None:
+        """Take what the job starts from, when its spec names files. Only the founder does."""
         ...
 
     def draw_noise_from(self, seed: int) -> None:
@@ -71,6 +78,8 @@ def engine_spec(job: JobSpec, engine: str, noise_seed: int = 0) -> EngineSpec:
         seed=job.settings.seed,
         noise_seed=noise_seed,
         seeds_drawn=sum(map(_seeds_drawn, job.data.sources)),
+        weights=tuple(file.path for file in job.start.weights),
+        state=job.start.state.path,
     )
 
 

@@ -53,6 +53,8 @@ class SolverLoop:
             self._iteration, self._batches, self._samples = info.iteration, info.batches, info.samples
             drawn = np.array([self._spec.noise_seed, info.batches + (1 << 40)], dtype=np.uint64)
             self._engine.draw_noise_from(int(np.bitwise_xor.reduce(mixed(drawn)) >> np.uint64(33)))
+        else:
+            self._engine.load_first_weights()
         self._publish()
 
     @property
@@ -92,7 +94,9 @@ class SolverLoop:
         records = sum(self._ring.records_of(self._ring.tail + index) for index in range(batches))
         progress = self._board.others_samples + self._samples
         iteration = progress // (self._spec.batch_records * self._spec.iter_size)
-        learning_rate = rate(self._schedule, iteration) * self._board.rate_factor
+        learning_rate = (
+            rate(self._schedule, self._schedule.first_iteration + iteration) * self._board.rate_factor
+        )
         started = self._monotonic()
         loss = self._engine.step(self._ring, batches, learning_rate)
         if not math.isfinite(loss):

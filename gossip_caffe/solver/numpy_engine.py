@@ -37,6 +37,9 @@ class NumpyEngine:
         """Add to the weights."""
         self._flat += correction
 
+    def load_first_weights(self) -> None:
+        """It knows no files."""
+
     def draw_noise_from(self, seed: int) -> None:
         """Nothing is drawn in training."""
 

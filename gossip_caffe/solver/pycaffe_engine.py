@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Set
+from pathlib import Path
 from typing import Any
 
 import caffe
@@ -18,6 +19,7 @@ from gossip_caffe.solver import source_layer
 from gossip_caffe.solver.engine import EngineSpec
 from gossip_caffe.solver.layout import Entry, WeightLayout, view
 from gossip_caffe.solver.trained_net import frozen_parameters, needs_whole_batches, trained_layers
+from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 try:
     from caffe import _gossip
@@ -45,6 +47,7 @@ class PycaffeEngine:
         self._solver = solver_of(text)
         keep_quiet()
         self._iter_size = spec.iter_size
+        self._weights, self._state = spec.weights, spec.state
         parameters = Parameters(self._solver.net, frozen_parameters(layers))
         self._blobs, self.layout = parameters.blobs, parameters.layout
         self._exchanged = self._blobs[: len(self._blobs) - self.layout.frozen]
@@ -73,6 +76,13 @@ class PycaffeEngine:
         """Add to the weights."""
         for blob, spec in zip(self._exchanged, self.layout.blobs, strict=False):
             np.add(blob.data, view(correction, spec), out=blob.data)
+
+    def load_first_weights(self) -> None:
+        """As ``caffe train --weights`` and ``--snapshot`` do; the state's own path to its weights is not followed."""
+        for path in self._weights:
+            self._solver.net.copy_from(path)
+        if self._state:
+            restore(self._solver, self._state)
 
     def draw_noise_from(self, seed: int) -> None:
         """Seed Caffe's generator: dropout, DummyData and whatever else draws from it."""
@@ -151,12 +161,20 @@ def keep_quiet() -> None:
         _gossip.set_log_level(1)
 
 
-def as_file(text: str, name: str, files: contextlib.ExitStack) -> str:
+def restore(solver: Any, path: str) -> None:
+    """Restore momentum and iteration from a .solverstate, and not the weights, whose path it holds as it once was."""
+    state = wire.SolverState.FromString(Path(path).read_bytes())
+    state.ClearField("learned_net")
+    with contextlib.ExitStack() as files:
+        solver.restore(as_file(state.SerializeToString(), "state", files))
+
+
+def as_file(content: str | bytes, name: str, files: contextlib.ExitStack) -> str:
     """Path of a file in memory, which is there until ``files`` are closed."""
-    fd = os.memfd_create(f"gossip-caffe-{name}.prototxt", os.MFD_CLOEXEC)
+    fd = os.memfd_create(f"gossip-caffe-{name}", os.MFD_CLOEXEC)
     files.callback(os.close, fd)
     with open(fd, "wb", closefd=False) as file:
-        file.write(text.encode())
+        file.write(content.encode() if isinstance(content, str) else content)
     return f"/proc/self/fd/{fd}"
 
 

@@ -25,6 +25,7 @@ from gossip_caffe.solver.abort import abort_of
 from gossip_caffe.solver.attempts import Attempt, Text, Trial
 
 SLOW_AFTER_S = 2.0
+_LATER_FIELDS = ("weights", "layer_wise_reduce")
 DEADLINE_S = 600.0
 """Far more than the largest nets take."""
 
@@ -38,7 +39,7 @@ def try_with_caffe(model: Model, spec: JobSpec, measure: Measure, when_slow: Cal
     nets = (model.train, *model.tests)
     documents = _documents(model)
     attempts = [_as_a_peer(model, spec), *(_tested(model, net, measure) for net in model.tests)]
-    texts = tuple(Text(kind, document.text) for kind, document in documents)
+    texts = tuple(Text(kind, _as_any_caffe_reads(document)) for kind, document in documents)
     trial = Trial(texts, tuple(attempts), spec.data.tops, spec.data.batch_records)
     messages, end = asyncio.run(_heard(trial, when_slow))
     said = {kind: message[kind] for message in messages for kind in message}
@@ -72,13 +73,20 @@ def _documents(model: Model) -> list[tuple[str, Document]]:
     return documents
 
 
+def _as_any_caffe_reads(document: Document) -> str:
+    """The text without what only later Caffes know and no peer uses; everything else stays in its place."""
+    spans = {(field.start, field.end) for field in document.root.fields if field.name in _LATER_FIELDS}
+    return edited(document.text, [(start, end, " " * (end - start)) for start, end in spans])
+
+
 def _as_a_peer(model: Model, spec: JobSpec) -> Attempt:
     document = Document(spec.solver_for_peer, "the peer's solver")
     inline = document.root.message("train_net_param") or document.root.message("net_param")
     # Layer by layer the same as the user's net: what brings data is replaced in its place.
     layers = [] if inline is None else PhaseNet(document, model.train.state, inline).layers
     spans = tuple((layer.place.start, layer.place.end) for layer in layers)
-    return Attempt(document.text, spans, is_solver=True)
+    weights = tuple(file.path for file in spec.start.weights)
+    return Attempt(document.text, spans, is_solver=True, weights=weights, state=spec.start.state.path)
 
 
 def _tested(model: Model, net: PhaseNet, measure: Measure) -> Attempt:
@@ -125,6 +133,9 @@ def _misread(said: dict[str, Any], documents: list[Document]) -> ModelError:
 def _refused(said: dict[str, Any], nets: tuple[PhaseNet, ...], end: ChildEnd) -> ModelError:
     net: PhaseNet = nets[said["attempt"]]
     code: int = said["code"]
+    files = [told["loading"] for told in said["told"] if "loading" in told]
+    if "useless" in (said["told"] or [{}])[-1]:
+        return ModelError(f"nothing in {files[-1]} is for this net", remedy="give a file of this model")
     abort = abort_of(end.stderr)
     if abort is not None:
         who, reason, remedy = "Caffe refused", abort.reason, abort.remedy
@@ -133,6 +144,8 @@ def _refused(said: dict[str, Any], nets: tuple[PhaseNet, ...], end: ChildEnd) ->
         who, reason, remedy = "Caffe failed at", f"it ended ({how}) without a reason", ""
         if code == -signal.SIGKILL:
             remedy = "the machine may be short of memory: use a smaller batch_size"
+    if files:
+        return ModelError(f"cannot load {files[-1]}: {reason}", remedy="give a file of this model")
     phase = net.state.phase
     if said["layer"] < 0:
         return ModelError(f"{net.document.name}: {who} the {phase} net: {reason}", remedy=remedy)

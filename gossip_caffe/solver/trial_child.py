@@ -3,8 +3,8 @@
 Caffe ends the process that gives it a wrong net, so each attempt is a process of its own, forked from this one, which
 has imported Caffe. The first that fails leaves Caffe's reason on stderr; more attempts with fewer layers, whose words
 are thrown away, then find the layer. It gets one message, {"try": Trial}; back come {"types": […]}, then {"misread":
-…} and no more, then one {"built": number, "found": what ``build`` tells} for each attempt, or {"failed": …} and no
-more.
+…} and no more, then for each attempt {"built": number, "found": what ``build`` tells first}, or {"failed": …} and no
+more, with all that ``build`` told until then.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import contextlib
 import functools
 import importlib
 import json
+import math
 import os
 import resource
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gossip_caffe.children import Control
@@ -26,9 +28,10 @@ from gossip_caffe.errors import ExitCode
 from gossip_caffe.job.spec import read_fields
 from gossip_caffe.processes import die_with_parent
 from gossip_caffe.solver.attempts import Attempt, Trial
+from gossip_caffe.wire import caffe_wire_pb2 as wire
 
-Stands = Callable[[dict[str, Any]], object]
-"""Called once when the net stands, with what there is to tell of it."""
+Tell = Callable[[dict[str, Any]], object]
+"""Called by an attempt with how far it is."""
 
 
 def serve(control: Control, trial: Trial) -> None:
@@ -41,13 +44,13 @@ def serve(control: Control, trial: Trial) -> None:
             control.send({"misread": {"text": index, **misread}})
             return
     for index, attempt in enumerate(trial.attempts):
-        code, found = in_a_process(functools.partial(build, trial, attempt))
-        if found is None or code != 0:
+        code, told = in_a_process(functools.partial(build, trial, attempt))
+        if not told or code != 0:
             # Whatever goes wrong after the net stands is no layer's fault.
-            layer = culprit(trial, attempt) if found is None else -1
-            control.send({"failed": {"attempt": index, "layer": layer, "code": code}})
+            layer = culprit(trial, attempt) if not told else -1
+            control.send({"failed": {"attempt": index, "layer": layer, "code": code, "told": told}})
             return
-        control.send({"built": index, "found": found})
+        control.send({"built": index, "found": told[0]})
 
 
 def misread_of(kind: str, text: str) -> dict[str, Any] | None:
@@ -65,10 +68,11 @@ def misread_of(kind: str, text: str) -> dict[str, Any] | None:
     return None
 
 
-def build(trial: Trial, attempt: Attempt, stands: Stands) -> None:
+def build(trial: Trial, attempt: Attempt, tell: Tell) -> None:
     """Build one net, tell that it stands, and then load what the attempt says.
 
-    Told are "losses", how many tops are minimised, and "learned", the names of the layers that have weights.
+    Told are first {"losses": how many tops are minimised, "learned": names of the layers that have weights}, then
+    {"loading": a file} before each, and {"useless": the file} when nothing of it is for this net.
     """
     import caffe  # noqa: PLC0415
 
@@ -85,21 +89,41 @@ def build(trial: Trial, attempt: Attempt, stands: Stands) -> None:
                 level=attempt.level,
                 stages=list(attempt.stages),
             )
-        stands({})
+        tell({})
         return
     source_layer.feed_from(BatchRing.create(trial.tops, trial.batch_records, 1))
     solver = solver_of(attempt.text)
     layers = zip(solver.net._layer_names, solver.net.layers, strict=True)
-    stands(
+    tell(
         {
             "losses": sum(1 for weight in solver.net._blob_loss_weights if weight),
             "learned": [name for name, layer in layers if len(layer.blobs)],
         }
     )
+    load(solver, attempt, tell)
+
+
+def load(solver: Any, attempt: Attempt, tell: Tell) -> None:
+    """Load the attempt's files as a founder will."""
+    from gossip_caffe.solver.pycaffe_engine import Parameters, restore  # noqa: PLC0415
+
+    blobs = Parameters(solver.net, frozenset()).blobs
     for path in attempt.weights:
+        tell({"loading": path})
+        for blob in blobs:
+            blob.data[...] = math.nan  # which no file holds
         solver.net.copy_from(path)
+        if all(math.isnan(blob.data.flat[0]) for blob in blobs if blob.count):
+            tell({"useless": path})
+            sys.exit(ExitCode.MODEL)
     if attempt.state:
-        solver.restore(attempt.state)
+        tell({"loading": attempt.state})
+        history = wire.SolverState.FromString(Path(attempt.state).read_bytes()).history
+        sizes = [blob.count for blob in blobs]
+        if [len(blob.data) for blob in history] != sizes * (len(history) // max(1, len(sizes))):
+            tell({"useless": attempt.state})
+            sys.exit(ExitCode.MODEL)
+        restore(solver, attempt.state)
 
 
 def culprit(trial: Trial, attempt: Attempt) -> int:
@@ -114,8 +138,8 @@ def culprit(trial: Trial, attempt: Attempt) -> int:
     return high - 1
 
 
-def in_a_process(task: Callable[[Stands], None], *, quiet: bool = False) -> tuple[int, dict[str, Any] | None]:
-    """Do it in a forked process: its exit code (or minus the signal's number), and what it told, None if nothing."""
+def in_a_process(task: Callable[[Tell], None], *, quiet: bool = False) -> tuple[int, list[dict[str, Any]]]:
+    """Do it in a forked process: its exit code (or minus the signal's number), and what it told."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     pid = os.fork()
@@ -123,14 +147,14 @@ def in_a_process(task: Callable[[Stands], None], *, quiet: bool = False) -> tupl
         _in_the_fork(task, parent, writer, quiet=quiet)
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
-        told = file.read()
+        told = [json.loads(line) for line in file]
     _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), json.loads(told) if told else None
+    return os.waitstatus_to_exitcode(status), told
 
 
-def _in_the_fork(task: Callable[[Stands], None], parent: int, writer: int, *, quiet: bool) -> None:
+def _in_the_fork(task: Callable[[Tell], None], parent: int, writer: int, *, quiet: bool) -> None:
     """Never returns."""
-    code = ExitCode.FAILED
+    code: object = ExitCode.FAILED
     try:
         die_with_parent(parent)
         if quiet:
@@ -138,13 +162,15 @@ def _in_the_fork(task: Callable[[Stands], None], parent: int, writer: int, *, qu
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)
         with os.fdopen(writer, "wb", buffering=0) as file:
-            task(lambda found: file.write(json.dumps(found).encode()))
+            task(lambda found: file.write(json.dumps(found).encode() + b"\n"))
         code = ExitCode.OK
+    except SystemExit as end:
+        code = end.code
     except BaseException:  # the outermost edge of this process; its words are what the user is told
         traceback.print_exc()
         sys.stderr.flush()
     finally:
-        os._exit(code)
+        os._exit(code if isinstance(code, int) else ExitCode.FAILED)
 
 
 def main() -> int:

@@ -66,7 +66,8 @@ def test_a_bad_input_is_one_line_with_file_and_cause(
     bad: Bad, job: TinyJob, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     bad.make(job)
-    refused(run("job", "validate", str(job.solver)), bad)
+    options = bad.options.replace("HERE", str(job.folder)).split()
+    refused(run("job", "validate", str(job.solver), *options), bad)
 
 
 def test_a_net_that_nobody_may_read_is_named(job: TinyJob, run: Callable[..., tuple[int, str, str]]) -> None:

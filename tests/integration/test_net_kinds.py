@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gossip_caffe.cli.job import read_spec
+from gossip_caffe.cli.job import JobFiles, read_spec
 from gossip_caffe.data.source import measure
 from gossip_caffe.errors import SolverDied
 from gossip_caffe.job.reading import read_job
@@ -132,4 +132,4 @@ async def test_what_nets_in_the_wild_say_is_taken_as_it_is(tmp_path: Path) -> No
 def test_caffe_builds_what_nets_in_the_wild_say_before_the_job_is_made(tmp_path: Path) -> None:
     write_digits(tmp_path)
     job_of(tmp_path, "forms")
-    assert read_spec("test", str(tmp_path / "forms_solver.prototxt"), ()).budget_samples == 450_000 * 16
+    assert read_spec("test", JobFiles(str(tmp_path / "forms_solver.prototxt"))).budget_samples == 450_000 * 16
