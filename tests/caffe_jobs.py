@@ -73,6 +73,7 @@ def write_job(
     batch: int = BATCH,
     inline: bool = False,
     transform: str = "",
+    max_iter: int = 1000,
 ) -> Job:
     """Write data and prototxts; ``solver`` is what the solver's file says besides net and max_iter.
 
@@ -90,6 +91,6 @@ def write_job(
     whole = DATA.format(scale=SCALE, transform=transform, source=source, batch=batch) + net
     net_path.write_text(whole)
     named = f"net_param {{\n{whole}}}" if inline else f'net: "{net_path}"'
-    bare.write_text(f"{named}\nmax_iter: 1000\nsnapshot_after_train: false\n{solver}\n")
+    bare.write_text(f"{named}\nmax_iter: {max_iter}\nsnapshot_after_train: false\n{solver}\n")
     spec = read_job("test", bare, JobSettings(), measure)
     return Job(spec, bare, pixels.astype(np.float32) * np.float32(SCALE), labels.astype(np.float32))

@@ -142,10 +142,11 @@ class Training:
         again_at = float("-inf")
         while True:
             trainer.note_trained()
-            # With nothing left to claim a short batch is trained rather than waited for.
+            # With nothing left to claim a short batch is trained rather than waited for, and a short iteration too:
+            # but not while the loader still fills what makes it a whole one.
             dry = clock.monotonic() < again_at
             trainer.cut(flush=dry and not trainer.queued_batches)
-            trainer.board.set_flush(dry)
+            trainer.board.set_flush(dry and trainer.queued_batches < self.world.spec.iter_size)
             try:
                 await self.claims.settle()
                 if not dry and (want := self._wanted()):

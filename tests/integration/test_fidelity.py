@@ -6,12 +6,16 @@ The peer's side is real: loader process, ring, solver process. Caffe's side is t
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gossip_caffe.checkpoint.caffemodel import read_caffemodel
+from gossip_caffe.solver.layout import WeightLayout
 from tests.caffe_jobs import HIDDEN, write_job
+from tests.cluster_run import DEADLINE_S, cluster_run
 from tests.one_peer import bare, trained
 
 pytestmark = pytest.mark.integration
@@ -112,3 +116,20 @@ async def test_with_a_random_seed_the_fresh_weights_and_every_dropout_are_those_
     caffes = bare(job.bare, ITERATIONS, peers.layout, tmp_path, None)
     assert np.array_equal(peers.start, caffes.start)
     assert np.array_equal(peers.weights, caffes.weights)
+
+
+@pytest.mark.parametrize("iter_size", [1, 3])
+def test_a_whole_job_of_one_peer_ends_with_the_weights_of_plain_caffe(tmp_path: Path, iter_size: int) -> None:
+    settings = f"{SGD} {POLICIES['inv']} random_seed: 3 iter_size: {iter_size}"
+    job = write_job(tmp_path, settings, max_iter=230)
+    with cluster_run(tmp_path / "state") as run:
+        up = run.start("cluster", "up", "--peers", "1", "--solver", str(job.bare), "--set", "shuffle=false")
+        up.wait(DEADLINE_S)
+        said = (run.folder / "up.log").read_text()
+    result = re.search(r"is finished: (\S+\.caffemodel)", said)
+    assert result is not None, said
+    layout = WeightLayout.of(
+        [("conv", 0, (4, 1, 3, 3)), ("conv", 1, (4,)), ("ip", 0, (10, 64)), ("ip", 1, (10,))]
+    )
+    caffes = bare(job.bare, 230, layout, tmp_path, None)
+    assert np.array_equal(read_caffemodel(Path(result[1]).read_bytes(), layout), caffes.weights)
