@@ -17,6 +17,7 @@ import click
 from gossip_caffe.cli.detach import run_detached
 from gossip_caffe.cli.job import JobFiles, read_spec, resume_option, unchecked_option, weights_option
 from gossip_caffe.cli.output import print_json, print_table
+from gossip_caffe.cli.peer import data_root_option
 from gossip_caffe.cli.screen import screen
 from gossip_caffe.cluster.view import HEADINGS, headline, rows
 from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
@@ -54,6 +55,7 @@ def cluster() -> None:
 @click.option("--restart", is_flag=True, help="Start another peer in the place of one that is killed.")
 @weights_option
 @resume_option
+@data_root_option
 @unchecked_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
@@ -64,6 +66,7 @@ def up(
     settings: tuple[str, ...],
     weights: str,
     resume: str,
+    data_roots: tuple[str, ...],
     etcd: str,
     detach: bool,
     restart: bool,
@@ -80,6 +83,7 @@ def up(
     """
     from gossip_caffe.cluster.state import ClusterState
     from gossip_caffe.cluster.supervisor import ClusterOptions
+    from gossip_caffe.job.relocation import DataRoot
     from gossip_caffe.membership.etcd_channel import parse_endpoints
 
     if not solver and not job_name:
@@ -96,7 +100,10 @@ def up(
     checked = not unchecked and engine == "pycaffe"
     files = JobFiles(solver, settings, weights, resume)
     spec = read_spec(job_name, files, checked=checked) if solver else None
-    options = ClusterOptions(state, peers, job_name, spec, endpoints, engine, restart)
+    for root in data_roots:
+        DataRoot.parse(root)
+    of_peers = tuple(word for root in data_roots for word in ("--data-root", root))
+    options = ClusterOptions(state, peers, job_name, spec, endpoints, engine, restart, of_peers)
     if not detach:
         sys.exit(asyncio.run(_supervise(options)))
     command = [sys.executable, "-m", "gossip_caffe", "cluster", "up", "--name", name, "--peers", str(peers)]
@@ -106,6 +113,7 @@ def up(
     command += ["--restart"] if restart else []
     command += ["--weights", weights] if weights else []
     command += ["--resume", resume] if resume else []
+    command += of_peers
     for setting in settings:
         command += ["--set", setting]
     run_detached(state, command)

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 LEAVE_DEADLINE_S = 30.0
 
+data_root_option = click.option(
+    "--data-root",
+    "data_roots",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="The job's data below the folder OLD is below NEW on this machine.",
+)
 job_option = click.option("--job", default="", help="Only peers of this job.")
 
 
@@ -57,10 +64,18 @@ def peer() -> None:
     type=click.Path(path_type=Path),
     help="Where its events and checkpoints go.",
 )
+@data_root_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @etcd_option
 def start(
-    job: str, name: str, listen: str, advertise: str, run_dir: Path, engine: str, etcd: str | None
+    job: str,
+    name: str,
+    listen: str,
+    advertise: str,
+    run_dir: Path,
+    data_roots: tuple[str, ...],
+    engine: str,
+    etcd: str | None,
 ) -> None:
     """Join a job with this machine, until it is finished or Ctrl-C.
 
@@ -71,6 +86,7 @@ def start(
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100 --advertise gpu3.example:7100
     """
+    from gossip_caffe.job.relocation import DataRoot
     from gossip_caffe.peer.options import PeerOptions
     from gossip_caffe.peer.run import run_peer
 
@@ -82,6 +98,7 @@ def start(
         listen=listen,
         advertise=advertise,
         engine=engine,
+        data_roots=tuple(map(DataRoot.parse, data_roots)),
     )
     run_peer(options, click.echo)
 

@@ -47,15 +47,24 @@ class PeerProcess:
 class Fleet:
     """All peers that this supervisor has started. Use it from the main thread, with the event loop running.
 
-    Their names are ``prefix`` and a number that counts up.
+    Their names are ``prefix`` and a number that counts up; ``more`` are words for each of their commands.
     """
 
-    def __init__(self, state: ClusterState, endpoint: str, job: str, engine: str, prefix: str = "p") -> None:
+    def __init__(
+        self,
+        state: ClusterState,
+        endpoint: str,
+        job: str,
+        engine: str,
+        prefix: str = "p",
+        more: Sequence[str] = (),
+    ) -> None:
         self._prefix = prefix
         self._state = state
         self._endpoint = endpoint
         self._job = job
         self._engine = engine
+        self._more = more
         self.peers: dict[str, PeerProcess] = {}
         self.on_end: list[Callable[[PeerProcess], None]] = []
 
@@ -83,6 +92,7 @@ class Fleet:
             str(self._state.run),
             "--engine",
             self._engine,
+            *self._more,
         ]
         # Peers share this machine's cores: one BLAS thread each, unless the user says otherwise.
         threads = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}

@@ -40,6 +40,7 @@ class ClusterOptions:
     """What a cluster is started with. ``spec`` is a job to create, None to train ``job``, which exists.
 
     ``etcd`` empty: an etcd of its own. ``restart``: another peer takes the place of one that is killed.
+    ``of_peers``: more words for each ``peer start``.
     """
 
     state: ClusterState
@@ -49,6 +50,7 @@ class ClusterOptions:
     etcd: tuple[str, ...] = ()
     engine: str = "pycaffe"
     restart: bool = False
+    of_peers: tuple[str, ...] = ()
 
 
 class Supervisor:
@@ -100,7 +102,9 @@ class Supervisor:
         # Peers of several machines may meet in an etcd that is not our own.
         prefix = f"{_as_name(socket.gethostname())}-p" if self._options.etcd else "p"
         endpoint = ",".join(self.endpoints)
-        self.fleet = Fleet(self._state, endpoint, self._options.job, self._options.engine, prefix)
+        self.fleet = Fleet(
+            self._state, endpoint, self._options.job, self._options.engine, prefix, self._options.of_peers
+        )
         self.fleet.on_end.append(self._peer_ended)
 
     async def _start_peers(self) -> None:

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.nets import Layer, NetState, brings_data, layers_of, present, source_layers
+from gossip_caffe.job.nets import Layer, NetState, brings_data, present, source_layers
 from gossip_caffe.job.paths import Paths, read_text
-from gossip_caffe.job.prototxt import Document, Message, edited
-from gossip_caffe.job.rewriting import net_for_peer, quoted, solver_for_peer
+from gossip_caffe.job.prototxt import Document, Message
+from gossip_caffe.job.relocation import with_paths
+from gossip_caffe.job.rewriting import net_for_peer, solver_for_peer
 from gossip_caffe.job.solvers import rate_schedule, solver_type, test_nets, train_net
 from gossip_caffe.job.sources import Measure, read_data
 from gossip_caffe.job.spec import JobSettings, JobSpec, NetTest, StartSpec
-
-_NAMING_FILES = ("data_param", "transform_param", "hdf5_data_param", "image_data_param", "window_data_param")
-
 
 _FRESH = StartSpec()
 
@@ -136,11 +134,4 @@ def _tests(model: Model) -> Iterator[NetTest]:
 
 def located(net: Document, paths: Paths) -> str:
     """Rewrite a net with its data layers' paths made absolute, so that it can be read from any folder."""
-    edits = []
-    for layer in layers_of(net.root):
-        for name in _NAMING_FILES:
-            message = layer.fields.message(name)
-            for entry in () if message is None else (*message.all("source"), *message.all("mean_file")):
-                path = paths.resolve(net.scalar_of(entry).text)
-                edits.append((entry.start, entry.end, f"{entry.name}: {quoted(str(path))}"))
-    return edited(net.text, edits)
+    return with_paths(net, lambda name: str(paths.resolve(name)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gossip_caffe.job.relocation import DataRoot
+
 
 @dataclass(frozen=True, slots=True)
 class PeerOptions:
@@ -12,6 +14,7 @@ class PeerOptions:
 
     ``listen`` is where its gRPC server binds ("host:port", port 0 picks a free one), ``advertise`` what others call;
     empty means the address with which etcd is reached. ``run_dir`` takes its events and checkpoints.
+    ``data_roots``: where this machine has the job's data, if elsewhere.
     """
 
     endpoints: tuple[str, ...]
@@ -21,3 +24,4 @@ class PeerOptions:
     listen: str = ""
     advertise: str = ""
     engine: str = "pycaffe"
+    data_roots: tuple[DataRoot, ...] = ()

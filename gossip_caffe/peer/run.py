@@ -18,6 +18,7 @@ from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import ExitCode
 from gossip_caffe.gossip.grpc_server import PeerServer
 from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.job.relocation import relocated
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import load_job
@@ -79,10 +80,11 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             version=__version__,
         )
         evaluator = CaffeEvaluator(niceness=TEST_NICENESS) if options.engine == "pycaffe" else None
+        here = relocated(spec, options.data_roots)
         world = World(
-            spec, store, transport, server.serve, folder, transport, clock, rng, log, say, evaluator
+            spec, store, transport, server.serve, folder, transport, clock, rng, log, say, evaluator, here
         )
-        agent = Agent(world, record, _trainer(spec, options.engine, ring, clock, rng, log))
+        agent = Agent(world, record, _trainer(here, options.engine, ring, clock, rng, log))
         _leave_on_signals(agent)
         await agent.run()
         return ExitCode.OK

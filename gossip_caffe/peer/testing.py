@@ -46,7 +46,8 @@ class Testing:
         self._world = member.world
         # A job whose engine is not Caffe has nothing to test with.
         self._evaluator: Evaluator = member.world.evaluator or CaffeEvaluator()
-        self._plan = plan_of(member.world.spec) if member.world.evaluator is not None else PlannedTests()
+        spec = member.world.spec_here or member.world.spec
+        self._plan = plan_of(spec) if member.world.evaluator is not None else PlannedTests()
         self._failed_marks = 0
         self._said = ""
         self._working = asyncio.Lock()

@@ -23,7 +23,8 @@ class World:
     """The seams of the agent.
 
     ``serve`` lets an answerer answer offers from now on; ``folder`` keeps checkpoints, ``files`` reads those of
-    others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can.
+    others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can. ``spec_here`` is the
+    job with the paths of this machine, when they are others.
     """
 
     spec: JobSpec
@@ -37,6 +38,7 @@ class World:
     log: EventLog
     say: Callable[[str], None]
     evaluator: Evaluator | None = None
+    spec_here: JobSpec | None = None
 
     @property
     def keys(self) -> JobKeys:
