@@ -10,16 +10,21 @@ from gossip_caffe.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where relative paths begin: ``working`` as for Caffe, and else the ``folder`` of the solver file."""
+    """Where relative paths begin: ``working`` as for Caffe, and else the ``folder`` of the solver file.
+
+    The examples that come with Caffe name their files from the root of its source ("examples/mnist/…"), so a path
+    with folders in it may also begin at a folder above.
+    """
 
     folder: Path
     working: Path
 
     def resolve(self, name: str) -> Path:
         """Return the absolute path of a file or folder that a prototxt names; it may not exist."""
-        if not (self.working / name).exists() and (self.folder / name).exists():
-            return (self.folder / name).absolute()
-        return (self.working / name).absolute()
+        above = [folder for folder in self.folder.parents if folder != folder.parent and "/" in name]
+        bases = (self.working, self.folder, *above)
+        found = next((base for base in bases if (base / name).exists()), self.working)
+        return (found / name).absolute()
 
     def shown(self, path: Path) -> str:
         """Write a path as messages name it: relative to the working folder when it lies below."""
