@@ -49,6 +49,7 @@ def read_spec(name: str, files: JobFiles, *, checked: bool = True) -> JobSpec:
     """
     from gossip_caffe.data.source import measure
     from gossip_caffe.job.checks import check_loss
+    from gossip_caffe.job.notices import notices
     from gossip_caffe.job.reading import job_of, read_model
     from gossip_caffe.job.spec import JobSettings, with_overrides
     from gossip_caffe.job.starting import read_start
@@ -73,6 +74,8 @@ def read_spec(name: str, files: JobFiles, *, checked: bool = True) -> JobSpec:
         try_with_caffe(model, spec, measure, lambda: click.echo(news, err=True))
     else:
         check_loss(model.train)
+    for notice in notices(model, spec):
+        click.echo(notice, err=True)
     if why_not := plan_of(spec).why_not:
         click.echo(f"the consensus will not be tested: {why_not}", err=True)
     return spec

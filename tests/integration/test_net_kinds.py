@@ -129,7 +129,20 @@ async def test_what_nets_in_the_wild_say_is_taken_as_it_is(tmp_path: Path) -> No
     assert not list((tmp_path / "models").rglob("*.*"))
 
 
-def test_caffe_builds_what_nets_in_the_wild_say_before_the_job_is_made(tmp_path: Path) -> None:
+def test_caffe_builds_what_nets_in_the_wild_say_before_the_job_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_digits(tmp_path)
     job_of(tmp_path, "forms")
     assert read_spec("test", JobFiles(str(tmp_path / "forms_solver.prototxt"))).budget_samples == 450_000 * 16
+    line = f"{tmp_path}/forms_solver.prototxt:25: solver_mode: GPU is not followed, peers train on the CPU\n"
+    assert line in capsys.readouterr().err
+
+
+def test_a_job_without_data_says_what_its_budget_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_of(tmp_path, "noise")
+    read_spec("test", JobFiles(str(tmp_path / "noise_solver.prototxt")))
+    assert "the net makes its own data" in (said := capsys.readouterr().err)
+    assert "the budget is 500 forward passes" in said
