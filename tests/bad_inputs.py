@@ -168,7 +168,7 @@ BAD = [
         r"there is no solver at .*solver\.prototxt; check the path",
     ),
     Bad("a folder for a solver", a_folder, r"cannot read the solver .*solver\.prototxt .*directory"),
-    Bad("a binary solver", a_binary_file, r"cannot read the solver .*solver\.prototxt"),
+    Bad("a binary solver", a_binary_file, r"the solver .*solver\.prototxt is a binary file"),
     Bad(
         "an empty solver",
         lambda job: job.solver.write_text(""),

@@ -132,7 +132,8 @@ def create(
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
 @weights_option
 @resume_option
-def validate(solver: str, settings: tuple[str, ...], weights: str, resume: str) -> None:
+@unchecked_option
+def validate(solver: str, settings: tuple[str, ...], weights: str, resume: str, unchecked: bool) -> None:
     """Say whether a SOLVER file and its nets and data can be trained, without a cluster.
 
     Everything is read as 'job create' reads it, and Caffe builds the nets once. What is wrong is one line.
@@ -140,8 +141,9 @@ def validate(solver: str, settings: tuple[str, ...], weights: str, resume: str) 
     \b
     gossip-caffe job validate examples/mnist/lenet_solver.prototxt
     """
-    spec = read_spec("validated", JobFiles(solver, settings, weights, resume))
-    click.echo(f"{solver} can be trained: {spec.budget_samples:,} samples of {spec.data.records:,} records")
+    spec = read_spec("validated", JobFiles(solver, settings, weights, resume), checked=not unchecked)
+    verdict = "can be read (Caffe was not asked)" if unchecked else "can be trained"
+    click.echo(f"{solver} {verdict}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
 
 
 @job.command("list")

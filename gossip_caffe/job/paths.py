@@ -32,10 +32,21 @@ class Paths:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a file's text. Raises ModelError when it cannot be read."""
+    """Read a file's text: UTF-8, or else one character a byte, as old comments are written.
+
+    Raises ModelError when it cannot be read.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"there is no {what} at {path}", remedy="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read the {what} {path} ({error})", remedy="check the file") from None
+    except OSError as error:
+        raise ModelError(
+            f"cannot read the {what} {path} ({error.strerror})", remedy="check the file"
+        ) from None
+    if b"\0" in content:
+        raise ModelError(f"the {what} {path} is a binary file", remedy="give a prototxt, which is text")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")

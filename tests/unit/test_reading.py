@@ -339,9 +339,19 @@ def test_missing_files_and_records_that_are_not_read_are_named(folder: Path) -> 
 
 
 def test_every_error_is_of_the_one_tree(folder: Path) -> None:
-    (folder / "net.prototxt").write_bytes(b"\xff\xfe")
-    with pytest.raises(GossipCaffeError, match="cannot read the net"):
+    (folder / "net.prototxt").write_bytes(b"layer \xff\xfe")
+    with pytest.raises(GossipCaffeError, match=r"^net.prototxt:1:7: unexpected 'ÿ'"):
         read(folder)
+
+
+def test_comments_of_other_encodings_do_no_harm(folder: Path) -> None:
+    expected = read(folder)
+    for name in ("solver", "net"):
+        path = folder / f"{name}.prototxt"
+        path.write_bytes("# 训练\r\n".encode("gbk") + path.read_bytes().replace(b"\n", b"\r\n"))
+    found = read(folder)
+    assert (found.data, found.schedule) == (expected.data, expected.schedule)
+    assert JobSpec.from_json(found.to_json()) == found
 
 
 def test_what_a_peer_builds_reads_the_ring_and_nothing_else(folder: Path) -> None:
