@@ -156,6 +156,11 @@ def a_net_that_is_a_folder(job: TinyJob) -> None:
     change(job.solver, str(job.net), str(job.train))
 
 
+def unreadable_net(job: TinyJob) -> None:
+    """Not even for root, who may read any file: its first page is not mapped."""
+    change(job.solver, str(job.net), "/proc/self/mem")
+
+
 def a_binary_file(job: TinyJob) -> None:
     job.solver.write_bytes(bytes(range(256)))
 
@@ -197,6 +202,7 @@ BAD = [
         r"solver\.prototxt:1:1: there is no net at .*nt\.p",
     ),
     Bad("a folder for a net", a_net_that_is_a_folder, r"cannot read the net .*train .*directory"),
+    Bad("a net that cannot be read", unreadable_net, r"cannot read the net /proc/self/mem \("),
     Bad(
         "an empty inline net",
         solver("net: ", "net_param { } # "),
