@@ -5,8 +5,11 @@ Loader, ring and solver are real; the nets and their solvers are in tests/nets.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from gossip_caffe.data.source import measure
 from gossip_caffe.errors import SolverDied
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
+from tests.cluster_run import DEADLINE_S, cluster_run
 from tests.net_data import write_colours, write_digits, write_labelled_digits, write_pairs
 from tests.one_peer import OnePeer, bare, trained
 
@@ -146,3 +150,49 @@ def test_a_job_without_data_says_what_its_budget_is(
     read_spec("test", JobFiles(str(tmp_path / "noise_solver.prototxt")))
     assert "the net makes its own data" in (said := capsys.readouterr().err)
     assert "the budget is 500 forward passes" in said
+
+
+LOSS_OF = """
+import sys
+import caffe
+import numpy as np
+caffe.set_mode_cpu()
+net = caffe.Net(*sys.argv[1:], caffe.TRAIN)
+print(np.mean([float(net.forward()["loss"]) for _ in range(20)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("net", "write_data"), [("siamese_two_sources", write_pairs), ("residual", write_colours)]
+)
+def test_two_peers_train_it_to_a_model_that_plain_caffe_loads(
+    tmp_path: Path, net: str, write_data: Callable[[Path], None]
+) -> None:
+    write_data(tmp_path)
+    job_of(tmp_path, net)
+    solver = tmp_path / f"{net}_solver.prototxt"
+    solver.write_text(re.sub(r"max_iter: \d+", "max_iter: 800", solver.read_text()))
+    with cluster_run(tmp_path / "state") as run:
+        up = run.start("cluster", "up", "--peers", "2", "--solver", str(solver))
+        up.wait(DEADLINE_S)
+        said = (run.folder / "up.log").read_text()
+        logs = [path.read_text() for path in (run.folder / "clusters").rglob("events/*.jsonl")]
+    result = re.search(r"is finished: (\S+\.caffemodel)", said)
+    assert result is not None, said
+    assert len(logs) == 2
+    assert all('"event":"exchanged"' in log and '"event":"trained"' in log for log in logs)
+    trained_loss, fresh_loss = (plain_loss(tmp_path, net, model) for model in (result[1], ""))
+    assert trained_loss < 0.5 * fresh_loss
+
+
+def plain_loss(folder: Path, net: str, model: str) -> float:
+    """The loss that plain Caffe finds over some batches, with fresh weights or those of a .caffemodel."""
+    arguments = [f"{net}.prototxt", *filter(None, [model])]
+    done = subprocess.run(
+        [sys.executable, "-c", LOSS_OF, *arguments],
+        env={**os.environ, "GLOG_minloglevel": "2"},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return float(done.stdout)
