@@ -18,6 +18,7 @@ from gossip_caffe.cluster.control import ask
 from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.errors import NotFound
 
+ROOT = Path(__file__).parent.parent
 DEADLINE_S = 180.0
 """Far more than anything takes: a machine may be busy with other things."""
 
@@ -43,6 +44,7 @@ class ClusterRun:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "GOSSIP_CAFFE_STATE": str(self.folder),
             "GOSSIP_CAFFE_TEST_RUN": self.marker,
             "OPENBLAS_NUM_THREADS": "1",
@@ -51,22 +53,27 @@ class ClusterRun:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "gossip_caffe", *arguments]
 
-    def run(self, *arguments: str, deadline_s: float = DEADLINE_S) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, deadline_s: float = DEADLINE_S, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
             self.command(*arguments),
             env=self.environment,
+            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=deadline_s,
             check=False,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[bytes]:
         """Start a command and leave it running; its output goes to a file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "up.log").open("wb") as log:
-            return subprocess.Popen(self.command(*arguments), env=self.environment, stdout=log, stderr=log)
+            return subprocess.Popen(
+                self.command(*arguments), env=self.environment, cwd=cwd, stdout=log, stderr=log
+            )
 
     def status(self) -> dict[str, Any]:
         """The cluster's status, empty when none is up."""

@@ -45,13 +45,25 @@ class Due:
 
 
 def due(
-    progress_samples: int, last_samples: int, every_samples: int, *, finished: bool, alone_unsettled: bool
+    progress_samples: int,
+    last_samples: int,
+    every_samples: int,
+    *,
+    finished: bool,
+    alone_unsettled: bool,
+    snapshot: bool = False,
 ) -> Due:
-    """``alone_unsettled``: there is no partner, and learning waits for a checkpoint to count as done."""
+    """Decide by the samples that the job has trained, now and at the last checkpoint.
+
+    ``alone_unsettled``: there is no partner, and learning waits for a checkpoint to count as done.
+    ``snapshot``: one of the solver's snapshots is due.
+    """
     if finished:
         return Due(True, "the budget is trained")
     if alone_unsettled:
         return Due(True, "there is no partner to share with")
+    if snapshot:
+        return Due(True, "the solver's snapshot is due")
     if progress_samples - last_samples >= every_samples:
         return Due(True, f"{progress_samples - last_samples} samples since the last")
     return Due(False, f"{progress_samples - last_samples} of {every_samples} samples since the last")

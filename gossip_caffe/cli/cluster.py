@@ -5,17 +5,22 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gossip_caffe.cli.detach import run_detached
-from gossip_caffe.cli.job import JobFiles, read_spec, resume_option, unchecked_option, weights_option
+from gossip_caffe.cli.job import (
+    JobFiles,
+    named_after,
+    read_spec,
+    resume_option,
+    unchecked_option,
+    weights_option,
+)
 from gossip_caffe.cli.output import print_json, print_table
 from gossip_caffe.cli.peer import data_root_option
 from gossip_caffe.cli.screen import screen
@@ -95,7 +100,7 @@ def up(
             raise UsageError(f"{option} belongs to a new job", remedy="give --solver FILE with it")
     state = ClusterState(name)
     state.lock().close()  # refuses at once when one is up; the supervisor takes it for good
-    job_name = job_name or _named_after(solver)
+    job_name = job_name or named_after(solver)
     endpoints = parse_endpoints(etcd) if etcd else ()
     checked = not unchecked and engine == "pycaffe"
     files = JobFiles(solver, settings, weights, resume)
@@ -119,11 +124,6 @@ def up(
     run_detached(state, command)
 
 
-def _named_after(solver: str) -> str:
-    """A name for the job of a solver file."""
-    return re.sub(r"[^a-z0-9._-]+", "-", Path(solver).stem.lower()).strip("-._")[:60] or "job"
-
-
 async def _supervise(options: ClusterOptions) -> ExitCode:
     from gossip_caffe.cluster.supervisor import Supervisor
 
@@ -132,7 +132,10 @@ async def _supervise(options: ClusterOptions) -> ExitCode:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, supervisor.go_down, number.name)
-        return await supervisor.run(shown.look)
+        code = await supervisor.run(shown.look)
+        if supervisor.checkpoint:
+            shown.say(f"job {options.job} is finished: {supervisor.model}")
+        return code
 
 
 @cluster.command()

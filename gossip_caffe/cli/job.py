@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,11 @@ def read_spec(name: str, files: JobFiles, *, checked: bool = True) -> JobSpec:
     if why_not := plan_of(spec).why_not:
         click.echo(f"the consensus will not be tested: {why_not}", err=True)
     return spec
+
+
+def named_after(solver: str) -> str:
+    """A name for the job of a solver file."""
+    return re.sub(r"[^a-z0-9._-]+", "-", Path(solver).stem.lower()).strip("-._")[:50] or "job"
 
 
 @click.group()

@@ -24,6 +24,7 @@ _COMMANDS = {
     "job": ("gossip_caffe.cli.job:job", "Create and look at jobs."),
     "peer": ("gossip_caffe.cli.peer:peer", "Start, list and stop peers."),
     "shards": ("gossip_caffe.cli.shards:shards", "See who trains which data of a job."),
+    "train": ("gossip_caffe.cli.train:train", "Train a solver.prototxt, as 'caffe train' does."),
     "version": ("gossip_caffe.cli.main:version", "Print the version."),
 }
 """Name → where it is, and what the list of commands says: none of them is imported to be listed."""
@@ -69,7 +70,8 @@ def cli() -> None:
 
     \b
     See it work:         gossip-caffe demo
-    Train your model:    gossip-caffe cluster up --peers 4 --solver solver.prototxt
+    Train your model:    gossip-caffe train solver.prototxt --peers 4
+    And let it run:      gossip-caffe cluster up --peers 4 --solver solver.prototxt
     On many machines:    gossip-caffe job create NAME --solver solver.prototxt --etcd HOST:2379
                          gossip-caffe peer start --job NAME --etcd HOST:2379      (on each of them)
     Is all there?        gossip-caffe doctor

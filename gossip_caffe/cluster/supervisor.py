@@ -54,7 +54,10 @@ class ClusterOptions:
 
 
 class Supervisor:
-    """Brings a cluster up, keeps it, and takes it down. ``say`` gets one line for whatever happens."""
+    """Brings a cluster up, keeps it, and takes it down. ``say`` gets one line for whatever happens.
+
+    ``checkpoint``: the last one of a job that is finished, "" before.
+    """
 
     def __init__(self, options: ClusterOptions, say: Callable[[str], None]) -> None:
         self._options = options
@@ -67,6 +70,7 @@ class Supervisor:
         self._etcd: EtcdServer | None = None
         self._store: EtcdStore
         self._began = time.monotonic()
+        self.checkpoint = ""
         self.fleet: Fleet
         self.endpoints: tuple[str, ...] = options.etcd
 
@@ -119,7 +123,7 @@ class Supervisor:
                 return
             for _ in range(self._options.peers):
                 self.fleet.start()
-        self._say(f"{self._options.peers} peers start")
+        self._say("1 peer starts" if self._options.peers == 1 else f"{self._options.peers} peers start")
 
     def _peer_ended(self, peer: PeerProcess) -> None:
         cause = self.fleet.cause(peer)
@@ -133,7 +137,7 @@ class Supervisor:
             status = await self.status()
             on_look(status)
             if not self.fleet.running and self._wanted > 0:
-                return await self._end()
+                return await self._end(on_look)
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._down.wait()
@@ -142,11 +146,12 @@ class Supervisor:
         self._say(f"going down: {self._down_reason}")
         return ExitCode.OK
 
-    async def _end(self) -> ExitCode:
+    async def _end(self, on_look: Callable[[dict[str, Any]], None]) -> ExitCode:
         """No peer is left: the job is finished, or the first peer that failed says why not."""
         status = await self.status()
+        on_look(status)
         if status["finished"] is not None:
-            self._say(f"job {self._options.job} is finished: {self._model(status['finished']['checkpoint'])}")
+            self.checkpoint = status["finished"]["checkpoint"]
             return ExitCode.OK
         failed = [peer for peer in self.fleet.peers.values() if peer.code and peer.code > 0]
         words = self.fleet.cause(failed[0]) if failed else "all were ended"
@@ -157,10 +162,11 @@ class Supervisor:
             error.exit_code = ExitCode(failed[0].code)
         raise error
 
-    def _model(self, checkpoint: str) -> str:
-        """Where the trained model is; the checkpoint's name when peers elsewhere hold it."""
-        held = sorted((self._state.run / "checkpoints").glob(f"*/{checkpoint}/{MODEL}"))
-        return str(held[0]) if held else f"checkpoint {checkpoint}"
+    @property
+    def model(self) -> str:
+        """Where the model of a finished job is; the checkpoint's name when peers elsewhere hold it."""
+        held = sorted((self._state.run / "checkpoints").glob(f"*/{self.checkpoint}/{MODEL}"))
+        return str(held[0]) if held else f"checkpoint {self.checkpoint}"
 
     def go_down(self, reason: str) -> None:
         """Take the cluster down; ``run`` returns when everything is gone. Asked twice, it kills what has not left."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, Manifest
+from gossip_caffe.cluster.snapshot_files import link_or_copy
 from gossip_caffe.errors import CheckpointRefused
 
 
@@ -42,18 +41,7 @@ class Harvest:
             target = self._folder / f"{path.parent.name}.caffemodel"
             try:
                 manifest = Manifest.from_json(path.read_bytes())
-                _link(path.parent / MODEL, target)
+                link_or_copy(path.parent / MODEL, target)
             except (FileNotFoundError, CheckpointRefused):
                 continue
             self._kept[manifest.checkpoint] = Kept(manifest.checkpoint, manifest.progress_samples, target)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Another name of the same file where the file system has such, else a copy."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)

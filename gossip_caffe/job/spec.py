@@ -236,6 +236,10 @@ class JobSpec:
         """Samples that one iteration of one solver trains."""
         return self.data.batch_records * self.iter_size
 
+    def iteration_at(self, progress_samples: int) -> int:
+        """Caffe's count of iterations after so many samples of the whole job."""
+        return self.schedule.first_iteration + progress_samples // self.samples_per_iteration
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything but the name: two jobs with one fingerprint train the same."""

@@ -15,20 +15,25 @@ _NO_DATA_OF_ITS_OWN = ("MemoryData", "Input")
 class PlannedTests:
     """When and what to test. No ``nets``: nothing is tested; ``why_not`` says so when the solver asks for it.
 
-    ``every_samples``: samples of the whole job between two tests, test_interval iterations of it. ``at_start``: the
-    fresh weights are tested too (test_initialization).
+    ``interval``: iterations of the whole job between two tests. ``at_start``: fresh weights are tested too
+    (test_initialization).
     """
 
     nets: tuple[NetTest, ...] = ()
-    every_samples: int = 0
+    interval: int = 0
     at_start: bool = False
+    first_iteration: int = 0
+    samples_per_iteration: int = 1
     why_not: str = ""
 
     def marks(self, progress_samples: int) -> int:
-        """How many tests are due by then: one for each test_interval that is over, and the one at the start."""
+        """How many tests are due by then: one for each multiple of the interval from the job's first iteration on."""
         if not self.nets:
             return 0
-        return progress_samples // self.every_samples + self.at_start
+        iteration = self.first_iteration + progress_samples // self.samples_per_iteration
+        if self.first_iteration:
+            return iteration // self.interval - (self.first_iteration - 1) // self.interval
+        return iteration // self.interval + self.at_start
 
 
 def plan_of(spec: JobSpec) -> PlannedTests:
@@ -42,7 +47,11 @@ def plan_of(spec: JobSpec) -> PlannedTests:
     if fed := next(filter(None, map(_fed_from_outside, spec.tests)), ""):
         return PlannedTests(why_not=f"{fed}, whose data a program would have to bring")
     return PlannedTests(
-        spec.tests, interval * spec.samples_per_iteration, solver.boolean("test_initialization", True)
+        nets=spec.tests,
+        interval=interval,
+        at_start=solver.boolean("test_initialization", True),
+        first_iteration=spec.schedule.first_iteration,
+        samples_per_iteration=spec.samples_per_iteration,
     )
 
 

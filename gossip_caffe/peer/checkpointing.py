@@ -16,6 +16,7 @@ from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, StoreError
 from gossip_caffe.gossip.collect import Consensus, consensus
 from gossip_caffe.gossip.message import Message
+from gossip_caffe.job.snapshots import snapshots_of
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.membership.store import Absent, CreatedAt, Delete, Guard, Operation, Put
 from gossip_caffe.observe.events import Event
@@ -83,6 +84,7 @@ class Checkpointing:
         self._world = member.world
         self._newest_samples = 0
         self._every = checkpoint_interval(self._world.spec.settings, self._world.spec.budget_samples)
+        self._snapshots = snapshots_of(self._world.spec)
         self._made_at = self._world.clock.monotonic()
         self._copying_failed: set[str] = set()
         self._said = ""
@@ -118,12 +120,15 @@ class Checkpointing:
         if not held.ours:
             return
         finished = member.progress.finished
+        snapshots = self._snapshots
         decision = due(
             member.progress.samples,
             self._newest_samples,
             self._every,
             finished=finished,
             alone_unsettled=self._alone_unsettled(),
+            snapshot=snapshots.iteration_of(member.progress.samples)
+            > snapshots.iteration_of(self._newest_samples),
         )
         if decision.now:
             made = await self.make(decision.reason, held)

@@ -82,7 +82,7 @@ class Testing:
         samples = progress.samples
         if progress.finished or self._finishing or not await self._due(samples):
             return
-        if samples < self._plan.every_samples and (fresh := self._fresh()) is not None:
+        if self._plan.marks(samples) == self._plan.marks(0) and (fresh := self._fresh()) is not None:
             await self._test(0, fresh)
             return
         await progress.look(self._member.incarnation.ledger)
@@ -144,7 +144,7 @@ class Testing:
         )
 
     def _tested(self, samples: int, outputs: tuple[Output, ...], seconds: float) -> ConsensusTest:
-        iteration = samples // self._world.spec.samples_per_iteration
+        iteration = self._world.spec.iteration_at(samples)
         return ConsensusTest(samples, iteration, outputs, self._member.peer, round(seconds, 3))
 
     def _failed(self, samples: int, cause: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gossip_caffe.errors import Conflict, LeaseLost, StoreError
+from gossip_caffe.errors import Conflict, EnvironmentProblem, LeaseLost, StoreError
 from gossip_caffe.gossip.exchange import Exchanger, Outcome
 from gossip_caffe.gossip.message import Refusal
 from gossip_caffe.membership.members import MembersView, PeerRecord
@@ -116,7 +116,11 @@ class Training:
                 await self._share_all()
                 await self.claims.settle()
                 await self.claims.release(list(self.claims.owned))
-        except (StoreError, TimeoutError) as error:
+                if self.checkpointing.duty.ours:
+                    # All may be leaving: what two of them shared with each other would go with both.
+                    await self.progress.look(self.incarnation.ledger)
+                    await self.checkpointing.make("leaving with the duty", self.checkpointing.duty)
+        except (StoreError, EnvironmentProblem, TimeoutError) as error:
             left = len(self.claims.owned)
             self.world.say(f"{self.peer}: leaves {left} chunks unsettled ({error or 'out of time'})")
 

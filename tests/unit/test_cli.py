@@ -19,11 +19,11 @@ from click.testing import CliRunner
 
 import gossip_caffe
 from gossip_caffe import __version__
-from gossip_caffe.cli import cluster as cluster_commands
 from gossip_caffe.cli import doctor, main
 from gossip_caffe.cli import peer as peer_commands
 from gossip_caffe.cli import shards as shard_commands
 from gossip_caffe.cli.doctor import Finding
+from gossip_caffe.cli.job import named_after
 from gossip_caffe.cli.main import cli
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExitCode, GossipCaffeError, ModelError
@@ -412,7 +412,7 @@ def test_shards_of_a_job_that_does_not_exist(run: Run, etcd: MemoryEtcd) -> None
     [("lenet_solver.prototxt", "lenet_solver"), ("/a/My Net(2).prototxt", "my-net-2"), ("§.prototxt", "job")],
 )
 def test_a_cluster_names_its_job_after_the_solvers_file(file: str, name: str) -> None:
-    assert cluster_commands._named_after(file) == name
+    assert named_after(file) == name
 
 
 def test_the_page_on_errors_lists_every_exit_code() -> None:

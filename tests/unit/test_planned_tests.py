@@ -30,10 +30,21 @@ def job(solver: str, *nets: str) -> JobSpec:
 
 def test_a_test_is_due_at_the_start_and_after_each_interval_of_the_whole_jobs_iterations() -> None:
     plan = plan_of(job("test_interval: 5", NET))
-    assert plan.every_samples == 5 * 8 * 2
     assert [plan.marks(samples) for samples in (0, 79, 80, 159, 160, 1000)] == [1, 1, 2, 2, 3, 13]
     later = plan_of(job("test_interval: 5 test_initialization: false", NET))
     assert [later.marks(samples) for samples in (0, 79, 80, 160)] == [0, 0, 1, 2]
+
+
+def test_a_job_that_goes_on_counts_from_its_first_iteration() -> None:
+    spec = job("test_interval: 5", NET)
+
+    def marks(first: int) -> list[int]:
+        schedule = dataclasses.replace(spec.schedule, first_iteration=first)
+        plan = plan_of(dataclasses.replace(spec, schedule=schedule))
+        return [plan.marks(iterations * 16) for iterations in (0, 1, 4, 5, 10)]
+
+    assert marks(10) == [1, 1, 1, 2, 3]  # Caffe tests at the multiple with which it goes on
+    assert marks(11) == [0, 0, 1, 1, 2]
 
 
 def test_all_nets_are_tested() -> None:

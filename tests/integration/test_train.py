@@ -1,0 +1,147 @@
+"""``gossip-caffe train`` as a user of ``caffe train`` runs it: in a folder, with a solver file, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gossip_caffe.errors import ExitCode
+from tests.cluster_run import ClusterRun, cluster_run, wait_for
+from tests.tiny_job import TinyJob, write_job
+
+_PLAIN_CAFFE = """
+import sys
+import caffe
+
+caffe.set_mode_cpu()
+net = caffe.Net(sys.argv[1], sys.argv[2], caffe.TEST)
+print(sum(float(net.forward()["accuracy"]) for _ in range(4)) / 4)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[ClusterRun]:
+    with cluster_run(tmp_path / "state") as made:
+        yield made
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TinyJob:
+    return write_job(tmp_path / "job", iterations=3000)
+
+
+def change(job: TinyJob, old: str, new: str) -> None:
+    text = job.solver.read_text()
+    assert old in text
+    job.solver.write_text(text.replace(old, new))
+
+
+def plain_accuracy(job: TinyJob, model: Path) -> float:
+    """What plain Caffe makes of the weights on the test data; chance is 0.1."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PLAIN_CAFFE, str(job.net), str(model)],
+        env={**os.environ, "GLOG_minloglevel": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def assert_nothing_is_left(run: ClusterRun, job: TinyJob, *models: str) -> None:
+    """No process, no folder of the cluster, and in the user's folder nothing but the models."""
+    run.assert_nothing_is_left()
+    assert list((run.folder / "clusters").iterdir()) == []
+    before = {"solver.prototxt", "net.prototxt", "train", "test"}
+    assert {path.name for path in job.folder.iterdir()} - before == set(models)
+
+
+@pytest.mark.parametrize("peers", [1, 2])
+def test_the_model_lies_where_caffe_would_leave_it_and_a_second_run_replaces_it(
+    run: ClusterRun, job: TinyJob, peers: int
+) -> None:
+    model = job.folder / "tiny_iter_3000.caffemodel"
+    for again in (False, True):
+        if again:
+            model.write_bytes(b"of an earlier run")
+        done = run.run("train", "solver.prototxt", "--peers", str(peers), cwd=job.folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].startswith("trained: tiny_iter_3000.caffemodel; next: ")
+        assert plain_accuracy(job, model) > 0.9
+        assert_nothing_is_left(run, job, model.name)
+
+
+def test_snapshots_on_the_way_and_the_last_test_are_in_the_json(run: ClusterRun, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", iterations=12_000, hidden=400)
+    change(job, "test_interval: 1000000", "test_interval: 4000\nsnapshot: 4000")
+    done = run.run("train", "solver.prototxt", "--peers", "2", "--json", cwd=job.folder)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["finished"]
+    assert told["iterations"] == 12_000
+    assert told["model"] == "tiny_iter_12000.caffemodel"
+    wanted = [f"tiny_iter_{iteration}.caffemodel" for iteration in (4000, 8000, 12_000)]
+    assert told["snapshots"] == wanted
+    assert told["tested"]["iteration"] == 12_000
+    assert told["tested"]["outputs"][0]["name"] == "accuracy"
+    assert told["tested"]["outputs"][0]["means"][0] > 0.9
+    assert "samples/s" in done.stderr
+    assert plain_accuracy(job, job.folder / wanted[0]) > 0.9
+    assert_nothing_is_left(run, job, *wanted)
+
+
+def test_ctrl_c_writes_the_newest_weights_and_leaves_nothing_else(run: ClusterRun, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", iterations=1_000_000, hidden=800)
+    process = run.start("train", "solver.prototxt", "--peers", "2", cwd=job.folder)
+    log = run.folder / "up.log"
+    wait_for("it trains", lambda: "samples/s, loss" in log.read_text())
+    process.send_signal(signal.SIGINT)
+    wait_for("it has ended", lambda: process.poll() is not None, 30.0)
+    assert process.returncode == ExitCode.INTERRUPTED, log.read_text()
+    (model,) = job.folder.glob("*.caffemodel")
+    last = log.read_text().splitlines()[-1]
+    assert f"of 1,000,000: {model.name}" in last
+    assert plain_accuracy(job, model) > 0.5
+    assert_nothing_is_left(run, job, model.name)
+
+
+def test_a_killed_train_leaves_no_process(run: ClusterRun, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", iterations=1_000_000, hidden=800)
+    process = run.start("train", "solver.prototxt", cwd=job.folder)
+    wait_for("it trains", lambda: "samples/s, loss" in (run.folder / "up.log").read_text())
+    process.kill()
+    process.wait()
+    run.assert_nothing_is_left()
+
+
+def test_without_snapshot_after_train_nothing_is_written(run: ClusterRun, job: TinyJob) -> None:
+    change(job, 'snapshot_prefix: "tiny"', "snapshot_after_train: false")
+    done = run.run("train", "solver.prototxt", cwd=job.folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("trained: no model is written, as the solver says")
+    assert_nothing_is_left(run, job)
+
+
+def test_a_prefix_in_a_folder_that_is_not_there_is_one_line(run: ClusterRun, job: TinyJob) -> None:
+    change(job, '"tiny"', '"out/tiny"')
+    done = run.run("train", "solver.prototxt", cwd=job.folder)
+    assert done.returncode == ExitCode.ENVIRONMENT
+    wanted = "gossip-caffe: snapshot_prefix 'out/tiny': there is no folder out; make it with 'mkdir -p out'\n"
+    assert done.stderr == wanted
+
+
+def test_a_wrong_solver_is_one_line_and_starts_nothing(run: ClusterRun, job: TinyJob) -> None:
+    change(job, 'lr_policy: "inv"', 'lr_policy: "none"')
+    done = run.run("train", "solver.prototxt", cwd=job.folder)
+    assert done.returncode == ExitCode.MODEL
+    assert done.stderr.startswith("gossip-caffe: solver.prototxt:")
+    assert done.stderr.count("\n") == 1
+    run.assert_nothing_is_left()
