@@ -452,8 +452,8 @@ BAD = [
     ),
     Bad(
         "an HDF5 snapshot",
-        nothing,
-        r"s\.solverstate\.h5 is an HDF5 snapshot",
+        written("s.solverstate.h5", b"\x89HDF garbage", nothing),
+        r"s\.solverstate\.h5 is no \.solverstate",
         options="--resume HERE/s.solverstate.h5",
     ),
     Bad(

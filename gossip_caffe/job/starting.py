@@ -6,15 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-
 from gossip_caffe.errors import ModelError, UsageError
 from gossip_caffe.job.paths import Paths
 from gossip_caffe.job.prototxt import Document
+from gossip_caffe.job.solver_states import read_state
 from gossip_caffe.job.spec import FileSpec, StartSpec
-from gossip_caffe.wire import caffe_wire_pb2 as wire
-
-_HDF5 = ".h5"
 
 
 def read_start(solver: Document, paths: Paths, weights: Sequence[str], state: str) -> StartSpec:
@@ -64,18 +60,7 @@ def _digest(path: Path) -> str:
 
 
 def _resumed(paths: Paths, path: Path) -> StartSpec:
-    if path.suffix == _HDF5:
-        raise ModelError(
-            f"{path} is an HDF5 snapshot, which is not resumed from yet",
-            remedy="snapshot with snapshot_format: BINARYPROTO, or start from its weights with --weights",
-        )
-    file = file_at(path, "solver state")
-    try:
-        state = wire.SolverState.FromString(path.read_bytes())
-    except DecodeError:
-        state = wire.SolverState()
-    if not state.HasField("iter") or not state.history:
-        raise ModelError(f"{path} is no .solverstate", remedy="give a snapshot that plain Caffe wrote")
+    file, state = file_at(path, "solver state"), read_state(path)
     if not state.learned_net:
         raise ModelError(f"{path} names no weights", remedy="give a snapshot that plain Caffe wrote")
     # Caffe wrote the path as it was from its working folder; a snapshot that was moved has its weights beside it.

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import EnvironmentProblem
 from gossip_caffe.job.prototxt import Document, edited
+from gossip_caffe.job.solver_states import read_state
 from gossip_caffe.solver import source_layer
 from gossip_caffe.solver.engine import EngineSpec
 from gossip_caffe.solver.layout import Entry, WeightLayout, view
 from gossip_caffe.solver.trained_net import frozen_parameters, needs_whole_batches, trained_layers
-from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 try:
     from caffe import _gossip
@@ -163,7 +163,7 @@ def keep_quiet() -> None:
 
 def restore(solver: Any, path: str) -> None:
     """Restore momentum and iteration from a .solverstate, and not the weights, whose path it holds as it once was."""
-    state = wire.SolverState.FromString(Path(path).read_bytes())
+    state = read_state(Path(path))
     state.ClearField("learned_net")
     with contextlib.ExitStack() as files:
         solver.restore(as_file(state.SerializeToString(), "state", files))

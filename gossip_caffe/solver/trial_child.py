@@ -25,10 +25,10 @@ from typing import Any
 
 from gossip_caffe.children import Control
 from gossip_caffe.errors import ExitCode
+from gossip_caffe.job.solver_states import read_state
 from gossip_caffe.job.spec import read_fields
 from gossip_caffe.processes import die_with_parent
 from gossip_caffe.solver.attempts import Attempt, Trial
-from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 Tell = Callable[[dict[str, Any]], object]
 """Called by an attempt with how far it is."""
@@ -118,7 +118,7 @@ def load(solver: Any, attempt: Attempt, tell: Tell) -> None:
             sys.exit(ExitCode.MODEL)
     if attempt.state:
         tell({"loading": attempt.state})
-        history = wire.SolverState.FromString(Path(attempt.state).read_bytes()).history
+        history = read_state(Path(attempt.state)).history
         sizes = [blob.count for blob in blobs]
         if [len(blob.data) for blob in history] != sizes * (len(history) // max(1, len(sizes))):
             tell({"useless": attempt.state})

@@ -53,7 +53,7 @@ def snapshot_of_plain_caffe(solver: Path, iterations: int) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    (state,) = solver.parent.rglob("*.solverstate")
+    (state,) = solver.parent.rglob("*.solverstate*")
     return state
 
 
@@ -63,12 +63,14 @@ def made(job: Job, weights: str = "", state: str = "") -> JobSpec:
     return job_of("test", model, JobSettings(), measure, start)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("solver", "form"), [("SGD", "BINARYPROTO"), ("Adam", "BINARYPROTO"), ("Adam", "HDF5")]
+)
 async def test_a_founder_goes_on_from_a_snapshot_as_plain_caffe_does_bit_for_bit(
-    tmp_path: Path, solver: str
+    tmp_path: Path, solver: str, form: str
 ) -> None:
     """Weights, momentum, Adam's count and the learning rate are the snapshot's."""
-    job = write_job(tmp_path, f'{SOLVERS[solver]} snapshot_prefix: "plain"')
+    job = write_job(tmp_path, f'{SOLVERS[solver]} snapshot_prefix: "plain" snapshot_format: {form}')
     state = snapshot_of_plain_caffe(job.bare, DONE)
     spec = made(job, state=str(state))
     assert (spec.start.iteration, spec.schedule.first_iteration) == (DONE, DONE)
