@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 _PR_SET_PDEATHSIG = 1
@@ -27,6 +28,11 @@ def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> Non
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal_number)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process of that number, anybody's."""
+    return Path(f"/proc/{pid}").exists()
 
 
 def _before_exec(parent_pid: int, signal_number: int) -> Callable[[], None]:

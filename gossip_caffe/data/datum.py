@@ -8,7 +8,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from gossip_caffe.data.pictures import decoded
 from gossip_caffe.errors import DataError
+from gossip_caffe.job.spec import TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 
@@ -21,8 +23,14 @@ class Record:
     where: str
 
 
-def decode(serialized: bytes, where: str) -> Record:
-    """Read a serialized Datum. Raises DataError that begins with ``where`` (source and key)."""
+_AS_IT_IS = TransformSpec()
+
+
+def decode(serialized: bytes, where: str, transform: TransformSpec = _AS_IT_IS) -> Record:
+    """Read a serialized Datum; an encoded picture gets the colours that ``transform`` asks for.
+
+    Raises DataError that begins with ``where`` (source and key).
+    """
     try:
         datum = wire.Datum.FromString(serialized)
     except DecodeError:
@@ -30,7 +38,7 @@ def decode(serialized: bytes, where: str) -> Record:
             f"{where}: not a Datum", remedy="write the data set again, or remove the record"
         ) from None
     if datum.encoded:
-        raise DataError(f"{where}: an encoded image, which is not supported yet", remedy="write raw Datums")
+        return _decode_picture(datum, where, transform)
     shape = (datum.channels, datum.height, datum.width)
     values: NDArray[np.uint8] | NDArray[np.float32] = (
         np.frombuffer(datum.data, dtype=np.uint8)
@@ -43,3 +51,14 @@ def decode(serialized: bytes, where: str) -> Record:
             remedy="write the data set again, or remove the record",
         )
     return Record(values.reshape(shape), datum.label, where)
+
+
+def _decode_picture(datum: wire.Datum, where: str, transform: TransformSpec) -> Record:
+    """As Caffe's DataTransformer: in the file's own channels, unless colour or gray is forced."""
+    color = transform.force_color if transform.force_color or transform.force_gray else None
+    pixels = decoded(datum.data, color=color)
+    if pixels is None:
+        raise DataError(
+            f"{where}: no picture that OpenCV reads", remedy="write it again, or remove the record"
+        )
+    return Record(pixels, datum.label, where)

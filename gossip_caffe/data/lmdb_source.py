@@ -61,7 +61,7 @@ class LmdbDataSet:
             raise DataError(f"the LMDB at {path} is empty", remedy="write the data set")
         with _cursor(path) as cursor:
             cursor.first()
-            record = decode(bytes(cursor.value()), _where(path, bytes(cursor.key())))
+            record = decode(bytes(cursor.value()), _where(path, bytes(cursor.key())), spec.transform)
         Transformer(spec.transform, seed=0).check(record)
         channels, height, width = record.values.shape
         crop = spec.transform.crop_size
@@ -92,6 +92,7 @@ class LmdbSource:
         self._path = path = spec.path
         self._chunk_records = chunk_records
         self._keys = [bytes.fromhex(key) for key in spec.chunk_keys]
+        self._transform = spec.transform
         self._transformer = Transformer(spec.transform, seed)
         self._environment = _open(path)
         found = int(self._environment.stat()["entries"])
@@ -122,7 +123,7 @@ class LmdbSource:
                     raise DataError(
                         f"{self._path} ends after {index} records", remedy="it changed: create the job again"
                     )
-                record = decode(self._cursor.value(), _where(self._path, self._cursor.key()))
+                record = decode(self._cursor.value(), _where(self._path, self._cursor.key()), self._transform)
                 self._at = index + 1 if self._cursor.next() else -1
                 yield record
         except lmdb.Error as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gossip_caffe.data.dataset_source import DatasetSource, UsersDataSet
+from gossip_caffe.data.hdf5_source import Hdf5DataSet, Hdf5Source
+from gossip_caffe.data.image_source import ImageDataSet, ImageSource
+from gossip_caffe.data.leveldb_source import LevelDbDataSet, LevelDbSource
 from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
 from gossip_caffe.errors import DataError
 from gossip_caffe.job.sources import DataSet
@@ -29,23 +33,30 @@ class RecordSource(Protocol):
         ...
 
 
+_KINDS: dict[str, tuple[Callable[[SourceSpec], DataSet], Callable[[SourceSpec, int, int], RecordSource]]] = {
+    "lmdb": (LmdbDataSet, LmdbSource),
+    "leveldb": (LevelDbDataSet, LevelDbSource),
+    "hdf5": (Hdf5DataSet, Hdf5Source),
+    "images": (ImageDataSet, ImageSource),
+    "dataset": (UsersDataSet, DatasetSource),
+}
+
+
 def measure(spec: SourceSpec) -> DataSet:
     """Look at the data of a job that is being made. Raises DataError."""
-    match spec.kind:
-        case "lmdb":
-            return LmdbDataSet(spec)
-        case _:
-            raise _unknown(spec)
+    look, _ = _kind(spec)
+    return look(spec)
 
 
 def open_source(spec: SourceSpec, chunk_records: int, seed: int) -> RecordSource:
     """Open a source of a job, cut as the job says; ``seed`` is the job's. Raises DataError."""
-    match spec.kind:
-        case "lmdb":
-            return LmdbSource(spec, chunk_records, seed)
-        case _:
-            raise _unknown(spec)
+    _, open_ = _kind(spec)
+    return open_(spec, chunk_records, seed)
 
 
-def _unknown(spec: SourceSpec) -> DataError:
-    return DataError(f"data of the kind {spec.kind!r} is not supported yet", remedy="convert it to an LMDB")
+def _kind(
+    spec: SourceSpec,
+) -> tuple[Callable[[SourceSpec], DataSet], Callable[[SourceSpec, int, int], RecordSource]]:
+    if spec.kind not in _KINDS:
+        raise DataError(f"data of the kind {spec.kind!r} is not supported", remedy=f"use {', '.join(_KINDS)}")
+    return _KINDS[spec.kind]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from gossip_caffe.errors import ModelError
 from gossip_caffe.job.nets import Layer
 from gossip_caffe.job.reading import PhaseNet
-from gossip_caffe.job.sources import is_read_here
+from gossip_caffe.job.source_layers import is_read_here
 
 _ALIKE = 0.6
 

@@ -79,9 +79,17 @@ def read_job(
 
 
 def job_of(
-    name: str, model: Model, settings: JobSettings, measure: Measure, start: StartSpec = _FRESH
+    name: str,
+    model: Model,
+    settings: JobSettings,
+    measure: Measure,
+    start: StartSpec = _FRESH,
+    dataset: str = "",
 ) -> JobSpec:
-    """The job of a model that was read. Raises ModelError or DataError with file and line."""
+    """The job of a model that was read; ``dataset`` ("module:callable") fills the layers that a program fills.
+
+    Raises ModelError or DataError with file and line.
+    """
     solver, paths, net = model.solver, model.paths, model.train.document
     root = solver.root
     schedule, kind = rate_schedule(solver), solver_type(solver)
@@ -97,7 +105,7 @@ def job_of(
         what = f"max_iter is {schedule.max_iter}, and the snapshot is of iteration {start.iteration}"
         raise solver.error(entry.start if entry else 0, what, "raise max_iter")
     sources = source_layers(net, net.root, model.train.state)
-    data = read_data(net, sources, paths, iter_size, left * iter_size, measure)
+    data = read_data(net, sources, paths, iter_size, left * iter_size, measure, dataset)
     return JobSpec(
         name=name,
         solver_text=solver.text,

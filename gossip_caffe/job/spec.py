@@ -57,6 +57,8 @@ class SourceSpec:
     ``kind`` is one of SOURCE_KINDS; ``path`` the folder, the list file, or module:callable. ``chunk_keys``: for
     databases, the key of each chunk's first record, in hexadecimal, so that every peer finds a chunk without a scan.
     ``digest``: SHA-256 of what the records' numbers depend on besides their count, "" where there is no such thing.
+    ``folder``: where relative names in a list file begin, as for Caffe; else they begin beside the list. ``first``: for
+    a data set of the user's own, which value of its records is this layer's first top.
     """
 
     layer: str
@@ -68,6 +70,8 @@ class SourceSpec:
     transform: TransformSpec = TransformSpec()
     image: ImageSpec = ImageSpec()
     digest: str = ""
+    folder: str = ""
+    first: int = 0
 
 
 SOURCE_KINDS = ("lmdb", "leveldb", "hdf5", "images", "dataset")

@@ -19,7 +19,8 @@ from gossip_caffe.job.nets import Layer
 from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.job.reading import Model, PhaseNet
 from gossip_caffe.job.rewriting import shape_layer
-from gossip_caffe.job.sources import Measure, is_read_here, read_shapes
+from gossip_caffe.job.source_layers import is_read_here
+from gossip_caffe.job.sources import Measure, read_shapes
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.solver.abort import abort_of
 from gossip_caffe.solver.attempts import Attempt, Text, Trial

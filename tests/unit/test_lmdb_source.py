@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_floats_are_read_as_they_are(tmp_path: Path) -> None:
         (wire.Datum(label=1).SerializeToString(), "0 values for a shape of 0×0×0"),
         (
             wire.Datum(encoded=True, data=b"jpeg").SerializeToString(),
-            "an encoded image, which is not supported yet",
+            "no picture that OpenCV reads",
         ),
     ],
 )
@@ -118,6 +119,40 @@ def test_a_corrupt_record_is_named_by_its_key(tmp_path: Path, value: bytes, mess
         next(records)
     assert str(caught.value).startswith(f"{path}, key 'b': ")
     reader.close()
+
+
+@pytest.mark.parametrize(
+    ("transform", "flag"),
+    [
+        (TransformSpec(), cv2.IMREAD_UNCHANGED),
+        (TransformSpec(force_color=True), cv2.IMREAD_COLOR),
+        (TransformSpec(force_gray=True), cv2.IMREAD_GRAYSCALE),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_encoded_picture_is_decoded_as_opencv_does(
+    tmp_path: Path, transform: TransformSpec, flag: int, channels: int
+) -> None:
+    image = np.random.default_rng(channels).integers(0, 256, (9, 7, channels), dtype=np.uint8)
+    content = cv2.imencode(".jpg", image)[1].tobytes()
+    value = wire.Datum(encoded=True, data=content, label=4).SerializeToString()
+    spec = SourceSpec(
+        "data",
+        "lmdb",
+        write(tmp_path, {"a": value}),
+        (TopSpec("data", ()), TopSpec("label", ())),
+        1,
+        chunk_keys=("61",),
+        transform=transform,
+    )
+    expected = np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), flag))
+    expected = np.atleast_3d(expected).transpose(2, 0, 1)
+    assert LmdbDataSet(spec).shapes[0] == expected.shape
+    reader = LmdbSource(spec, 1, seed=1)
+    (record,) = reader.read(0, 1)
+    reader.close()
+    assert record.label == 4
+    assert np.array_equal(record.values, expected)
 
 
 def test_other_data_than_the_job_was_made_for_is_refused(path: str, tmp_path: Path) -> None:

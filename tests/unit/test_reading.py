@@ -12,9 +12,10 @@ from gossip_caffe.data.source import measure
 from gossip_caffe.errors import DataError, GossipCaffeError, ModelError
 from gossip_caffe.job.nets import NetState
 from gossip_caffe.job.prototxt import Document
-from gossip_caffe.job.reading import read_job, read_model
+from gossip_caffe.job.reading import job_of, read_job, read_model
 from gossip_caffe.job.spec import (
     DataSpec,
+    ImageSpec,
     JobSettings,
     JobSpec,
     RateSchedule,
@@ -278,8 +279,18 @@ NET_MISTAKES = [
     ),
     (
         'type: "Data"\n  top',
+        'type: "WindowData"\n  top',
+        "net.prototxt:2:1: layer 'data' brings data as WindowData, which cannot be shared out among peers; cut the",
+    ),
+    (
+        'type: "Data"\n  top',
         'type: "HDF5Data"\n  top',
-        "net.prototxt:2:1: layer 'data' brings data as HDF5Data",
+        "net.prototxt:2:1: layer 'data' has no hdf5_data_param.source",
+    ),
+    (
+        'type: "Data"\n  top',
+        'type: "Input"\n  top',
+        "net.prototxt:2:1: layer 'data' is an Input layer: nothing says what fills it; give --dataset",
     ),
     ("phase: TRAIN", "phase: TEST", "net.prototxt:2:1: the TRAIN phase has no data layer"),
     (
@@ -334,7 +345,7 @@ def test_missing_files_and_records_that_are_not_read_are_named(folder: Path) -> 
         environment.begin(write=True) as transaction,
     ):
         transaction.put(b"00000", wire.Datum(encoded=True, data=b"jpeg").SerializeToString())
-    with pytest.raises(DataError, match=r"^net.prototxt:9: layer 'data': .*key '00000': an encoded image"):
+    with pytest.raises(DataError, match=r"^net.prototxt:9: layer 'data': .*key '00000': no picture"):
         read(folder)
 
 
@@ -422,3 +433,48 @@ def test_a_net_that_makes_its_own_data_has_a_budget_in_passes(folder: Path) -> N
     job = read(folder)
     assert (job.data.sources, job.data.tops, job.data.batch_records) == ((), (), 1)
     assert (job.data.records, job.budget_samples) == (100 * 2, 100 * 2)
+
+
+DATA_LAYERS = {
+    "hdf5": """layer {{ name: "d" type: "HDF5Data" top: "x" top: "y" top: "z"
+      hdf5_data_param {{ source: "list.txt" batch_size: {batch} }} }}""",
+    "images": """layer {{ name: "d" type: "ImageData" top: "x" top: "y" transform_param {{ mirror: true }}
+      image_data_param {{ source: "list.txt" batch_size: {batch} new_height: 5 new_width: 6 is_color: false
+        root_folder: "pictures/" }} }}""",
+}
+
+
+class Counted:
+    """A data set that is not there: 64 records, shapes by the number of tops."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self.records, self.digest = 64, "d1"
+        self.shapes = ((1, 4, 4), (), (2,))[: len(spec.tops)]
+
+    def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
+        return ()
+
+
+@pytest.mark.parametrize("kind", sorted(DATA_LAYERS))
+def test_lists_of_files_become_sources(folder: Path, kind: str) -> None:
+    (folder / "net.prototxt").write_text(DATA_LAYERS[kind].format(batch=8))
+    (source,) = read_job("listed", folder / "solver.prototxt", JobSettings(), Counted, folder).data.sources
+    assert (source.kind, source.path, source.folder) == (kind, str(folder / "list.txt"), str(folder))
+    assert (source.records, source.digest, source.chunk_keys) == (64, "d1", ())
+    if kind == "images":
+        assert source.image == ImageSpec("pictures/", 5, 6, color=False)
+        assert source.transform.mirror
+
+
+def test_layers_that_a_program_fills_share_one_data_set(folder: Path) -> None:
+    (folder / "net.prototxt").write_text(
+        """layer { name: "a" type: "Input" top: "x" top: "w" input_param { shape { dim: 8 dim: 3 } } }
+        layer { name: "m" type: "MemoryData" top: "p" top: "q"
+          memory_data_param { batch_size: 8 channels: 1 height: 2 width: 2 } }"""
+    )
+    job = job_of(
+        "fed", read_model(folder / "solver.prototxt", folder), JobSettings(), Counted, dataset="mine:train"
+    )
+    first, second = job.data.sources
+    assert (first.kind, first.path, first.first, second.first) == ("dataset", "mine:train", 0, 2)
+    assert [top.name for top in job.data.tops] == ["x", "w", "p", "q"]

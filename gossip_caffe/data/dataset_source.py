@@ -1,0 +1,105 @@
+"""Records from a data set of the user's own, for layers that a program fills in plain Caffe (Input, MemoryData).
+
+``module:callable`` names what makes it: called without arguments, it returns an object with ``len()`` and
+``dataset[i]``, a tuple with one array for each top that is filled so, in the order of the net (a single top may be the
+array itself). An index must always give the same record. docs/data.md has an example.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.errors import DataError
+from gossip_caffe.job.spec import SourceSpec
+
+
+class UsersDataSet:
+    """What a job must know of it before it is cut. Raises DataError when it does not fit its layer."""
+
+    digest = ""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        source = DatasetSource(spec, 1, 0)
+        self.records = source.records
+        if not self.records:
+            raise DataError(f"{spec.path}: the data set is empty", remedy="give it records")
+        source.values(0)
+        self.shapes = tuple(top.shape for top in spec.tops)
+
+    def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
+        """Numbers are enough to find a record."""
+        del chunk_records
+        return ()
+
+
+class DatasetSource:
+    """Random access by number."""
+
+    def __init__(self, spec: SourceSpec, chunk_records: int, seed: int) -> None:
+        del chunk_records, seed  # what is random is the user's own
+        self._spec = spec
+        self._dataset = _made(spec)
+        self.records = self._length()
+        if spec.records and self.records != spec.records:
+            raise DataError(
+                f"{spec.path} has {self.records} records, the job was made for {spec.records}",
+                remedy="bring the same data to this machine, or create the job again",
+            )
+
+    def fill(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> None:
+        """Write the records [start, stop). Raises DataError naming the data set and the record."""
+        del epoch
+        for row, index in enumerate(range(start, stop)):
+            for array, value in zip(out, self.values(index), strict=True):
+                array[row] = value
+
+    def values(self, index: int) -> list[NDArray[np.float32]]:
+        """The layer's own tops of one record, float32."""
+        where = f"{self._spec.path}, record {index}"
+        try:
+            record = self._dataset[index]
+            values = record if isinstance(record, tuple | list) else (record,)
+            first = self._spec.first
+            own = [np.asarray(value, np.float32) for value in values[first : first + len(self._spec.tops)]]
+        except Exception as error:  # the user's own code may raise anything
+            raise _failed(where, error) from None
+        wanted = [top.shape for top in self._spec.tops]
+        found = [value.shape for value in own]
+        if found != wanted:
+            raise DataError(
+                f"{where}: values of the shapes {found}, but layer {self._spec.layer!r} takes {wanted}",
+                remedy="change the net, or what the data set returns",
+            )
+        return own
+
+    def _length(self) -> int:
+        try:
+            return len(self._dataset)
+        except Exception as error:  # the user's own code may raise anything
+            raise _failed(f"{self._spec.path}: len()", error) from None
+
+    def close(self) -> None:
+        """The data set goes with its process."""
+
+
+def _made(spec: SourceSpec) -> Any:
+    module, colon, name = spec.path.partition(":")
+    if not (module and colon and name):
+        raise DataError(f"--dataset {spec.path}: no MODULE:CALLABLE", remedy="write --dataset mydata:train")
+    if spec.folder and spec.folder not in sys.path:
+        sys.path.insert(0, spec.folder)
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except Exception as error:  # the user's own code may raise anything
+        raise _failed(spec.path, error) from None
+
+
+def _failed(where: str, error: Exception) -> DataError:
+    said = " ".join(str(error).split())
+    return DataError(f"{where}: {type(error).__name__}: {said}", remedy="correct the data set's code")

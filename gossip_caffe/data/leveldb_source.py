@@ -1,0 +1,195 @@
+"""Records in a LevelDB, as Caffe's tools write them by default: in key order, found by chunk, never changed.
+
+LevelDB locks a database's folder and writes to it when it opens it, so several peers of one machine could not read one
+data set, and a read-only file system none. Each opens a shadow of its own: a temporary folder with links to the tables,
+which never change, and copies of the few small files that do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.data.datum import Record, decode
+from gossip_caffe.data.transform import Transformer
+from gossip_caffe.errors import DataError, EnvironmentProblem
+from gossip_caffe.job.spec import SourceSpec
+from gossip_caffe.processes import is_alive
+
+_PREFIX = "gossip-caffe-leveldb-"
+_TABLES = (".ldb", ".sst")
+
+
+class LevelDbDataSet:
+    """What a job must know of a LevelDB before it is cut. Raises DataError when the data does not fit its layer."""
+
+    digest = ""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._path = spec.path
+        with _opened(spec.path) as database, _named(spec.path):
+            first = next(database.iterator(), None)
+            if first is None:
+                raise DataError(f"the LevelDB at {spec.path} is empty", remedy="write the data set")
+            record = decode(first[1], _where(spec.path, first[0]), spec.transform)
+            self.records = sum(1 for _ in database.iterator(include_value=False))
+        Transformer(spec.transform, seed=0).check(record)
+        channels, height, width = record.values.shape
+        crop = spec.transform.crop_size
+        shapes = ((channels, crop or height, crop or width), ())
+        self.shapes: tuple[tuple[int, ...], ...] = shapes[: len(spec.tops)]
+
+    def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
+        """Find the key of the first record of each chunk, by one pass over the keys."""
+        with _opened(self._path) as database, _named(self._path):
+            keys = islice(database.iterator(include_value=False), 0, None, chunk_records)
+            return tuple(key.hex() for key in keys)
+
+
+class LevelDbSource:
+    """Random access by chunk."""
+
+    def __init__(self, spec: SourceSpec, chunk_records: int, seed: int) -> None:
+        self._path = spec.path
+        self._chunk_records = chunk_records
+        self._keys = [bytes.fromhex(key) for key in spec.chunk_keys]
+        self._transform = spec.transform
+        self._transformer = Transformer(spec.transform, seed)
+        self._shadow = _shadow(spec.path)
+        self._database = _open(self._shadow, spec.path)
+        self._records: Iterator[tuple[bytes, bytes]] = iter(())
+        self._at = -1
+        last = (len(self._keys) - 1) * chunk_records
+        found = last + sum(1 for _ in self._database.iterator(start=self._keys[-1], include_value=False))
+        if found != spec.records:
+            self.close()
+            raise DataError(
+                f"the LevelDB at {spec.path} has {found} records, the job was made for {spec.records}",
+                remedy="bring the same data to this machine, or create the job again",
+            )
+
+    def fill(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> None:
+        """Write the records [start, stop) in key order. Raises DataError naming the LevelDB and the key."""
+        records = list(self.read(start, stop))
+        self._transformer.apply(records, epoch, start, out[0])
+        if len(out) > 1:
+            out[1][:] = [record.label for record in records]
+
+    def read(self, start: int, stop: int) -> Iterator[Record]:
+        """Yield the records [start, stop), untransformed. Raises as ``fill``."""
+        if self._at != start:
+            self._seek(start)
+        with _named(self._path):
+            for index in range(start, stop):
+                item = next(self._records, None)
+                if item is None:
+                    raise DataError(
+                        f"{self._path} ends after {index} records", remedy="it changed: create the job again"
+                    )
+                self._at = index + 1
+                yield decode(item[1], _where(self._path, item[0]), self._transform)
+
+    def _seek(self, index: int) -> None:
+        chunk, steps = divmod(index, self._chunk_records)
+        key = self._keys[chunk]
+        with _named(self._path):
+            self._records = self._database.iterator(start=key)
+            first = next(self._records, None)
+        if first is None or first[0] != key:
+            raise DataError(
+                f"{_where(self._path, key)}: the first record of chunk {chunk} is gone",
+                remedy="bring the same data to this machine, or create the job again",
+            )
+        self._records = self._database.iterator(start=key)
+        for _ in islice(self._records, steps):
+            pass
+        self._at = index
+
+    def close(self) -> None:
+        """Close the shadow and remove it."""
+        self._records = iter(())
+        self._database.close()
+        shutil.rmtree(self._shadow, ignore_errors=True)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    shadow = _shadow(path)
+    try:
+        database = _open(shadow, path)
+        try:
+            yield database
+        finally:
+            database.close()
+    finally:
+        shutil.rmtree(shadow, ignore_errors=True)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Turn what LevelDB raises into one line that names the database."""
+    try:
+        yield
+    except _plyvel().Error as error:
+        raise DataError(
+            f"cannot read the LevelDB at {path} ({error})", remedy="write the data set again"
+        ) from None
+
+
+def _open(shadow: Path, path: str) -> Any:
+    with _named(path):
+        return _plyvel().DB(str(shadow), create_if_missing=False)
+
+
+def _shadow(path: str) -> Path:
+    """Make a folder that LevelDB may lock and write to; those of processes that were killed are removed."""
+    source = Path(path).absolute()
+    if not (source / "CURRENT").is_file():
+        raise DataError(
+            f"there is no LevelDB at {path}", remedy="check data_param.source, or write the data set"
+        )
+    _remove_stale()
+    shadow = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    try:
+        for file in source.iterdir():
+            if file.suffix in _TABLES:
+                (shadow / file.name).symlink_to(file)
+            elif file.name == "CURRENT" or file.name.startswith("MANIFEST-") or file.suffix == ".log":
+                shutil.copyfile(file, shadow / file.name)
+    except OSError as error:
+        shutil.rmtree(shadow, ignore_errors=True)
+        raise DataError(
+            f"cannot read the LevelDB at {path} ({error})", remedy="check the folder's rights"
+        ) from None
+    return shadow
+
+
+def _remove_stale() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not is_alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plyvel() -> Any:
+    try:
+        import plyvel  # noqa: PLC0415 - only who has a LevelDB needs it
+    except ImportError:
+        raise EnvironmentProblem(
+            "a LevelDB is read with plyvel, which is not installed",
+            remedy="pip install 'gossip-caffe[leveldb]', or convert the data to LMDB",
+        ) from None
+    return plyvel
+
+
+def _where(path: str, key: bytes) -> str:
+    return f"{path}, key {key.decode('utf-8', 'backslashreplace')!r}"

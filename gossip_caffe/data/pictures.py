@@ -1,0 +1,45 @@
+"""Encoded pictures to pixels, with the same library and in the same way as Caffe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.errors import EnvironmentProblem
+
+Pixels = NDArray[np.uint8]
+
+
+def open_cv() -> Any:
+    """The OpenCV module. Raises EnvironmentProblem when it is not installed."""
+    try:
+        import cv2  # noqa: PLC0415 - only who has pictures needs it
+    except ImportError:
+        raise EnvironmentProblem(
+            "pictures are read with OpenCV, which is not installed",
+            remedy="pip install 'gossip-caffe[images]'",
+        ) from None
+    return cv2
+
+
+def decoded(content: bytes, *, color: bool | None, height: int = 0, width: int = 0) -> Pixels | None:
+    """Decode a picture: shape (channels, height, width), colours blue first; None when it is none.
+
+    As Caffe's ReadImageToCVMat and DecodeDatumToCVMat (util/io.cpp): three channels, or one, whatever the file has, or
+    (``color`` None) those of the file; resized bilinearly when a size is given.
+    """
+    cv2 = open_cv()
+    flag = {None: cv2.IMREAD_UNCHANGED, True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE}[color]
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
+    if image is None:
+        return None
+    if height and width:
+        image = cv2.resize(image, (width, height))
+    return channels_first(image)
+
+
+def channels_first(image: Pixels) -> Pixels:
+    """An OpenCV image as a blob holds it: shape (channels, height, width), contiguous."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1)) if image.ndim == 3 else image[None]

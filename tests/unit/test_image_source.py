@@ -1,0 +1,102 @@
+"""Pictures in files: decoded as OpenCV does, named by the list's line when they cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gossip_caffe.data.image_source import ImageDataSet, ImageSource
+from gossip_caffe.errors import DataError
+from gossip_caffe.job.spec import ImageSpec, SourceSpec, TopSpec, TransformSpec
+
+TOPS = (TopSpec("data", ()), TopSpec("label", ()))
+
+
+def write(folder: Path, sizes: tuple[tuple[int, int], ...] = ((6, 8),) * 4) -> str:
+    """Noise in PNG files, whose names hold a space; each picture's number is its label."""
+    lines = []
+    for number, (height, width) in enumerate(sizes):
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"a {number}.png"), pixels)
+        lines.append(f"a {number}.png {number}\n")
+    listed = folder / "train.txt"
+    listed.write_text("".join(lines))
+    return str(listed)
+
+
+def spec_of(path: str, image: ImageSpec | None = None, crop: int = 0) -> SourceSpec:
+    folder = str(Path(path).parent)
+    transform = TransformSpec(crop_size=crop)
+    return SourceSpec(
+        "data", "images", path, TOPS, image=image or ImageSpec(), folder=folder, transform=transform
+    )
+
+
+def opened(spec: SourceSpec) -> ImageSource:
+    data = ImageDataSet(spec)
+    return ImageSource(dataclasses.replace(spec, records=data.records, digest=data.digest), 4, seed=1)
+
+
+def test_pictures_come_as_opencv_reads_them_channels_first(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    data = ImageDataSet(spec_of(path))
+    assert (data.records, data.shapes, data.chunk_keys(2)) == (4, ((3, 6, 8), ()), ())
+    out = [np.empty((2, 3, 6, 8), np.float32), np.empty(2, np.float32)]
+    opened(spec_of(path)).fill(0, 1, 3, out)
+    assert out[1].tolist() == [1, 2]
+    for row, number in enumerate((1, 2)):
+        expected = np.asarray(cv2.imread(str(tmp_path / f"a {number}.png")))
+        assert np.array_equal(out[0][row], expected.transpose(2, 0, 1))
+
+
+def test_pictures_are_resized_and_grayed_as_the_layer_says(tmp_path: Path) -> None:
+    path = write(tmp_path, ((6, 8), (9, 5)))
+    image = ImageSpec(height=4, width=7, color=False)
+    (_, record) = opened(spec_of(path, image)).read(0, 2)
+    gray = cv2.imread(str(tmp_path / "a 1.png"), cv2.IMREAD_GRAYSCALE)
+    assert np.array_equal(record.values, cv2.resize(np.asarray(gray), (7, 4))[None])
+
+
+def test_the_root_folder_stands_before_each_name(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    listed = Path(write(inside)).rename(tmp_path / "train.txt")
+    assert ImageDataSet(spec_of(str(listed), ImageSpec(root_folder=f"{inside}/"))).records == 4
+    assert ImageDataSet(spec_of(str(listed), ImageSpec(root_folder="inside/"))).records == 4
+
+
+def test_pictures_of_several_sizes_need_a_crop_or_a_size(tmp_path: Path) -> None:
+    path = write(tmp_path, ((6, 8), (9, 5)))
+    out = [np.empty((2, 3, 6, 8), np.float32), np.empty(2, np.float32)]
+    with pytest.raises(DataError, match=r"train.txt:2, .*a 1.png: 3×9×5, but the data set began with 3×6×8"):
+        opened(spec_of(path)).fill(0, 0, 2, out)
+    cropped = [np.empty((2, 3, 4, 4), np.float32), np.empty(2, np.float32)]
+    opened(spec_of(path, crop=4)).fill(0, 0, 2, cropped)
+
+
+def test_what_cannot_be_read_is_named_with_the_lists_line(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / "a 2.png").write_bytes(b"no picture")
+    reader = opened(spec_of(path)).read(1, 4)
+    assert next(reader).label == 1
+    with pytest.raises(DataError, match=r"train.txt:3, .*a 2.png: no picture that OpenCV reads"):
+        next(reader)
+    (tmp_path / "a 0.png").unlink()
+    with pytest.raises(DataError, match=r"train.txt:1, .*a 0.png: cannot be read"):
+        ImageDataSet(spec_of(path))
+    Path(path).write_text("a 1.png 0\na.png\n")
+    with pytest.raises(DataError, match=r"train.txt:2: 'a.png' does not end with a label"):
+        ImageDataSet(spec_of(path))
+
+
+def test_another_list_than_the_job_was_made_with_is_refused(tmp_path: Path) -> None:
+    spec = spec_of(write(tmp_path))
+    digest = ImageDataSet(spec).digest
+    with Path(spec.path).open("a") as listed:
+        listed.write("a 0.png 1\n")
+    with pytest.raises(DataError, match="is not the one that the job was made with"):
+        ImageSource(dataclasses.replace(spec, records=4, digest=digest), 4, seed=1)
