@@ -16,6 +16,7 @@ from gossip_caffe.cli.detach import run_detached
 from gossip_caffe.cli.job import (
     JobFiles,
     named_after,
+    dataset_option,
     read_spec,
     resume_option,
     unchecked_option,
@@ -61,6 +62,7 @@ def cluster() -> None:
 @weights_option
 @resume_option
 @data_root_option
+@dataset_option
 @unchecked_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
@@ -72,6 +74,7 @@ def up(
     weights: str,
     resume: str,
     data_roots: tuple[str, ...],
+    dataset: str,
     etcd: str,
     detach: bool,
     restart: bool,
@@ -95,7 +98,8 @@ def up(
         raise UsageError(
             "there is nothing to train", remedy="give --solver FILE, or --job NAME of a job in etcd"
         )
-    for option, value in (("--set", settings), ("--weights", weights), ("--resume", resume)):
+    of_a_new_job = {"--set": settings, "--weights": weights, "--resume": resume, "--dataset": dataset}
+    for option, value in of_a_new_job.items():
         if value and not solver:
             raise UsageError(f"{option} belongs to a new job", remedy="give --solver FILE with it")
     state = ClusterState(name)
@@ -103,7 +107,7 @@ def up(
     job_name = job_name or named_after(solver)
     endpoints = parse_endpoints(etcd) if etcd else ()
     checked = not unchecked and engine == "pycaffe"
-    files = JobFiles(solver, settings, weights, resume)
+    files = JobFiles(solver, settings, weights, resume, dataset)
     spec = read_spec(job_name, files, checked=checked) if solver else None
     for root in data_roots:
         DataRoot.parse(root)

@@ -31,6 +31,12 @@ weights_option = click.option(
 resume_option = click.option(
     "--resume", default="", metavar="FILE", help="Go on from the .solverstate of a plain Caffe."
 )
+dataset_option = click.option(
+    "--dataset",
+    default="",
+    metavar="MODULE:CALLABLE",
+    help="What fills Input and MemoryData layers: docs/data.md.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class JobFiles:
     settings: tuple[str, ...] = ()
     weights: str = ""
     resume: str = ""
+    dataset: str = ""
 
 
 def read_spec(name: str, files: JobFiles, *, checked: bool = True) -> JobSpec:
@@ -69,7 +76,7 @@ def read_spec(name: str, files: JobFiles, *, checked: bool = True) -> JobSpec:
     model = read_model(Path(files.solver))
     with told_when_slow("looking at the data …"):
         start = read_start(model.solver, model.paths, [files.weights] if files.weights else [], files.resume)
-        spec = job_of(name, model, chosen, measure, start)
+        spec = job_of(name, model, chosen, measure, start, files.dataset)
     if checked:
         news = "Caffe builds the nets once, to see that they stand …"
         try_with_caffe(model, spec, measure, lambda: click.echo(news, err=True))
@@ -106,6 +113,7 @@ def job() -> None:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
 @weights_option
 @resume_option
+@dataset_option
 @unchecked_option
 @etcd_option
 def create(
@@ -114,6 +122,7 @@ def create(
     settings: tuple[str, ...],
     weights: str,
     resume: str,
+    dataset: str,
     unchecked: bool,
     etcd: str | None,
 ) -> None:
@@ -126,7 +135,7 @@ def create(
     """
     from gossip_caffe.membership.jobs import create_job
 
-    spec = read_spec(name, JobFiles(solver, settings, weights, resume), checked=not unchecked)
+    spec = read_spec(name, JobFiles(solver, settings, weights, resume, dataset), checked=not unchecked)
     new = with_store(etcd, lambda store: create_job(store, spec))
     what = "created" if new else "is there already, the same"
     click.echo(f"job {name} {what}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
@@ -138,8 +147,11 @@ def create(
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
 @weights_option
 @resume_option
+@dataset_option
 @unchecked_option
-def validate(solver: str, settings: tuple[str, ...], weights: str, resume: str, unchecked: bool) -> None:
+def validate(
+    solver: str, settings: tuple[str, ...], weights: str, resume: str, dataset: str, unchecked: bool
+) -> None:
     """Say whether a SOLVER file and its nets and data can be trained, without a cluster.
 
     Everything is read as 'job create' reads it, and Caffe builds the nets once. What is wrong is one line.
@@ -147,7 +159,8 @@ def validate(solver: str, settings: tuple[str, ...], weights: str, resume: str, 
     \b
     gossip-caffe job validate examples/mnist/lenet_solver.prototxt
     """
-    spec = read_spec("validated", JobFiles(solver, settings, weights, resume), checked=not unchecked)
+    files = JobFiles(solver, settings, weights, resume, dataset)
+    spec = read_spec("validated", files, checked=not unchecked)
     verdict = "can be read (Caffe was not asked)" if unchecked else "can be trained"
     click.echo(f"{solver} {verdict}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
 
