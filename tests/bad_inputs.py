@@ -385,14 +385,14 @@ BAD = [
     Bad(
         "no list of HDF5 files",
         source("HDF5Data", 'hdf5_data_param { source: "HERE/list.txt" batch_size: 4 }'),
-        r"net\.prototxt:2:?.*HDF5",
+        r"net\.prototxt:2: layer 'data': cannot read the list .*list\.txt",
     ),
     Bad(
         "an empty list of images",
         written(
             "list.txt", b"", source("ImageData", 'image_data_param { source: "HERE/list.txt" batch_size: 4 }')
         ),
-        r"net\.prototxt:2:?.*(ImageData|image)",
+        r"net\.prototxt:2: layer 'data': the list .*list\.txt is empty",
     ),
     # ── what it begins with ───────────────────────────────────────────────────────────────────────────────────────────
     Bad(
