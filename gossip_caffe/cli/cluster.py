@@ -15,8 +15,8 @@ import click
 from gossip_caffe.cli.detach import run_detached
 from gossip_caffe.cli.job import (
     JobFiles,
-    named_after,
     dataset_option,
+    named_after,
     read_spec,
     resume_option,
     unchecked_option,

@@ -17,6 +17,7 @@ import click
 
 from gossip_caffe.cli.job import (
     JobFiles,
+    dataset_option,
     named_after,
     read_spec,
     resume_option,
@@ -65,6 +66,7 @@ class Result:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
 @weights_option
 @resume_option
+@dataset_option
 @data_root_option
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd: others can join the job.")
 @click.option("--job", "job_name", default="", help="The job's name in that etcd. [default: a new one]")
@@ -79,6 +81,7 @@ def train(
     settings: tuple[str, ...],
     weights: str,
     resume: str,
+    dataset: str,
     data_roots: tuple[str, ...],
     etcd: str,
     job_name: str,
@@ -107,7 +110,7 @@ def train(
     tag = secrets.token_hex(3)
     # In an etcd of our own no other job is in its way.
     job_name = job_name or (f"{named_after(solver)}-{tag}" if etcd else named_after(solver))
-    files = JobFiles(solver, settings, weights, resume)
+    files = JobFiles(solver, settings, weights, resume, dataset)
     spec = read_spec(job_name, files, checked=not unchecked and engine == "pycaffe")
     for root in data_roots:
         DataRoot.parse(root)
