@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import lmdb
 import numpy as np
 
@@ -145,6 +146,32 @@ def snapshot(
         (job.folder / "s.solverstate").write_bytes(state.SerializeToString())
 
     return write
+
+
+def hdf5(names: bytes, **shapes: tuple[int, ...]) -> Callable[[TinyJob], None]:
+    """HDF5Data with a list of files; with ``shapes`` there is one, a.h5, with such datasets."""
+
+    def write(job: TinyJob) -> None:
+        (job.folder / "list.txt").write_bytes(names + b"\n")
+        source("HDF5Data", 'hdf5_data_param { source: "HERE/list.txt" batch_size: 4 }')(job)
+        if shapes:
+            with h5py.File(job.folder / "a.h5", "w") as file:
+                for name, shape in shapes.items():
+                    file[name] = np.zeros(shape, np.float32)
+
+    return write
+
+
+def pictures(lines: bytes) -> Callable[[TinyJob], None]:
+    """ImageData with a list."""
+    param = 'image_data_param { source: "HERE/list.txt" batch_size: 4 }'
+    return written("list.txt", lines, source("ImageData", param))
+
+
+def fed() -> Callable[[TinyJob], None]:
+    """A layer that a program fills in plain Caffe."""
+    shapes = "shape { dim: 4 dim: 1 dim: 6 dim: 6 } shape { dim: 4 }"
+    return source("Input", f"input_param {{ {shapes} }}")
 
 
 def a_folder(job: TinyJob) -> None:
@@ -393,6 +420,69 @@ BAD = [
             "list.txt", b"", source("ImageData", 'image_data_param { source: "HERE/list.txt" batch_size: 4 }')
         ),
         r"net\.prototxt:2: layer 'data': the list .*list\.txt is empty",
+    ),
+    Bad(
+        "a list of HDF5 files that are gone",
+        hdf5(b"gone.h5"),
+        r"net\.prototxt:2: layer 'data': .*list\.txt:1: .*gone\.h5",
+    ),
+    Bad(
+        "an HDF5 file that is none",
+        hdf5(b"net.prototxt"),
+        r"net\.prototxt:2: layer 'data': .*list\.txt:1: cannot open .*net\.prototxt",
+    ),
+    Bad(
+        "an HDF5 file without its top",
+        hdf5(b"a.h5", data=(20, 1, 6, 6)),
+        r"net\.prototxt:2: layer 'data': .*a\.h5: no dataset 'label'",
+    ),
+    Bad(
+        "HDF5 tops of unequal length",
+        hdf5(b"a.h5", data=(20, 1, 6, 6), label=(19,)),
+        r"net\.prototxt:2: .*a\.h5: datasets of unequal length",
+    ),
+    Bad(
+        "a list of pictures that are gone",
+        pictures(b"gone.png 3\n"),
+        r"net\.prototxt:2: layer 'data': .*list\.txt:1, .*gone\.png",
+    ),
+    Bad(
+        "a picture without a label",
+        pictures(b"net.prototxt\n"),
+        r"net\.prototxt:2: layer 'data': .*list\.txt:1: 'net\.prototxt' does not end",
+    ),
+    Bad(
+        "a picture that is none",
+        pictures(b"net.prototxt 3\n"),
+        r"net\.prototxt:2: layer 'data': .*list\.txt:1, .*no picture",
+    ),
+    Bad(
+        "a LevelDB that is an LMDB",
+        net("backend: LMDB", "backend: LEVELDB"),
+        r"net\.prototxt:5: layer 'data': .*LevelDB.*train",
+    ),
+    Bad(
+        "an Input that nothing fills",
+        fed(),
+        r"net\.prototxt:2:1: layer 'data' is an Input layer: nothing says what fills it",
+    ),
+    Bad(
+        "a data set whose module is gone",
+        fed(),
+        r"net\.prototxt:2: layer 'data': .*no_such_module",
+        options="--dataset no_such_module:records",
+    ),
+    Bad(
+        "a data set without its name",
+        fed(),
+        r"net\.prototxt:2: .*--dataset json: no MODULE:CALLABLE",
+        options="--dataset json",
+    ),
+    Bad(
+        "a data set that is not in its module",
+        fed(),
+        r"net\.prototxt:2: layer 'data': .*json:records",
+        options="--dataset json:records",
     ),
     # ── what it begins with ───────────────────────────────────────────────────────────────────────────────────────────
     Bad(

@@ -70,7 +70,9 @@ def _file(file: FileSpec, here: Callable[[str], str]) -> FileSpec:
 def _source(source: SourceSpec, here: Callable[[str], str]) -> SourceSpec:
     transform = dataclasses.replace(source.transform, mean_file=here(source.transform.mean_file))
     image = dataclasses.replace(source.image, root_folder=here(source.image.root_folder))
-    return dataclasses.replace(source, path=here(source.path), transform=transform, image=image)
+    return dataclasses.replace(
+        source, path=here(source.path), folder=here(source.folder), transform=transform, image=image
+    )
 
 
 def _test(test: NetTest, here: Callable[[str], str]) -> NetTest:

@@ -51,6 +51,7 @@ def test_everything_that_a_peer_reads_is_moved_and_nothing_else() -> None:
         (TopSpec("data", (1,)),),
         transform=TransformSpec(mean_file="/data/mean"),
         image=ImageSpec(root_folder="/data/images/"),
+        folder="/data",
     )
     spec = dataclasses.replace(
         SPEC,
@@ -60,11 +61,8 @@ def test_everything_that_a_peer_reads_is_moved_and_nothing_else() -> None:
     )
     here = relocated(spec, [DataRoot("/data", "/mnt")])
     (found,) = here.data.sources
-    assert (found.path, found.transform.mean_file, found.image.root_folder) == (
-        "/mnt/list",
-        "/mnt/mean",
-        "/mnt/images/",
-    )
+    assert (found.path, found.transform.mean_file) == ("/mnt/list", "/mnt/mean")
+    assert (found.image.root_folder, found.folder) == ("/mnt/images/", "/mnt")
     assert here.tests[0].text == TEST.replace('"/data', '"/mnt')
     assert here.start == StartSpec((FileSpec("/mnt/w", "a"),), FileSpec("/mnt/s", "b"), 3)
     assert here.solver_for_peer == spec.solver_for_peer
