@@ -6,6 +6,7 @@ The peer's side is real: loader process, ring, solver process. Caffe's side is t
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gossip_caffe.solver.layout import WeightLayout
 from tests.caffe_jobs import HIDDEN, write_job
 from tests.cluster_run import DEADLINE_S, cluster_run
 from tests.one_peer import bare, trained
+from tests.source_jobs import KINDS, READ_BY_CAFFE, write_source_job
 
 pytestmark = pytest.mark.integration
 
@@ -72,6 +74,22 @@ async def test_after_50_iterations_a_peers_weights_are_those_of_plain_caffe_bit_
     assert np.array_equal(peers.weights, caffes.weights)
     assert np.abs(peers.weights - peers.start).max() > 1e-3
     assert np.isfinite(peers.weights).all()
+
+
+@pytest.mark.parametrize("iter_size", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_kind_of_source_trains_as_in_plain_caffe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, iter_size: int
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    settings = f"{SGD} {POLICIES['inv']} random_seed: 5 iter_size: {iter_size}"
+    job = write_source_job(tmp_path, kind, settings)
+    peers = await trained(job.spec, ITERATIONS)
+    start = None if kind in READ_BY_CAFFE else peers.start
+    caffes = bare(job.bare, ITERATIONS, peers.layout, tmp_path, start)
+    assert np.array_equal(peers.start, caffes.start) or start is not None
+    assert np.array_equal(peers.weights, caffes.weights)
+    assert np.abs(peers.weights - peers.start).max() > 1e-3
 
 
 NORMALISED = """layer {

@@ -23,6 +23,7 @@ from gossip_caffe.errors import SolverDied
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
 from tests.cluster_run import DEADLINE_S, cluster_run
+from tests.hdf5_data import write_labelled_hdf5, write_sequences
 from tests.net_data import write_colours, write_digits, write_labelled_digits, write_pairs
 from tests.one_peer import OnePeer, bare, trained
 
@@ -64,6 +65,8 @@ KINDS = [
     Kind("residual", write_colours),
     Kind("legacy", write_digits),
     Kind("multi_label", write_labelled_digits),
+    Kind("multi_label_hdf5", write_labelled_hdf5, iterations=300),
+    Kind("lstm", write_sequences, iterations=150),
     Kind("noise", nothing, iterations=200),
     Kind("own_layer", own_layer, iterations=300),
     Kind("inception", write_colours, iterations=120, random=True),
