@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.data.datum import Record, decode
+from gossip_caffe.data.raw_run import RawRun
 from gossip_caffe.data.transform import Transformer
 from gossip_caffe.errors import DataError
 from gossip_caffe.job.spec import SourceSpec
@@ -102,16 +104,59 @@ class LmdbSource:
                 f"the LMDB at {path} has {found} records, the job was made for {spec.records}",
                 remedy="bring the same data to this machine, or create the job again",
             )
-        self._transaction = self._environment.begin()
+        # Values are views of the file's pages: a batch is read from where it lies.
+        self._transaction = self._environment.begin(buffers=True)
         self._cursor = self._transaction.cursor()
         self._at = -1
+        self._run = self._alike(spec)
+
+    def _alike(self, spec: SourceSpec) -> RawRun | None:
+        """What the raw records have in common, if the first one is raw and has the shape that the job says."""
+        if not self._cursor.first():
+            return None
+        run = RawRun.of(bytes(self._cursor.value()))
+        if run is None:
+            return None
+        crop = spec.transform.crop_size
+        channels, height, width = run.shape
+        try:
+            self._transformer.check(Record(np.empty(run.shape, np.uint8), 0, ""))
+        except DataError:
+            return None
+        return run if (channels, crop or height, crop or width) == spec.tops[0].shape else None
 
     def fill(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> None:
         """Write the records [start, stop) in cursor order. Raises DataError naming the LMDB and the key."""
-        records = list(self.read(start, stop))
-        self._transformer.apply(records, epoch, start, out[0])
+        if not self._fill_alike(epoch, start, stop, out):
+            records = list(self.read(start, stop))
+            self._transformer.apply(records, epoch, start, out[0])
+            if len(out) > 1:
+                out[1][:] = [record.label for record in records]
+
+    def _fill_alike(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> bool:
+        """The quick way for raw records of the first one's shape; False when some are not, and nothing was written."""
+        if self._run is None:
+            return False
+        try:
+            if self._at != start:
+                self._seek(start)
+            if self._at != start:
+                return False
+            values = list(islice(self._cursor.iternext(keys=False, values=True), stop - start))
+        except lmdb.Error:
+            return False
+        self._at = -1  # whatever comes next: where the cursor stands is known again when all went well
+        if len(values) != stop - start or (found := self._run.read(values)) is None:
+            return False
+        pixels, labels = found
+        if self._transformer.whole:
+            self._transformer.apply_whole(np.asarray(pixels), out[0])
+        else:
+            self._transformer.apply_each(list(pixels), epoch, start, out[0])
         if len(out) > 1:
-            out[1][:] = [record.label for record in records]
+            out[1][:] = labels
+        self._at = stop if self._cursor.next() else -1
+        return True
 
     def read(self, start: int, stop: int) -> Iterator[Record]:
         """Yield the records [start, stop) in cursor order, untransformed. Raises as ``fill``."""
@@ -123,7 +168,8 @@ class LmdbSource:
                     raise DataError(
                         f"{self._path} ends after {index} records", remedy="it changed: create the job again"
                     )
-                record = decode(self._cursor.value(), _where(self._path, self._cursor.key()), self._transform)
+                where = _where(self._path, bytes(self._cursor.key()))
+                record = decode(bytes(self._cursor.value()), where, self._transform)
                 self._at = index + 1 if self._cursor.next() else -1
                 yield record
         except lmdb.Error as error:

@@ -34,15 +34,20 @@ def read_mean(path: str) -> NDArray[np.float32]:
 
 
 class Transformer:
-    """The transformation of one job's TRAIN phase. Raises DataError when its mean file cannot be read."""
+    """The transformation of a data layer: crops lie anywhere in the TRAIN phase, in the middle in the TEST phase.
 
-    def __init__(self, spec: TransformSpec, seed: int) -> None:
+    Raises DataError when its mean file cannot be read.
+    """
+
+    def __init__(self, spec: TransformSpec, seed: int, phase: str = "TRAIN") -> None:
+        self._centred = phase == "TEST"
         self._crop, self._mirror = spec.crop_size, spec.mirror
         self._scale = np.float32(spec.scale)
         self._seed = seed
         self._mean_file = spec.mean_file
         self._mean: NDArray[np.float32] | None = None
         self._fits: tuple[int, ...] = ()
+        self._scratch: NDArray[np.float32] = np.empty((0, 0, 0), dtype=np.float32)
         if spec.mean_file:
             self._mean = read_mean(spec.mean_file)
         elif spec.mean_values:
@@ -85,32 +90,56 @@ class Transformer:
                     f"{record.where}: {_shown(shape)}, but the data set began with {_shown(wanted)}",
                     remedy="give all records one shape, or crop them",
                 )
-        if self._crop or self._mirror:
-            for record, bits, place in zip(records, self._bits(epoch, first, len(records)), out, strict=True):
-                self._into(*self._window(record.values, bits), place)
-        elif records:
-            self._into(np.stack([record.values for record in records]), self._mean, out)
-
-    def _window(
-        self, values: NDArray[Any], bits: NDArray[np.uint64]
-    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        """Cut and turn a record and what is to be subtracted from it, by three random numbers."""
-        mean = self._mean
-        rows = columns = slice(None)
-        if self._crop:
-            top = int(bits[0] % np.uint64(values.shape[1] - self._crop + 1))
-            left = int(bits[1] % np.uint64(values.shape[2] - self._crop + 1))
-            rows, columns = slice(top, top + self._crop), slice(left, left + self._crop)
-        turn = slice(None, None, -1 if self._mirror and bits[2] & np.uint64(1) else 1)
-        if mean is not None and self._mean_file:
-            mean = mean[:, rows, columns][:, :, turn]
-        return values[:, rows, columns][:, :, turn], mean
-
-    def _into(self, values: NDArray[Any], mean: NDArray[np.float32] | None, out: NDArray[np.float32]) -> None:
-        if mean is None:
-            np.copyto(out, values)
+        if self.whole and records:
+            self.apply_whole(np.stack([record.values for record in records]), out)
         else:
-            np.subtract(values, mean, out=out, dtype=np.float32)
+            self.apply_each([record.values for record in records], epoch, first, out)
+
+    @property
+    def whole(self) -> bool:
+        """True when all of a record is kept as it lies: ``apply_whole`` does for a batch."""
+        return not (self._crop or self._mirror)
+
+    def apply_whole(self, values: NDArray[Any], out: NDArray[np.float32]) -> None:
+        """Transform records that were checked, all at once; shapes as ``out``."""
+        self._scaled(values, self._mean, out)
+
+    def apply_each(
+        self, records: Sequence[NDArray[Any]], epoch: int, first: int, out: NDArray[np.float32]
+    ) -> None:
+        """Transform records that were checked, one by one, each cropped and turned in its own way."""
+        for values, bits, place in zip(records, self._bits(epoch, first, len(records)), out, strict=True):
+            rows, columns = self._window(values.shape, bits)
+            mean = self._mean
+            if mean is not None and self._mean_file:
+                mean = mean[:, rows, columns]
+            if self._mirror and bits[2] & np.uint64(1):
+                # Turned last: conversion and arithmetic are fast only on rows that run forwards.
+                if self._scratch.shape != place.shape:
+                    self._scratch = np.empty_like(place)
+                self._scaled(values[:, rows, columns], mean, self._scratch)
+                np.copyto(place, self._scratch[:, :, ::-1])
+            else:
+                self._scaled(values[:, rows, columns], mean, place)
+
+    def _window(self, shape: Sequence[int], bits: NDArray[np.uint64]) -> tuple[slice, slice]:
+        if not self._crop:
+            return slice(None), slice(None)
+        spare = [length - self._crop for length in shape[1:]]
+        if self._centred:
+            top, left = (space // 2 for space in spare)
+        else:
+            top, left = (
+                int(number % np.uint64(space + 1)) for number, space in zip(bits, spare, strict=False)
+            )
+        return slice(top, top + self._crop), slice(left, left + self._crop)
+
+    def _scaled(
+        self, values: NDArray[Any], mean: NDArray[np.float32] | None, out: NDArray[np.float32]
+    ) -> None:
+        np.copyto(out, values)
+        if mean is not None:
+            out -= mean
         if self._scale != 1:
             out *= self._scale
 
