@@ -21,6 +21,7 @@ _COMMANDS = {
     "completion": ("gossip_caffe.cli.completion:completion", "Print the completion script of a shell."),
     "demo": ("gossip_caffe.cli.demo:demo", "See peers train, join and die, in two minutes."),
     "doctor": ("gossip_caffe.cli.doctor:doctor", "Say whether all is here that a peer needs."),
+    "evaluate": ("gossip_caffe.cli.evaluate:evaluate", "Test a job's weights on its test data."),
     "job": ("gossip_caffe.cli.job:job", "Create and look at jobs."),
     "peer": ("gossip_caffe.cli.peer:peer", "Start, list and stop peers."),
     "shards": ("gossip_caffe.cli.shards:shards", "See who trains which data of a job."),

@@ -128,7 +128,7 @@ def train(
     if as_json:
         print_json(result.to_record())
     else:
-        click.echo(_last_line(result, plan.max_iter))
+        click.echo(_last_line(result, plan.max_iter, solver))
     sys.exit(ExitCode.OK if result.finished else ExitCode.INTERRUPTED)
 
 
@@ -185,7 +185,10 @@ def _written(files: SnapshotFiles, checkpoint: str, options: ClusterOptions) -> 
         raise GossipCaffeError(error.message, remedy=remedy) from None
 
 
-def _last_line(result: Result, max_iter: int) -> str:
+def _last_line(result: Result, max_iter: int, solver: str) -> str:
+    following = f"gossip-caffe evaluate --solver {solver} --weights {result.model}"
+    if result.tested is None:
+        following = f"""load it with caffe.Net(NET, "{result.model}", caffe.TEST)"""
     if result.model is None:
         where = "no model is written, as the solver says (snapshot_after_train: false)"
         if not result.finished:
@@ -193,7 +196,6 @@ def _last_line(result: Result, max_iter: int) -> str:
         elif result.snapshots:
             where = f"the last snapshot is {result.snapshots[-1]}"
         return f"{'trained' if result.finished else 'interrupted'}: {where}"
-    load = f'caffe.Net(NET, "{result.model}", caffe.TEST)'
     if not result.finished:
-        return f"interrupted at iteration {result.iterations:,} of {max_iter:,}: {result.model}; load it with {load}"
-    return f"trained: {result.model}; next: load it with {load}"
+        return f"interrupted at iteration {result.iterations:,} of {max_iter:,}: {result.model}; next: {following}"
+    return f"trained: {result.model}; next: {following}"

@@ -1,0 +1,97 @@
+"""What somebody who is no peer can have of a job's weights: a checkpoint, or the mean of those who train."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from gossip_caffe.checkpoint.announce import announced
+from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.manifest import Manifest
+from gossip_caffe.checkpoint.pull import FileClient, pull
+from gossip_caffe.errors import NotFound
+from gossip_caffe.gossip.collect import Consensus, mean_of
+from gossip_caffe.gossip.message import Message, Transport
+from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.membership.jobs import list_jobs, load_job
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.membership.store import Store
+from gossip_caffe.observe.status import PeerStatus
+from gossip_caffe.peer.lifecycle import State
+from gossip_caffe.solver.layout import WeightLayout
+
+VISITOR = "visitor"
+"""What a visitor calls itself to peers."""
+
+
+async def job_or_only_one(store: Store, name: str) -> JobSpec:
+    """The job of that name; of no name: the only one that there is. Raises NotFound."""
+    if name:
+        return await load_job(store, name)
+    jobs = await list_jobs(store)
+    if len(jobs) != 1:
+        found = f"there are several jobs ({', '.join(jobs)})" if jobs else "there is no job"
+        raise NotFound(found, remedy="name one with --job" if jobs else "start one, or give --etcd")
+    return await load_job(store, jobs[0])
+
+
+async def fetch(
+    store: Store, files: FileClient, spec: JobSpec, wanted: str, folder: CheckpointFolder, rng: random.Random
+) -> Manifest:
+    """Bring a checkpoint into ``folder``, whole and verified: the newest, or the one whose name begins with ``wanted``.
+
+    Raises NotFound when there is none, CheckpointRefused when no holder has it whole.
+    """
+    listed = await announced(store, JobKeys(spec.name))
+    if not listed:
+        raise NotFound(f"job {spec.name!r} has no checkpoint yet", remedy="try again when its peers train")
+    chosen = next((entry for entry in listed if entry.checkpoint.startswith(wanted)), None)
+    if chosen is None:
+        known = ", ".join(entry.checkpoint for entry in listed)
+        raise NotFound(f"job {spec.name!r} has no checkpoint {wanted!r}", remedy=f"choose one of {known}")
+    manifest = await pull(chosen, job=spec.name, client=files, folder=folder, rng=rng)
+    folder.load(
+        chosen.checkpoint,
+        job_fingerprint=spec.fingerprint,
+        layout_fingerprint=manifest.weight_layout().fingerprint,
+    )
+    return manifest
+
+
+async def living_mean(
+    store: Store, transport: Transport, spec: JobSpec, layout: WeightLayout, rng: random.Random
+) -> Consensus:
+    """The mean of up to eight of those who train now. Raises NotFound when nobody answers."""
+    peers = await _training(store, spec, layout.fingerprint)
+    request = Message("", VISITOR, spec.name, layout.fingerprint)
+    agreed = await mean_of(request, layout.size, peers, transport, rng)
+    if agreed is None:
+        raise NotFound(
+            f"no peer of job {spec.name!r} trains now", remedy="leave --live out for its newest checkpoint"
+        )
+    return agreed
+
+
+async def progress_of(store: Store, spec: JobSpec) -> int:
+    """Samples that the job has trained, as its peers say; 0 when none lives."""
+    newest = 0
+    for item in (await store.list(JobKeys(spec.name).statuses)).items:
+        try:
+            newest = max(newest, PeerStatus.from_json(item.value).progress_samples)
+        except ValueError:
+            continue  # of a version that we cannot read
+    return newest
+
+
+async def _training(store: Store, spec: JobSpec, fingerprint: str) -> Mapping[str, str]:
+    """Peer → address."""
+    found = {}
+    for item in (await store.list(JobKeys(spec.name).peers)).items:
+        try:
+            record = PeerRecord.from_json(item.value)
+        except ValueError:
+            continue  # of a version that we cannot read
+        if record.state == State.TRAINING.value and record.fingerprint == fingerprint:
+            found[record.peer] = record.address
+    return found
