@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -14,12 +15,28 @@ POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
 _F = np.float32
 
 
+def _libm() -> ctypes.CDLL:
+    """The C library's functions that Caffe calls; unlike Python's they know float, and never raise."""
+    library = ctypes.CDLL("libm.so.6")
+    for name, kind, arguments in (
+        ("pow", ctypes.c_double, 2),
+        ("powf", ctypes.c_float, 2),
+        ("expf", ctypes.c_float, 1),
+    ):
+        function = library[name]
+        function.restype, function.argtypes = kind, [kind] * arguments
+        setattr(library, name, function)
+    return library
+
+
+_LIBM = _libm()
+
+
 def rate(schedule: RateSchedule, iteration: int) -> float:
     """Compute the rate of iteration ``iteration`` as Caffe's SGDSolver<float>::GetLearningRate does.
 
     The widths are those of C++ there: a ``pow`` of a float and an int is done in double and rounded at the
-    end, one of two floats is a float. Here that is done in double too and then rounded, which is the C
-    library's result but for the last bit of one value in some thousands. Two differences, both because a peer
+    end, one of two floats is the C library's ``powf``, to the last bit. Two differences, both because a peer
     takes the iteration from the whole job's progress: every step value that was passed counts at once, and
     beyond max_iter the policy "poly" stays at 0 instead of becoming NaN. Raises ModelError for a policy that
     Caffe does not have.
@@ -37,13 +54,13 @@ def rate(schedule: RateSchedule, iteration: int) -> float:
             case "exp":
                 result = _F(float(base) * _power(gamma, iteration))
             case "inv":
-                result = base * _F(_power(_F(1) + gamma * _F(iteration), -float(power)))
+                result = base * _F(_LIBM.powf(_F(1) + gamma * _F(iteration), -power))
             case "poly":
                 left = _F(1) - _F(min(iteration, schedule.max_iter)) / _F(schedule.max_iter)
-                result = base * _F(_power(left, float(power)))
+                result = base * _F(_LIBM.powf(left, power))
             case "sigmoid":
                 exponent = -gamma * (_F(iteration) - _F(schedule.stepsize))
-                result = base * (_F(1) / (_F(1) + _F(np.exp(np.float64(exponent)))))
+                result = base * (_F(1) / (_F(1) + _F(_LIBM.expf(exponent))))
             case _:
                 raise ModelError(
                     f"unknown lr_policy {schedule.policy!r}", remedy=f"use one of {', '.join(POLICIES)}"
@@ -51,8 +68,8 @@ def rate(schedule: RateSchedule, iteration: int) -> float:
     return float(result)
 
 
-def _power(base: np.float32, exponent: float) -> float:
-    return float(np.power(np.float64(base), np.float64(exponent)))
+def _power(base: np.float32, exponent: int) -> float:
+    return float(_LIBM.pow(base, exponent))
 
 
 def factor(scaling: str, living: int) -> float:

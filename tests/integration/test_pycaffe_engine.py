@@ -84,6 +84,30 @@ def test_after_50_iterations_the_weights_are_those_of_a_bare_caffe_solver_bit_fo
     assert ring.tail == ITERATIONS * job.spec.iter_size
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        'lr_policy: "fixed"',
+        'lr_policy: "step" gamma: 0.97 stepsize: 700',
+        'lr_policy: "exp" gamma: 0.9999',
+        'lr_policy: "inv" gamma: 0.0001 power: 0.75',
+        'lr_policy: "multistep" gamma: 0.3 stepvalue: 999 stepvalue: 40000 stepvalue: 170001',
+        'lr_policy: "poly" power: 0.5',
+        'lr_policy: "poly" power: 1.7',
+        'lr_policy: "sigmoid" gamma: -0.0003 stepsize: 90000',
+    ],
+)
+def test_the_rates_of_a_long_job_are_caffes_own_to_the_last_bit(tmp_path: Path, policy: str) -> None:
+    job = write_job(tmp_path, f"base_lr: 0.013 {policy}", max_iter=200_000)
+    solver = caffe.get_solver(str(job.bare))
+    differing = []
+    for iteration in range(0, 200_000, 11):
+        _gossip.set_iteration(solver, iteration)
+        if np.float32(rate(job.spec.schedule, iteration)) != np.float32(_gossip.learning_rate(solver)):
+            differing.append(iteration)
+    assert differing == []
+
+
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
 def test_a_short_iteration_is_one_of_a_solver_with_a_smaller_iter_size(tmp_path: Path, kind: str) -> None:
     common = f'type: "{kind}" base_lr: 0.01 momentum: 0.9 weight_decay: 0.01 lr_policy: "fixed"'
