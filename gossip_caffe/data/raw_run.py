@@ -21,6 +21,8 @@ _CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _ENCODED = 0x08, 0x10, 0x18, 0x22, 0x
 _LONGEST_LABEL = 5
 """Bytes of a varint below 2³¹; a negative one has ten, and is left to the parser."""
 
+Pixels = NDArray[np.uint8]
+
 _JOINED_BYTES = 1 << 14
 """Records up to this size are joined and cut as one array; larger ones are not worth the copy."""
 
@@ -51,30 +53,29 @@ class RawRun:
         """Bytes of one record's pixels."""
         return self.shape[0] * self.shape[1] * self.shape[2]
 
-    def read(
-        self, values: Sequence[Any]
-    ) -> tuple[list[NDArray[np.uint8]] | NDArray[np.uint8], list[int]] | None:
+    def read(self, values: Sequence[Any]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]] | None:
         """Pixels, each of shape ``shape``, and labels of serialized records (bytes-like); None when one is not alike.
 
         The pixels are views: of the records, or of a copy of all when they are small.
         """
         start, stop = len(self.head), len(self.head) + self.pixels
-        labels = []
-        for value in values:
-            if len(value) < stop or value[:start] != self.head:
-                return None
-            label = _label(bytes(value[stop:]))
-            if label is None:
-                return None
-            labels.append(label)
-        lengths = {len(value) for value in values}
+        lengths = set(map(len, values))
+        if min(lengths) < stop:
+            return None
         if len(lengths) == 1 and stop <= _JOINED_BYTES:
-            joined = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), lengths.pop())
-            return joined[:, start:stop].reshape(len(values), *self.shape), labels
-        return [
-            np.frombuffer(value, dtype=np.uint8, count=self.pixels, offset=start).reshape(self.shape)
-            for value in values
-        ], labels
+            table = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)
+            if not (table[:, :start] == np.frombuffer(self.head, np.uint8)).all():
+                return None
+            labels = _labels(table[:, stop:])
+            return None if labels is None else (table[:, start:stop].reshape(-1, *self.shape), labels)
+        found = np.empty(len(values), dtype=np.int64)
+        for index, value in enumerate(values):
+            label = _labels(np.frombuffer(bytes(value[stop:]), np.uint8)[None])
+            if value[:start] != self.head or label is None:
+                return None
+            found[index] = label[0]
+        pixels = [np.frombuffer(value, np.uint8, self.pixels, start).reshape(self.shape) for value in values]
+        return pixels, found
 
 
 def _varint(value: int) -> bytes:
@@ -86,17 +87,18 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _label(tail: bytes) -> int | None:
-    """The label that ends a record; None when something else is there too."""
-    if tail.endswith(bytes([_ENCODED, 0])):
-        tail = tail[:-2]
-    if not tail:
-        return 0
-    if tail[0] != _LABEL or not 2 <= len(tail) <= 1 + _LONGEST_LABEL or tail[-1] > 0x7F:
+def _labels(tails: Pixels) -> NDArray[np.int64] | None:
+    """The labels that end n records, from the bytes after the pixels, shape (n, m); None for anything else."""
+    if tails.shape[1] >= 2 and (tails[:, -2:] == (_ENCODED, 0)).all():
+        tails = tails[:, :-2]
+    if tails.shape[1] == 0:
+        return np.zeros(len(tails), dtype=np.int64)
+    digits = tails[:, 1:].astype(np.int64)
+    count = digits.shape[1]
+    goes_on = np.arange(count) < count - 1  # all bytes of a varint but the last have their highest bit set
+    if not 1 <= count <= _LONGEST_LABEL or not (tails[:, 0] == _LABEL).all():
         return None
-    label = 0
-    for place, byte in enumerate(tail[1:]):
-        if (byte > 0x7F) != (place < len(tail) - 2):
-            return None
-        label |= (byte & 0x7F) << (7 * place)
-    return label if label < 1 << 31 else None
+    if not ((digits > 0x7F) == goes_on).all():
+        return None
+    labels: NDArray[np.int64] = ((digits & 0x7F) << (7 * np.arange(count))).sum(axis=1)
+    return labels if (labels < 1 << 31).all() else None

@@ -49,7 +49,7 @@ def test_a_run_is_read_as_each_of_its_records_or_not_at_all(
         assert any(label is not None and label < 0 for label, _ in records)
         return
     pixels, labels = found
-    assert labels == [record.label for record in careful]
+    assert labels.tolist() == [record.label for record in careful]
     for own, record in zip(pixels, careful, strict=True):
         assert np.array_equal(own, record.values)
 
