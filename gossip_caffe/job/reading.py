@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gossip_caffe.errors import DataError
 from gossip_caffe.job.nets import Layer, NetState, brings_data, present, source_layers
 from gossip_caffe.job.paths import Paths, read_text
 from gossip_caffe.job.prototxt import Document, Message
 from gossip_caffe.job.relocation import with_paths
 from gossip_caffe.job.rewriting import net_for_peer, solver_for_peer
 from gossip_caffe.job.solvers import rate_schedule, solver_type, test_nets, train_net
-from gossip_caffe.job.sources import Measure, read_data
+from gossip_caffe.job.sources import Measure, read_data, read_tested
 from gossip_caffe.job.spec import JobSettings, JobSpec, NetTest, StartSpec
 
 _FRESH = StartSpec()
+_CAFFE_MAY_NOT_READ = ("Data", "ImageData")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def job_of(
         solver_text=solver.text,
         train_net_text=located(net, paths),
         solver_for_peer=solver_for_peer(solver, net_for_peer(net, sources)),
-        tests=tuple(_tests(model)),
+        tests=tuple(_tests(model, measure)),
         solver_type=kind,
         iter_size=iter_size,
         budget_samples=left * data.batch_records * iter_size,
@@ -122,22 +122,20 @@ def job_of(
     )
 
 
-def _tests(model: Model) -> Iterator[NetTest]:
+def _tests(model: Model, measure: Measure) -> Iterator[NetTest]:
     """The nets that are tested, but those without any data. Raises DataError for data that is not there."""
     iterations = [model.solver.integer_of(entry) for entry in model.solver.root.all("test_iter")]
     for tested, passes in zip(model.tests, iterations, strict=True):
         if not tested.sources or not passes:
             continue
-        net = tested.document
-        for layer in tested.sources:
-            param = layer.fields.message("data_param")
-            entry = param.last("source") if param else None
-            if entry is not None and not (folder := model.paths.resolve(net.scalar_of(entry).text)).exists():
-                line, _ = net.place(entry.start)
-                what = f"{net.name}:{line}: layer {layer.name!r}: there is no data set at {folder}"
-                raise DataError(what, remedy="check data_param.source, or write the data set")
-        state = tested.state
-        yield NetTest(located(net, model.paths), passes, state.level, tuple(sorted(state.stages)))
+        net, state = tested.document, tested.state
+        fed = tuple(
+            read_tested(net, layer, model.paths, measure, to_read=True)
+            for layer in tested.sources
+            if layer.type in _CAFFE_MAY_NOT_READ
+        )
+        stages = tuple(sorted(state.stages))
+        yield NetTest(located(net, model.paths), passes, state.level, stages, fed)
 
 
 def located(net: Document, paths: Paths) -> str:

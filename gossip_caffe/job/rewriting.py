@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 
 from gossip_caffe.job.nets import Layer
 from gossip_caffe.job.prototxt import Document, edited
-from gossip_caffe.job.spec import TopSpec
+from gossip_caffe.job.spec import FedLayer
 
 SOURCE_MODULE = "gossip_caffe.solver.source_layer"
 SOURCE_CLASS = "BatchSource"
@@ -61,19 +61,31 @@ def ring_layer(source: Layer, first_top: int) -> str:
     )
 
 
-def shape_layer(name: str, tops: Sequence[TopSpec], batch_records: int) -> str:
+def shape_layer(fed: FedLayer) -> str:
     """Write a layer that has a source layer's name and the shapes of its tops, and no data."""
+    tops = fed.source.tops
     names = " ".join(f"top: {quoted(top.name)}" for top in tops)
     shapes = " ".join(
-        f"shape {{ {' '.join(f'dim: {size}' for size in (batch_records, *top.shape))} }}" for top in tops
+        f"shape {{ {' '.join(f'dim: {size}' for size in (fed.batch_records, *top.shape))} }}" for top in tops
     )
-    return f'layer {{ name: {quoted(name)} type: "Input" {names} input_param {{ {shapes} }} }}'
+    return f'layer {{ name: {quoted(fed.source.layer)} type: "Input" {names} input_param {{ {shapes} }} }}'
 
 
 def quoted(text: str) -> str:
     """Write a string value of the text format."""
     # The escapes of JSON are those of the text format, except for the ones that ensure_ascii would add.
     return json.dumps(text, ensure_ascii=False)
+
+
+def net_to_feed(document: Document, layers: Sequence[Layer], fed: Sequence[FedLayer]) -> str:
+    """Rewrite a net's text with those of its ``layers`` that are fed replaced by such as have no data."""
+    by_name = {layer.source.layer: layer for layer in fed}
+    edits = [
+        (layer.place.start, layer.place.end, shape_layer(by_name[layer.name]))
+        for layer in layers
+        if layer.name in by_name and not layer.fields.all("bottom")
+    ]
+    return edited(document.text, edits)
 
 
 def net_for_peer(document: Document, sources: Sequence[Layer]) -> str:

@@ -12,7 +12,7 @@ from gossip_caffe.job.nets import Layer
 from gossip_caffe.job.paths import Paths
 from gossip_caffe.job.prototxt import Document
 from gossip_caffe.job.source_layers import FED_TYPES, Fed, SourceRequest, read_source
-from gossip_caffe.job.spec import DataSpec, SourceSpec, TopSpec
+from gossip_caffe.job.spec import DataSpec, FedLayer, SourceSpec, TopSpec
 
 
 class DataSet(Protocol):
@@ -89,17 +89,21 @@ def _requests(net: Document, layers: Sequence[Layer], paths: Paths, dataset: str
     return requests
 
 
-def read_shapes(
-    net: Document, layer: Layer, paths: Paths, measure: Measure
-) -> tuple[tuple[TopSpec, ...], int]:
-    """What a layer's data would be in a batch: its tops with the shapes of a record, and records in a batch.
+def read_tested(
+    net: Document, layer: Layer, paths: Paths, measure: Measure, *, to_read: bool = False
+) -> FedLayer:
+    """A source layer of a TEST net, and what is known of its data; with ``to_read`` all that reading it takes.
 
     Raises ModelError or DataError with file and line.
     """
     request = read_source(net, layer, paths, Fed())
     data = _measured(net, request, measure)
-    tops = (TopSpec(top.name, shape) for top, shape in zip(request.spec.tops, data.shapes, strict=True))
-    return tuple(tops), request.batch_records
+    tops = tuple(TopSpec(top.name, shape) for top, shape in zip(request.spec.tops, data.shapes, strict=True))
+    keys = data.chunk_keys(data.records) if to_read else ()
+    spec = dataclasses.replace(
+        request.spec, tops=tops, records=data.records, chunk_keys=keys, digest=data.digest
+    )
+    return FedLayer(spec, request.batch_records)
 
 
 def _measured(net: Document, request: SourceRequest, measure: Measure) -> DataSet:

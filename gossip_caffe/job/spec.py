@@ -97,16 +97,26 @@ class DataSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FedLayer:
+    """A source layer of a TEST net whose data is read here, and not by Caffe."""
+
+    source: SourceSpec
+    batch_records: int
+
+
+@dataclass(frozen=True, slots=True)
 class NetTest:
     """One net that the solver tests: its text, with absolute paths, and the state that chooses its TEST layers.
 
-    ``iterations``: how many passes of it are averaged (test_iter).
+    ``iterations``: how many passes of it are averaged (test_iter). ``fed``: its layers that Caffe may not be able to
+    read.
     """
 
     text: str
     iterations: int
     level: int = 0
     stages: tuple[str, ...] = ()
+    fed: tuple[FedLayer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""A process that runs the TEST phase of nets on given weights; Caffe's own data layers read the data.
+"""A process that runs the TEST phase of nets on given weights.
+
+Caffe's own data layers read the data, except what not every Caffe can read (``data.test_phase``).
 
 One message to it: {"nets": [NetTest], "models": [path, "" for a descriptor that came along], "niceness": n}. From it,
 for each model and each net of it: {"pass": n} now and then, and {"outputs": [Output]}. Caffe ends the process on a
@@ -18,6 +20,10 @@ from typing import Any
 import numpy as np
 
 from gossip_caffe.children import Control, run_child
+from gossip_caffe.data.test_phase import TestReader, is_to_be_fed
+from gossip_caffe.job.nets import NetState, present
+from gossip_caffe.job.prototxt import Document
+from gossip_caffe.job.rewriting import net_to_feed
 from gossip_caffe.job.spec import NetTest, read_fields
 from gossip_caffe.observe.tested import MAX_VALUES, Output, finite
 
@@ -48,21 +54,29 @@ def tested(control: Control, test: NetTest, model: str, number: int) -> list[Out
     from gossip_caffe.solver.pycaffe_engine import as_file, keep_quiet  # noqa: PLC0415
 
     caffe.set_mode_cpu()
+    fed = [layer for layer in test.fed if is_to_be_fed(layer)]
     with contextlib.ExitStack() as files:
-        path = as_file(test.text, "net", files)
+        document = Document(test.text, "the TEST net")
+        layers = present(document.root, NetState("TEST", test.level, frozenset(test.stages)))
+        path = as_file(net_to_feed(document, layers, fed), "net", files)
         net = caffe.Net(path, caffe.TEST, level=test.level, stages=list(test.stages))
     keep_quiet()
     net.copy_from(model)
+    readers = [(TestReader(layer), [top.name for top in layer.source.tops]) for layer in fed]
     weights = dict(zip(net._blob_names, net._blob_loss_weights, strict=True))
     sums: dict[str, Any] = {name: np.zeros(net.blobs[name].data.size) for name in net.outputs}
     told_at = time.monotonic()
     for index in range(test.iterations):
+        for reader, tops in readers:
+            reader.fill([net.blobs[top].data for top in tops])
         net.forward()
         for name, total in sums.items():
             np.add(total, net.blobs[name].data.reshape(-1), out=total)
         if time.monotonic() - told_at >= TELL_EVERY_S:
             told_at = time.monotonic()
             control.send({"pass": index + 1})
+    for reader, _ in readers:
+        reader.close()
     return [
         Output(
             name=name,

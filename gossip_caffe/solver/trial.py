@@ -18,9 +18,9 @@ from gossip_caffe.job.checks import check_layer_types, check_names, no_loss
 from gossip_caffe.job.nets import Layer
 from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.job.reading import Model, PhaseNet
-from gossip_caffe.job.rewriting import shape_layer
+from gossip_caffe.job.rewriting import net_to_feed
 from gossip_caffe.job.source_layers import is_read_here
-from gossip_caffe.job.sources import Measure, read_shapes
+from gossip_caffe.job.sources import Measure, read_tested
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.solver.abort import abort_of
 from gossip_caffe.solver.attempts import Attempt, Text, Trial
@@ -92,12 +92,10 @@ def _as_a_peer(model: Model, spec: JobSpec) -> Attempt:
 
 def _tested(model: Model, net: PhaseNet, measure: Measure) -> Attempt:
     """A net that is tested, its data layers replaced by the shapes of their data."""
-    edits = []
-    for layer in net.sources:
-        if is_read_here(layer):
-            tops, batch_records = read_shapes(net.document, layer, model.paths, measure)
-            edits.append((layer.place.start, layer.place.end, shape_layer(layer.name, tops, batch_records)))
-    document = Document(edited(net.document.text, edits), net.document.name)
+    fed = [
+        read_tested(net.document, layer, model.paths, measure) for layer in net.sources if is_read_here(layer)
+    ]
+    document = Document(net_to_feed(net.document, net.sources, fed), net.document.name)
     layers = dataclasses.replace(net, document=document).layers
     spans = tuple((layer.place.start, layer.place.end) for layer in layers)
     return Attempt(

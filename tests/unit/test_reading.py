@@ -316,7 +316,7 @@ NET_MISTAKES = [
         "force_color: true force_gray: true",
         "net.prototxt:8:57: force_color and force_gray exclude",
     ),
-    ('source: "test"', 'source: "gone"', "net.prototxt:14: layer 'data': there is no data set at"),
+    ('source: "test"', 'source: "gone"', "net.prototxt:14: layer 'data': there is no LMDB at"),
     ('name: "small"', 'name: "small', "net.prototxt:1:7: a string that does not end"),
 ]
 
@@ -400,7 +400,7 @@ def test_a_source_is_behind_a_protocol(folder: Path) -> None:
         return Ones()
 
     job = read_job("ones", folder / "solver.prototxt", JobSettings(), measure_ones, folder)
-    assert opened == [("lmdb", str(folder / "train"))]
+    assert opened == [("lmdb", str(folder / "train")), ("lmdb", str(folder / "test"))]
     assert job.data.tops[0].shape == (1, 4, 4)
 
 
@@ -421,6 +421,7 @@ def test_several_sources_advance_together_and_the_longest_gives_the_records(fold
         'layer { name: "b" type: "Data" top: "b" data_param { source: "test" batch_size: 8 backend: LMDB } }'
     )
     (folder / "net.prototxt").write_text(f"{NET}\n{second}")
+    change(folder, "solver", "test_iter: 5\n", "")
     data = read_job("two", folder / "solver.prototxt", JobSettings(), Some, folder).data
     assert [(source.layer, source.records) for source in data.sources] == [("data", 64), ("b", 24)]
     assert (data.records, [top.name for top in data.tops]) == (64, ["data", "label", "b"])
