@@ -73,6 +73,10 @@ class DataError(ModelError):
     """A data set that is missing, unreadable or does not fit its net."""
 
 
+class CorruptRecord(DataError):
+    """One record that cannot be read, or does not fit the others; the message begins with its source and key."""
+
+
 class SolverDied(ModelError):
     """The solver process ended without being asked to; the message carries the cause that Caffe printed."""
 

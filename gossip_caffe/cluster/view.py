@@ -24,7 +24,8 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
     if figures is None:
         return (peer["peer"], "starting", str(peer["pid"] or ""), *[""] * 8)
     loss, distance = figures["loss"], figures["consensus_distance"]
-    note = f"{figures['solver_restarts']} solver restarts" if figures["solver_restarts"] else ""
+    counted = {"solver restarts": figures["solver_restarts"], "records skipped": figures["records_skipped"]}
+    note = ", ".join(f"{count:,} {what}" for what, count in counted.items() if count)
     if figures["stalled_share"] > 0.5:
         note = f"waits for data {figures['stalled_share']:.0%} of the time" + (f", {note}" if note else "")
     return (

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.errors import DataError
+from gossip_caffe.errors import CorruptRecord, DataError
 from gossip_caffe.job.spec import SourceSpec
 
 
@@ -68,11 +68,11 @@ class DatasetSource:
             first = self._spec.first
             own = [np.asarray(value, np.float32) for value in values[first : first + len(self._spec.tops)]]
         except Exception as error:  # the user's own code may raise anything
-            raise _failed(where, error) from None
+            raise _failed(where, error, CorruptRecord) from None
         wanted = [top.shape for top in self._spec.tops]
         found = [value.shape for value in own]
         if found != wanted:
-            raise DataError(
+            raise CorruptRecord(
                 f"{where}: values of the shapes {found}, but layer {self._spec.layer!r} takes {wanted}",
                 remedy="change the net, or what the data set returns",
             )
@@ -100,6 +100,6 @@ def _made(spec: SourceSpec) -> Any:
         raise _failed(spec.path, error) from None
 
 
-def _failed(where: str, error: Exception) -> DataError:
+def _failed(where: str, error: Exception, kind: type[DataError] = DataError) -> DataError:
     said = " ".join(str(error).split())
-    return DataError(f"{where}: {type(error).__name__}: {said}", remedy="correct the data set's code")
+    return kind(f"{where}: {type(error).__name__}: {said}", remedy="correct the data set's code")

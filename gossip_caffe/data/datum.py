@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from gossip_caffe.data.pictures import decoded
-from gossip_caffe.errors import DataError
+from gossip_caffe.errors import CorruptRecord
 from gossip_caffe.job.spec import TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
@@ -29,12 +29,12 @@ _AS_IT_IS = TransformSpec()
 def decode(serialized: bytes, where: str, transform: TransformSpec = _AS_IT_IS) -> Record:
     """Read a serialized Datum; an encoded picture gets the colours that ``transform`` asks for.
 
-    Raises DataError that begins with ``where`` (source and key).
+    Raises CorruptRecord that begins with ``where`` (source and key).
     """
     try:
         datum = wire.Datum.FromString(serialized)
     except DecodeError:
-        raise DataError(
+        raise CorruptRecord(
             f"{where}: not a Datum", remedy="write the data set again, or remove the record"
         ) from None
     if datum.encoded:
@@ -46,7 +46,7 @@ def decode(serialized: bytes, where: str, transform: TransformSpec = _AS_IT_IS) 
         else np.array(datum.float_data, dtype=np.float32)
     )
     if values.size == 0 or values.size != np.prod(shape):
-        raise DataError(
+        raise CorruptRecord(
             f"{where}: {values.size} values for a shape of {'×'.join(map(str, shape))}",
             remedy="write the data set again, or remove the record",
         )
@@ -58,7 +58,7 @@ def _decode_picture(datum: wire.Datum, where: str, transform: TransformSpec) -> 
     color = transform.force_color if transform.force_color or transform.force_gray else None
     pixels = decoded(datum.data, color=color)
     if pixels is None:
-        raise DataError(
+        raise CorruptRecord(
             f"{where}: no picture that OpenCV reads", remedy="write it again, or remove the record"
         )
     return Record(pixels, datum.label, where)

@@ -12,7 +12,7 @@ from gossip_caffe.data.datum import Record
 from gossip_caffe.data.listed import ListFile, find, read_list
 from gossip_caffe.data.pictures import decoded
 from gossip_caffe.data.transform import Transformer
-from gossip_caffe.errors import DataError
+from gossip_caffe.errors import CorruptRecord, DataError
 from gossip_caffe.job.spec import SourceSpec
 
 
@@ -88,7 +88,7 @@ class _Images:
         where = f"{self.listed.where(number)}, {path}"
         pixels = decoded(_content(path, where), color=image.color, height=image.height, width=image.width)
         if pixels is None:
-            raise DataError(
+            raise CorruptRecord(
                 f"{where}: no picture that OpenCV reads", remedy="replace the file, or remove the line"
             )
         return Record(pixels, label, where)
@@ -98,6 +98,6 @@ def _content(path: Path, where: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(
+        raise CorruptRecord(
             f"{where}: cannot be read ({error.strerror})", remedy="check the list and root_folder"
         ) from None

@@ -1,15 +1,15 @@
 """The loader process: reads planned records, transforms them, and fills the ring.
 
-Messages to it: {"open": DataSpec, "seed": n} with the ring's descriptors; {"plan": [[sequence, [[epoch,
-start, stop], …]], …]}; {"stop": true}. From it: {"ready": true}; {"failed": one line, "remedy": …} before it
-ends with exit code 7.
+Messages to it: {"open": DataSpec, "seed": n, "skip_corrupt": bool} with the ring's descriptors; {"plan":
+[[sequence, [[epoch, start, stop], …]], …]}; {"stop": true}. From it: {"ready": true}; {"skipped": [epoch, record,
+reason]}; {"failed": one line, "remedy": …} before it ends with exit code 7.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,14 @@ from numpy.typing import NDArray
 from gossip_caffe.children import Control, run_child
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.data.source import RecordSource, open_source
+from gossip_caffe.errors import CorruptRecord
 from gossip_caffe.job.spec import DataSpec, read_fields
 
 WAIT_FOR_SLOT_S = 0.2
+
+
+Skipped = Callable[[int, int, str], None]
+"""Told of a corrupt record that is left out: epoch, number, reason."""
 
 
 class OpenSources:
@@ -33,19 +38,50 @@ class OpenSources:
             open_source(source, spec.chunk_records, seed) for source in spec.sources
         ]
 
-    def fill(self, parts: list[list[int]], arrays: list[NDArray[np.float32]]) -> int:
-        """Load the records of ``parts`` into a slot's arrays; returns how many there are."""
+    def fill(
+        self, parts: list[list[int]], arrays: list[NDArray[np.float32]], skipped: Skipped | None = None
+    ) -> int:
+        """Load the records of ``parts`` into a slot's arrays; returns how many there are.
+
+        Corrupt ones are told to ``skipped`` and left out; without it they raise CorruptRecord.
+        """
         row = 0
         for epoch, start, stop in parts:
-            top = 0
-            for source, length, tops in zip(self._sources, self._lengths, self._tops, strict=True):
-                for piece_start, piece_stop, offset in wrapped(start, stop, length):
-                    rows = slice(row + offset, row + offset + piece_stop - piece_start)
-                    out = [array[rows] for array in arrays[top : top + tops]]
-                    source.fill(epoch, piece_start, piece_stop, out)
-                top += tops
-            row += stop - start
+            try:
+                self._fill(epoch, start, stop, arrays, row)
+                row += stop - start
+            except CorruptRecord:
+                if skipped is None:
+                    raise
+                row += self._fill_one_by_one(epoch, start, stop, arrays, row, skipped)
         return row
+
+    def _fill_one_by_one(
+        self,
+        epoch: int,
+        start: int,
+        stop: int,
+        arrays: list[NDArray[np.float32]],
+        row: int,
+        skipped: Skipped,
+    ) -> int:
+        good = 0
+        for record in range(start, stop):
+            try:
+                self._fill(epoch, record, record + 1, arrays, row + good)
+                good += 1
+            except CorruptRecord as error:
+                skipped(epoch, record, error.message)
+        return good
+
+    def _fill(self, epoch: int, start: int, stop: int, arrays: list[NDArray[np.float32]], row: int) -> None:
+        top = 0
+        for source, length, tops in zip(self._sources, self._lengths, self._tops, strict=True):
+            for piece_start, piece_stop, offset in wrapped(start, stop, length):
+                rows = slice(row + offset, row + offset + piece_stop - piece_start)
+                out = [array[rows] for array in arrays[top : top + tops]]
+                source.fill(epoch, piece_start, piece_stop, out)
+            top += tops
 
 
 def wrapped(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int]]:
@@ -70,6 +106,11 @@ def serve(control: Control) -> None:
     spec = read_fields(DataSpec, message["open"], "data")
     ring = BatchRing.attach(fds)
     sources = OpenSources(spec, message["seed"])
+
+    def tell(epoch: int, record: int, reason: str) -> None:
+        control.send({"skipped": [epoch, record, reason]})
+
+    skipped = tell if message["skip_corrupt"] else None
     control.send({"ready": True})
     plan: deque[Any] = deque()
     while True:
@@ -82,7 +123,7 @@ def serve(control: Control) -> None:
         arrays = ring.reserve(WAIT_FOR_SLOT_S)
         if arrays is not None:
             sequence, parts = plan.popleft()
-            ring.commit(sequence, sources.fill(parts, arrays))
+            ring.commit(sequence, sources.fill(parts, arrays, skipped))
 
 
 def main() -> int:

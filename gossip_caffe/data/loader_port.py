@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,12 +63,22 @@ class Loader(Protocol):
 
 
 class LoaderProcess:
-    """A loader in a process of its own."""
+    """A loader in a process of its own.
 
-    def __init__(self, spec: DataSpec, seed: int, ring: BatchRing) -> None:
+    ``skipped`` is told of corrupt records (epoch, number, reason), which are left out; without it they end the loader.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        seed: int,
+        ring: BatchRing,
+        skipped: Callable[[int, int, str], None] | None = None,
+    ) -> None:
         self._spec = spec
         self._seed = seed
         self._ring = ring
+        self._skipped = skipped
         self._child = Child("gossip_caffe.data.loader", self._heard)
         self._ready = asyncio.Event()
         self._failed: DataError | None = None
@@ -81,7 +91,9 @@ class LoaderProcess:
     async def start(self) -> None:
         """Spawn it and wait until the data set is open. Raises DataError with its reason when that fails."""
         self._child.start()
-        self._child.send({"open": dataclasses.asdict(self._spec), "seed": self._seed}, self._ring.fds)
+        skip = self._skipped is not None
+        opening = {"open": dataclasses.asdict(self._spec), "seed": self._seed, "skip_corrupt": skip}
+        self._child.send(opening, self._ring.fds)
         ready = asyncio.ensure_future(self._ready.wait())
         ended = asyncio.ensure_future(self._child.wait())
         try:
@@ -113,5 +125,7 @@ class LoaderProcess:
     def _heard(self, message: dict[str, Any]) -> None:
         if "failed" in message:
             self._failed = DataError(message["failed"], remedy=message["remedy"])
+        elif "skipped" in message and self._skipped is not None:
+            self._skipped(*message["skipped"])
         elif "ready" in message:
             self._ready.set()

@@ -129,12 +129,12 @@ class BatchRing:
         return self._arrays[self.head % self.slots]
 
     def commit(self, sequence: int, records: int) -> None:
-        """Producer: the reserved slot holds batch ``sequence``, its first ``records`` rows count.
+        """Producer: the reserved slot holds batch ``sequence``, its first ``records`` rows count, or none.
 
         Raises EnvironmentProblem when that is not the batch that is due, or has no slot.
         """
         head = self.head
-        if sequence != head or self.ready >= self.slots or not 0 < records <= self.batch_records:
+        if sequence != head or self.ready >= self.slots or not 0 <= records <= self.batch_records:
             raise EnvironmentProblem(
                 f"batch {sequence} of {records} records was loaded where {head} is due", remedy=_DEFECT
             )

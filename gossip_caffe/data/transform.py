@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from gossip_caffe.data.datum import Record
-from gossip_caffe.errors import DataError
+from gossip_caffe.errors import CorruptRecord, DataError
 from gossip_caffe.job.spec import TransformSpec
 from gossip_caffe.mixing import mixed
 from gossip_caffe.wire import caffe_wire_pb2 as wire
@@ -54,22 +54,22 @@ class Transformer:
             self._mean = np.array(spec.mean_values, dtype=np.float32).reshape(-1, 1, 1)
 
     def check(self, record: Record) -> None:
-        """Raise DataError when a record cannot be transformed: what Caffe's CHECKs would abort on."""
+        """Raise CorruptRecord when a record cannot be transformed: what Caffe's CHECKs would abort on."""
         shape = record.values.shape
         if shape == self._fits:
             return
         if self._crop > min(shape[1:]):
-            raise DataError(
+            raise CorruptRecord(
                 f"{record.where}: {_shown(shape)} is smaller than crop_size {self._crop}",
                 remedy="choose a smaller crop_size",
             )
         if self._mean_file and self._mean is not None and self._mean.shape != shape:
             mean = f"{_shown(self._mean.shape)} in the mean file {self._mean_file}"
-            raise DataError(
+            raise CorruptRecord(
                 f"{record.where}: {_shown(shape)}, but {mean}", remedy="make the mean file of this data set"
             )
         if not self._mean_file and self._mean is not None and len(self._mean) not in {1, shape[0]}:
-            raise DataError(
+            raise CorruptRecord(
                 f"{record.where}: {len(self._mean)} mean values for {shape[0]} channels",
                 remedy="give one mean_value, or one for each channel",
             )
@@ -79,14 +79,14 @@ class Transformer:
         """Transform the records number ``first``, ``first`` + 1, … of an epoch into ``out``.
 
         ``out``: shape (len(records), channels, height, width), height and width being crop_size if there is
-        one. Raises DataError naming a record that does not fit.
+        one. Raises CorruptRecord naming a record that does not fit.
         """
         wanted = out.shape[1:]
         for record in records:
             self.check(record)
             shape = record.values.shape
             if (shape[0] if self._crop else shape) != (wanted[0] if self._crop else wanted):
-                raise DataError(
+                raise CorruptRecord(
                     f"{record.where}: {_shown(shape)}, but the data set began with {_shown(wanted)}",
                     remedy="give all records one shape, or crop them",
                 )

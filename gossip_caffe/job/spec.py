@@ -177,10 +177,15 @@ class JobSettings:
     seed: int = 1
     prefetch_batches: int = 8
     shuffle: bool = True
+    corrupt_records: str = "stop"
 
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_CHOICES = {"codec": ("float32", "float16"), "lr_scaling": ("none", "sqrt", "linear")}
+_CHOICES = {
+    "corrupt_records": ("stop", "skip"),
+    "codec": ("float32", "float16"),
+    "lr_scaling": ("none", "sqrt", "linear"),
+}
 _RANGES = {
     "exchange_every_iterations": (1, 1_000_000),
     "exchange_jitter": (0.0, 0.9),

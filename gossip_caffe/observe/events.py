@@ -25,6 +25,7 @@ class Event(StrEnum):
     FOUNDED = "founded"  # this peer made the job's first weights
     JOINED = "joined"  # checkpoint, progress_samples: weights loaded, training begins
     CLAIMED = "claimed"  # epoch, chunks
+    SKIPPED = "record-skipped"  # epoch, record, reason: corrupt, and in no batch
     TRAINED = "trained"  # epoch, chunk, records, batch
     DONE = "done"  # epoch, chunks, via (id of an exchange or a checkpoint)
     UNKNOWN = "settlement-unknown"  # epoch, chunks, via: the store's reply was not seen

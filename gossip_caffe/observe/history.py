@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from gossip_caffe.observe.events import Event, read_events
 
 Mask = NDArray[np.bool_]
+Counts = NDArray[np.uint16]
+"""How often each record of an epoch was trained."""
 
 
 class Cut(Protocol):
@@ -54,13 +56,15 @@ class Account:
     """A record counts once per epoch.
 
     ``records_trained``: learned, of the budget; ``records_lost``: of the budget and not learned by anybody;
-    ``records_twice``: trainings beyond the first of each record. ``peers_joined`` loaded or founded the weights;
+    ``records_twice``: trainings beyond the first of each record. ``records_skipped``: corrupt, left out by the job's
+    setting, and learned by nobody; they are not lost. ``peers_joined`` loaded or founded the weights;
     ``peers_killed`` stopped writing without a last word.
     """
 
     records_trained: int
     records_lost: int
     records_twice: int
+    records_skipped: int
     peers_joined: int
     peers_killed: int
     exchanges: Mapping[str, int]
@@ -69,9 +73,12 @@ class Account:
 
 @dataclass(slots=True)
 class _Peer:
-    trained: dict[int, Mask] = field(default_factory=dict)
+    trained: dict[int, Counts] = field(default_factory=dict)
+    skipped: dict[int, set[int]] = field(default_factory=dict)
     done: dict[int, set[int]] = field(default_factory=dict)
     unknown: dict[int, set[int]] = field(default_factory=dict)
+    exchanges: Counter[str] = field(default_factory=Counter)
+    checkpoints: int = 0
     joined: bool = False
     left: bool = False
 
@@ -86,60 +93,78 @@ def account_of(run_dir: Path, job: Budgeted) -> Account:
 def account(logs: Mapping[str, Iterable[Mapping[str, Any]]], job: Budgeted) -> Account:
     """The account of each peer's events, in the order in which it wrote them."""
     records = job.data.records
-    trainings: dict[int, NDArray[np.uint16]] = {}
-    peers: dict[str, _Peer] = {}
-    exchanges: Counter[str] = Counter()
-    checkpoints = 0
-    for name, events in logs.items():
-        peer = peers[name] = _Peer()
-        for event in events:
-            match event["event"]:
-                case Event.TRAINED:
-                    for epoch, start, stop in event["parts"]:
-                        trainings.setdefault(epoch, np.zeros(records, np.uint16))[start:stop] += 1
-                        peer.trained.setdefault(epoch, np.zeros(records, np.bool_))[start:stop] = True
-                case Event.DONE:
-                    peer.done.setdefault(event["epoch"], set()).update(event["chunks"])
-                case Event.UNKNOWN:
-                    peer.unknown.setdefault(event["epoch"], set()).update(event["chunks"])
-                case Event.JOINED | Event.FOUNDED:
-                    peer.joined = True
-                case Event.LEFT:
-                    peer.left = True
-                case Event.EXCHANGED:
-                    exchanges[event["outcome"]] += 1
-                case Event.CHECKPOINTED:
-                    checkpoints += 1
-    epochs = -(-job.budget_samples // records)
-    learned = [_learned(epoch, peers.values(), job.data) for epoch in range(epochs)]
-    wanted = [min(records, job.budget_samples - epoch * records) for epoch in range(epochs)]
+    peers = [_peer(events, records) for events in logs.values()]
+    epochs = [_epoch(epoch, peers, job) for epoch in range(-(-job.budget_samples // records))]
     return Account(
-        records_trained=sum(learned),
-        records_lost=sum(max(0, need - have) for need, have in zip(wanted, learned, strict=True)),
-        records_twice=sum(
-            int(counts.sum(dtype=np.int64)) - int(np.count_nonzero(counts)) for counts in trainings.values()
-        ),
-        peers_joined=sum(peer.joined for peer in peers.values()),
-        peers_killed=sum(not peer.left for peer in peers.values()),
-        exchanges=dict(exchanges),
-        checkpoints=checkpoints,
+        records_trained=sum(epoch.learned for epoch in epochs),
+        records_lost=sum(epoch.lost for epoch in epochs),
+        records_twice=sum(epoch.twice for epoch in epochs),
+        records_skipped=sum(epoch.skipped for epoch in epochs),
+        peers_joined=sum(peer.joined for peer in peers),
+        peers_killed=sum(not peer.left for peer in peers),
+        exchanges=dict(sum((peer.exchanges for peer in peers), Counter())),
+        checkpoints=sum(peer.checkpoints for peer in peers),
     )
 
 
-def _learned(epoch: int, peers: Iterable[_Peer], data: Cut) -> int:
-    """Records of an epoch that some peer trained and settled."""
-    learned = np.zeros(data.records, np.bool_)
-    peers = list(peers)
+def _peer(events: Iterable[Mapping[str, Any]], records: int) -> _Peer:
+    peer = _Peer()
+    for event in events:
+        match event["event"]:
+            case Event.TRAINED:
+                for epoch, start, stop in event["parts"]:
+                    peer.trained.setdefault(epoch, np.zeros(records, np.uint16))[start:stop] += 1
+            case Event.SKIPPED:
+                peer.skipped.setdefault(event["epoch"], set()).add(event["record"])
+            case Event.DONE:
+                peer.done.setdefault(event["epoch"], set()).update(event["chunks"])
+            case Event.UNKNOWN:
+                peer.unknown.setdefault(event["epoch"], set()).update(event["chunks"])
+            case Event.JOINED | Event.FOUNDED:
+                peer.joined = True
+            case Event.LEFT:
+                peer.left = True
+            case Event.EXCHANGED:
+                peer.exchanges[event["outcome"]] += 1
+            case Event.CHECKPOINTED:
+                peer.checkpoints += 1
+    for epoch, numbers in peer.skipped.items():  # its batches were planned with them, and filled without
+        peer.trained.setdefault(epoch, np.zeros(records, np.uint16))[sorted(numbers)] = 0
+    return peer
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    learned: int
+    lost: int
+    twice: int
+    skipped: int
+
+
+def _epoch(epoch: int, peers: list[_Peer], job: Budgeted) -> _Epoch:
+    """The records of one epoch: learned are those that some peer trained and settled."""
+    records = job.data.records
+    learned, twice = np.zeros(records, np.bool_), np.zeros(records, np.int64)
     settled_by_all = set().union(*(peer.done.get(epoch, set()) for peer in peers)) if peers else set()
     for peer in peers:
         trained = peer.trained.get(epoch)
         if trained is None:
             continue
-        mine = _chunks(peer.done.get(epoch, set()) | (peer.unknown.get(epoch, set()) - settled_by_all), data)
+        unknown = peer.unknown.get(epoch, set()) - settled_by_all
+        mine = _chunks(peer.done.get(epoch, set()) | unknown, job.data)
         if not peer.left:
-            mine |= ~_chunks(settled_by_all, data)
-        learned |= trained & mine
-    return int(learned.sum())
+            mine |= ~_chunks(settled_by_all, job.data)
+        learned |= (trained > 0) & mine
+        twice += trained
+    skipped = set().union(*(peer.skipped.get(epoch, set()) for peer in peers)) if peers else set()
+    skipped = {record for record in skipped if not learned[record]}
+    wanted = min(records, job.budget_samples - epoch * records)
+    return _Epoch(
+        learned=int(learned.sum()),
+        lost=max(0, wanted - int(learned.sum()) - len(skipped)),
+        twice=int(twice.sum()) - int(np.count_nonzero(twice)),
+        skipped=len(skipped),
+    )
 
 
 def _chunks(chunks: Iterable[int], data: Cut) -> Mask:

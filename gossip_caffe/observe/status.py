@@ -36,6 +36,7 @@ class PeerStatus:
     solver_pid: int = 0
     loader_pid: int = 0
     solver_restarts: int = 0
+    records_skipped: int = 0
     tested: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:

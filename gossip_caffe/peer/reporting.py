@@ -98,6 +98,7 @@ def status_of(training: Training, state: State, reason: str) -> PeerStatus:
         solver_pid=training.trainer.solver_pid,
         loader_pid=training.trainer.loader_pid,
         solver_restarts=training.trainer.solver_restarts,
+        records_skipped=training.trainer.records_skipped,
         tested=tested.to_record() if (tested := training.testing.newest) is not None else None,
     )
 

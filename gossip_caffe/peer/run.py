@@ -105,9 +105,10 @@ def _trainer(
         return SolverProcess(built_from, spec.schedule, ring, board)
 
     def make_loader() -> Loader:
-        return LoaderProcess(spec.data, spec.settings.seed, ring)
+        skipped = trainer.note_skipped if spec.settings.corrupt_records == "skip" else None
+        return LoaderProcess(spec.data, spec.settings.seed, ring, skipped)
 
-    return Trainer(
+    trainer = Trainer(
         batch_records=spec.data.batch_records,
         ring=ring,
         make_solver=make_solver,
@@ -116,6 +117,7 @@ def _trainer(
         log=log,
         begins_with=spec.start,
     )
+    return trainer
 
 
 def _leave_on_signals(agent: Agent) -> None:

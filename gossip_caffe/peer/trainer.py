@@ -52,7 +52,7 @@ class Trainer:
         self.stream = RecordStream(batch_records)
         self.layout: WeightLayout
         self.board: WeightBoard
-        self.solver_restarts = 0
+        self.solver_restarts = self.records_skipped = 0
         self._ring = ring
         self._make_solver = make_solver
         self._make_loader = make_loader
@@ -118,6 +118,11 @@ class Trainer:
             records += batch.records
         self.samples_trained += records
         return records
+
+    def note_skipped(self, epoch: int, record: int, reason: str) -> None:
+        """Write down a corrupt record that was left out of its batch."""
+        self.records_skipped += 1
+        self._log.emit(Event.SKIPPED, epoch=epoch, record=record, reason=reason)
 
     async def supervise(self) -> None:
         """Restart whichever child ends; returns never. Raises SolverDied or DataError when that does not help."""

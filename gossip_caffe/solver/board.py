@@ -176,6 +176,10 @@ class WeightBoard:
         )
         self._words[_BATCHES] = batches
 
+    def note_batches(self, batches: int) -> None:
+        """Solver: so many batches are behind it, the last ones without a step."""
+        self._words[_BATCHES] = batches
+
     def note_stall(self, seconds: float) -> None:
         """Solver: it waited for a batch."""
         self._reals[_STALLED_S] += seconds

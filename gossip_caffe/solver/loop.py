@@ -60,10 +60,22 @@ class SolverLoop:
     @property
     def batches_due(self) -> int:
         """Batches for the iteration that can be made now; 0 when there are too few."""
-        ready = self._ring.ready
-        if ready >= self._spec.iter_size:
-            return self._spec.iter_size
+        self._pass_over_empty()
+        ready, wanted = self._ring.ready, self._spec.iter_size
+        for index in range(min(ready, wanted)):
+            if not self._ring.records_of(self._ring.tail + index):
+                return index  # an empty batch ends the iteration early
+        if ready >= wanted:
+            return wanted
         return ready if self._board.flush else 0
+
+    def _pass_over_empty(self) -> None:
+        """Batches of which every record was corrupt train nothing."""
+        while self._ring.ready and not self._ring.records_of(self._ring.tail):
+            self._ring.release()
+            self._batches += 1
+            self._dirty = True
+            self._board.note_batches(self._batches)
 
     def between_steps(self) -> None:
         """Add a waiting correction, and publish if that is due."""

@@ -197,6 +197,30 @@ async def test_a_corrupt_record_ends_the_loader_with_one_line_that_names_it(tmp_
     assert ring.head == 4
 
 
+async def test_corrupt_records_are_left_out_and_named_when_the_job_says_so(tmp_path: Path) -> None:
+    """One within a batch, and a whole batch of them, which becomes an empty one."""
+    bad = {11, *range(16, 24), 69}
+    write(tmp_path / "train")
+    with lmdb.open(str(tmp_path / "train")) as environment, environment.begin(write=True) as writing:
+        for index in bad:
+            writing.put(f"{index:05d}".encode(), b"\xff")
+    spec = spec_of(tmp_path / "train")
+    ring = BatchRing.create(spec.tops, BATCH, 16)
+    skipped: list[tuple[int, int, str]] = []
+    loader = LoaderProcess(spec, SEED, ring, lambda *record: skipped.append(record))
+    await loader.start()
+    loader.plan(plan(0, 9))
+    for sequence in range(9):
+        number, labels, _ = await take(ring)
+        wanted = [label for label in labels_of(sequence) if label not in bad]
+        assert (number, labels) == (sequence, wanted)
+    await until(lambda: len(skipped) == len(bad))
+    assert [(epoch, record) for epoch, record, _ in skipped] == [(0, record) for record in sorted(bad)]
+    assert skipped[0][2] == f"{tmp_path / 'train'}, key '00011': not a Datum"
+    await loader.stop()
+    ring.close()
+
+
 @pytest.mark.parametrize("change", ["missing", "other"])
 async def test_a_data_set_that_is_not_the_jobs_is_an_error_of_the_start(
     spec: DataSpec, ring: BatchRing, tmp_path: Path, change: str

@@ -71,6 +71,18 @@ def test_a_settlement_whose_outcome_was_not_learned_counts_when_nobody_else_sett
     assert figures(account(logs, Job(20))) == (15, 5, 5)
 
 
+def test_a_corrupt_record_that_was_left_out_is_skipped_and_not_lost() -> None:
+    skipped = {"event": "record-skipped", "epoch": 0, "record": 3, "reason": "key '3': not a Datum"}
+    found = account(
+        {"a": [skipped, trained((0, 0, 10)), skipped, trained((0, 0, 10)), done(0, 0), LEFT]}, Job(10)
+    )
+    assert (figures(found), found.records_skipped) == ((9, 0, 9), 1)
+    other = account(
+        {"a": [skipped, trained((0, 0, 10)), LEFT], "b": [trained((0, 0, 10)), done(0, 0), LEFT]}, Job(10)
+    )
+    assert (figures(other), other.records_skipped) == ((10, 0, 9), 0)
+
+
 def test_a_solver_that_trains_a_batch_again_counts_it_twice() -> None:
     logs = {"a": [trained((0, 0, 10)), trained((0, 0, 10)), done(0, 0), LEFT]}
     assert figures(account(logs, Job(10))) == (10, 0, 10)

@@ -214,7 +214,7 @@ def test_batches_flow_in_order_between_two_threads(ring: BatchRing) -> None:
     loader.close()
 
 
-@pytest.mark.parametrize(("sequence", "records"), [(1, 4), (0, 0), (0, 5)])
+@pytest.mark.parametrize(("sequence", "records"), [(1, 4), (0, -1), (0, 5)])
 def test_a_batch_out_of_order_or_of_a_wrong_size_is_refused(
     ring: BatchRing, sequence: int, records: int
 ) -> None:
