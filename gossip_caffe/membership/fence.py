@@ -108,8 +108,9 @@ class FencedWriter:
                 if item is not None and item.value in bumps:
                     self._revision = item.mod_revision
                     raise _NeverApplied
-                if item is None and self._revision:
-                    raise LeaseLost(f"the fence {self._key} is gone", remedy="register again")
+                gone = item is None and self._revision
+                if gone or (item is not None and item.mod_revision != self._revision):
+                    raise LeaseLost(f"the fence {self._key} is not ours any more", remedy="register again")
                 bumps.add(bump := self._next_nonce())
                 guard: Guard = ModifiedAt(self._key, self._revision) if self._revision else Absent(self._key)
                 await self._store.transact([guard], [Put(self._key, bump, self._session.id)])

@@ -11,7 +11,7 @@ from gossip_caffe.errors import LeaseLost
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Changed, Put, Reset, Store
+from gossip_caffe.membership.store import Put, Reset, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,32 +71,39 @@ class Registration:
 
 
 class MembersView:
-    """All records of a job, kept up to date by a watch; the last known ones while the store is away."""
+    """All records of a job, kept up to date by a watch; the last known ones while the store is away.
+
+    ``on_change`` is called with each record as it was and as it is, None where there is none.
+    """
 
     def __init__(self, store: Store, keys: JobKeys) -> None:
         self._store = store
         self._keys = keys
         self.members: dict[str, PeerRecord] = {}
         self.known = asyncio.Event()
-        self.on_change: list[Callable[[], None]] = []
+        self.on_change: list[Callable[[PeerRecord | None, PeerRecord | None], None]] = []
 
     async def follow(self) -> None:
         """Keep the view up to date; returns when the store is closed."""
         async for item in self._store.watch(self._keys.peers):
-            before = dict(self.members)
-            match item:
-                case Reset(listing):
-                    self.members = {}
-                    for entry in listing.items:
-                        self._note(entry.key, entry.value)
-                    self.known.set()
-                case Changed(key, None):
-                    self.members.pop(key.removeprefix(self._keys.peers), None)
-                case Changed(key, value) if value is not None:
-                    self._note(key, value.value)
-            if self.members != before:
-                for callback in self.on_change:
-                    callback()
+            if isinstance(item, Reset):
+                before, self.members = self.members, {}
+                for entry in item.listing.items:
+                    self._note(entry.key, entry.value)
+                self.known.set()
+                for peer in {**before, **self.members}:
+                    self._tell(before.get(peer), self.members.get(peer))
+            else:
+                peer = item.key.removeprefix(self._keys.peers)
+                was = self.members.pop(peer, None)
+                if item.value is not None:
+                    self._note(item.key, item.value.value)
+                self._tell(was, self.members.get(peer))
+
+    def _tell(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
+        if was != now:
+            for callback in self.on_change:
+                callback(was, now)
 
     def in_state(self, *states: str) -> Mapping[str, PeerRecord]:
         """The members that are in one of the given states, by id."""

@@ -139,6 +139,7 @@ class Agent:
             clock=self._world.clock,
             log=self._world.log,
             say=self._world.say,
+            living=lambda: len(training.training),
         )
 
     async def _unless_leaving(self, work: Awaitable[T]) -> T:

@@ -22,12 +22,11 @@ from gossip_caffe.membership.store import Absent, CreatedAt, Delete, Guard, Oper
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.pace import checkpoint_interval
-from gossip_caffe.peer.progress import Progress
+from gossip_caffe.peer.progress import Progress, look_after_s
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.solver.board import SnapshotInfo
 
-LOOK_EVERY_S = 0.5
 ALONE_EVERY_S = 2.0
 COPIES = 2
 
@@ -98,7 +97,8 @@ class Checkpointing:
                 pass  # the store is away: what is due stays due
             except EnvironmentProblem as error:
                 self._say_once(f"{self._member.peer}: {error}")
-            await self._world.clock.sleep(LOOK_EVERY_S)
+            living = 1 if self.duty.ours else len(self._member.training)
+            await self._world.clock.sleep(look_after_s(living))
 
     async def _look(self) -> None:
         member = self._member

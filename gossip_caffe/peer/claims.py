@@ -145,7 +145,7 @@ class Claims:
             self._ledger, self._lease = ledger, lease
             self._shared = {chunk: via for chunk, via in self._shared.items() if chunk in self.owned}
             self._unknown.clear()
-            self.chooser.members_changed()
+            self.chooser.members_changed(self._clock.monotonic())
             return before - len(self.owned)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.membership.load import asks_after_s
 from gossip_caffe.peer.pace import rate_factor, samples_of_others
 from gossip_caffe.shards.epochs import Epochs
 from gossip_caffe.shards.ledger import Ledger
 from gossip_caffe.solver.board import WeightBoard
 
 LOOK_EVERY_S = 0.5
-PEERS_A_SECOND = 100
-"""All peers together look about this often: the store's load does not grow with their number."""
 
 
 def look_after_s(living: int) -> float:
-    """How long a peer waits between two looks at the job's progress."""
-    return max(LOOK_EVERY_S, living / PEERS_A_SECOND)
+    """How long a peer waits between two looks at what the whole job has come to."""
+    return asks_after_s(LOOK_EVERY_S, living)
 
 
 class Progress:

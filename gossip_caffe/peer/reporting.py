@@ -8,6 +8,7 @@ from collections.abc import Callable
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import StoreError
 from gossip_caffe.gossip.exchange import OutcomeKind
+from gossip_caffe.membership.load import asks_after_s
 from gossip_caffe.membership.store import Put, Store
 from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.observe.status import PeerStatus
@@ -32,6 +33,7 @@ class Reporting:
         clock: Clock,
         log: EventLog,
         say: Callable[[str], None],
+        living: Callable[[], int],
     ) -> None:
         self._status = status
         self._key = key
@@ -40,6 +42,8 @@ class Reporting:
         self._clock = clock
         self._log = log
         self._say = say
+        self._living = living
+        self._written_at = float("-inf")
 
     async def run(self) -> None:
         """Report for ever."""
@@ -50,7 +54,7 @@ class Reporting:
             await self._clock.sleep(EVERY_S)
 
     async def report(self) -> PeerStatus:
-        """Report once; a store that is away misses it."""
+        """Report once, in the store less often among many peers; a store that is away misses it."""
         status = self._status()
         if status.iteration:
             self._log.emit(
@@ -63,6 +67,10 @@ class Reporting:
                 progress_samples=status.progress_samples,
                 distance=status.consensus_distance,
             )
+        now = self._clock.monotonic()
+        if now - self._written_at < asks_after_s(EVERY_S, self._living()) - EVERY_S / 2:
+            return status
+        self._written_at = now
         try:
             await self._store.transact([], [Put(self._key, status.to_json(), self._lease())])
         except StoreError:

@@ -19,6 +19,12 @@ class Tasks:
         """Start one."""
         self._tasks[name] = asyncio.create_task(work, name=name)
 
+    async def ended(self, name: str) -> None:
+        """Return when one has ended by itself; its error, if any, is raised. Cancelled, it leaves the task alone."""
+        if name in self._tasks:
+            await asyncio.shield(self._tasks[name])
+            del self._tasks[name]
+
     async def cancel(self, *names: str) -> None:
         """End some, or with no names all; returns when they have ended."""
         chosen = [self._tasks.pop(name) for name in names or tuple(self._tasks) if name in self._tasks]

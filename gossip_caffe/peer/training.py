@@ -30,7 +30,10 @@ from gossip_caffe.shards.plan import quantised, shard
 
 LOOK_EVERY_S = 0.02
 STORE_AWAY_PAUSE_S = 0.5
+SETTLE_EVERY_S = 0.25
+"""At the most: exchanges that follow each other closely are settled together."""
 DRAIN_DEADLINE_S = 8.0
+END_CLAIMS_S = 2.0
 
 Enter = Callable[[Cause, str], State]
 
@@ -58,7 +61,9 @@ class Training:
             clock=world.clock,
             rng=world.rng,
         )
-        self._chooser = Chooser(world.epochs, self._shard, world.rng)
+        self._chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
+        self._orphans = False
+        self._claiming = True
         self.claims = Claims(
             ledger=incarnation.ledger,
             lease=incarnation.session.id,
@@ -87,7 +92,7 @@ class Training:
         """Answer offers, and start all tasks."""
         self.exchanger.accepting = None
         self.world.serve(self.exchanger)
-        self._view.on_change.append(self._chooser.members_changed)
+        self._view.on_change.append(self._member_changed)
         tasks.spawn("children", self.trainer.supervise())
         tasks.spawn("claims", self._claim_and_settle())
         tasks.spawn("exchanges", self._exchanging.run())
@@ -101,7 +106,8 @@ class Training:
 
         What cannot be settled in time is freed by the lease, and trained again by others.
         """
-        await tasks.cancel("claims", "exchanges", "checkpoints", "tests", "progress")
+        await self._end_claims(tasks)
+        await tasks.cancel("exchanges", "checkpoints", "tests", "progress")
         if cause is Cause.JOB_FINISHED:
             return
         try:
@@ -124,6 +130,15 @@ class Training:
             left = len(self.claims.owned)
             self.world.say(f"{self.peer}: leaves {left} chunks unsettled ({error or 'out of time'})")
 
+    async def _end_claims(self, tasks: Tasks) -> None:
+        """Claim no more; what is asked of the store now is awaited, or it would be done and nobody would know."""
+        self._claiming = False
+        try:
+            async with self.world.clock.timeout(END_CLAIMS_S):
+                await tasks.ended("claims")
+        except TimeoutError:
+            await tasks.cancel("claims")
+
     def end(self) -> None:
         """Answer no more offers."""
         self.exchanger.accepting = Refusal.SHUTTING_DOWN
@@ -143,8 +158,8 @@ class Training:
     async def _claim_and_settle(self) -> None:
         """Keep the loader fed a little ahead, and the account in the store up to date."""
         clock, trainer = self.world.clock, self.trainer
-        again_at = float("-inf")
-        while True:
+        again_at = settle_at = float("-inf")
+        while self._claiming:
             trainer.note_trained()
             # With nothing left to claim a short batch is trained rather than waited for, and a short iteration too:
             # but not while the loader still fills what makes it a whole one.
@@ -152,9 +167,13 @@ class Training:
             trainer.cut(flush=dry and not trainer.queued_batches)
             trainer.board.set_flush(dry and trainer.queued_batches < self.world.spec.iter_size)
             try:
-                await self.claims.settle()
-                if not dry and (want := self._wanted()):
+                if self.claims.unsettled_shared and clock.monotonic() >= settle_at:
+                    settle_at = clock.monotonic() + SETTLE_EVERY_S
+                    await self.claims.settle()
+                if (not dry or self._orphans) and (want := self._wanted()):
+                    owned = len(self.claims.owned)
                     pause_s = await self.claims.claim(want)
+                    self._orphans = self._orphans and not pause_s and len(self.claims.owned) == owned
                     if not pause_s:
                         continue
                     again_at = clock.monotonic() + pause_s
@@ -164,11 +183,21 @@ class Training:
                 await clock.sleep(STORE_AWAY_PAUSE_S)
             await clock.sleep(LOOK_EVERY_S)
 
+    def _member_changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
+        """Plan again when who trains has changed, or how fast; look for what was left when somebody is gone."""
+        before, after = _training_weight(was), _training_weight(now)
+        if before != after:
+            self._chooser.members_changed(self.world.clock.monotonic())
+        if before and not after:
+            self._orphans = True
+
     def _wanted(self) -> int:
+        """How many chunks to claim now. What somebody left is claimed at once, as if nothing was queued here."""
         spec = self.world.spec
         batch = spec.data.batch_records
+        queued = self.trainer.stream.waiting_records + self.trainer.queued_batches * batch
         return claims_wanted(
-            queued_records=self.trainer.stream.waiting_records + self.trainer.queued_batches * batch,
+            queued_records=0 if self._orphans else queued,
             batch_records=batch,
             chunk_records=spec.data.chunk_records,
             prefetch_batches=spec.settings.prefetch_batches,
@@ -243,3 +272,8 @@ class Training:
         """The learning of our first ``batches`` batches has left the peer, by exchange or checkpoint ``via``."""
         self.trainer.note_trained()
         self.claims.shared(self.trainer.stream.durable(batches), via)
+
+
+def _training_weight(record: PeerRecord | None) -> float:
+    """The weight of a peer in the plan; 0.0 when it does not train."""
+    return quantised(record.weight) if record is not None and record.state == State.TRAINING.value else 0.0

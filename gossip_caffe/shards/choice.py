@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gossip_caffe.membership.load import asks_after_s
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import EpochState
 
@@ -42,7 +43,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """List the open epochs first: a shard is used up, and what is left is not known."""
+    """List the open epochs first: what is left of them is not known."""
 
     reason: str
 
@@ -62,21 +63,30 @@ Choice = Claim | List | Nothing
 class Chooser:
     """What one peer knows of all open epochs, and the next choice that follows from it.
 
-    It lists at most every ``relist_after_s``, and every ``relist_dry_s`` when it knows of nothing to claim.
+    ``shard`` plans anew, ``living`` says how many peers train. It lists first of all, when members have changed, at
+    most every ``relist_after_s`` while its shard is used up, and every ``relist_dry_s`` when it knows of nothing to
+    claim; among many peers less often, so that what all of them list together does not grow with their number.
     """
 
     epochs: Epochs
     shard: Callable[[], Sequence[int]]
     rng: random.Random
+    living: Callable[[], int] = lambda: 1
     relist_after_s: float = 1.0
     relist_dry_s: float = 0.25
     known: dict[int, EpochKnowledge] = field(default_factory=dict)
     listed_at: float = float("-inf")
+    _mine: frozenset[int] = frozenset()
+    _plan_at: float | None = float("-inf")
+    _listed_keys: int = 0
 
     def choose(self, folded: int, want: int, now: float) -> Choice:
         """The next thing to do to own ``want`` more chunks, when epochs before ``folded`` are finished."""
         for epoch in [epoch for epoch in self.known if epoch < folded]:
             del self.known[epoch]
+        if self._plan_at is not None and now >= self._plan_at:
+            self._plan()
+            return List("the members have changed")
         chunks: list[ChunkId] = []
         used_up = False
         for epoch in range(folded, self.epochs.count):
@@ -86,13 +96,16 @@ class Chooser:
             chunks += [ChunkId(epoch, chunk) for chunk in wanted]
             if len(chunks) >= want:
                 break
-        if used_up and now >= self.listed_at + self.relist_after_s:
+        if used_up and now >= self.listed_at + self._pause_s(self.relist_after_s):
             return List("a shard is used up")
         if chunks:
             return Claim(tuple(chunks), "planned, or left by others")
-        if used_up and now >= self.listed_at + self.relist_dry_s:
+        again_at = self.listed_at + self._pause_s(self.relist_dry_s)
+        if used_up and now >= again_at:
             return List("nothing is known to be free")
-        return Nothing(self.listed_at + self.relist_dry_s, "every chunk of the budget is owned or done")
+        if self._plan_at is not None:
+            again_at = min(again_at, self._plan_at)
+        return Nothing(again_at, "every chunk of the budget is owned or done")
 
     def tried(self, chunks: Sequence[ChunkId]) -> None:
         """These chunks were claimed, or found taken: neither is worth another try until the next listing."""
@@ -108,6 +121,9 @@ class Chooser:
         What is left is shuffled, so that peers who run dry together do not race for one chunk.
         """
         self.listed_at = now
+        self._listed_keys = sum(len(state.owned) + len(state.done) for state in states.values())
+        for epoch in states:
+            self._knowledge(epoch)
         for epoch, knowledge in self.known.items():
             state = states.get(epoch, EpochState(frozenset(), frozenset()))
             gone = state.owned | state.done
@@ -118,17 +134,30 @@ class Chooser:
                 self.rng.shuffle(knowledge.left)
             knowledge.finished = len(state.done) == len(self.epochs.order(epoch))
 
-    def members_changed(self) -> None:
-        """The plan moved, and somebody's chunks may be free: plan the open epochs again, and list them soon."""
-        mine = set(self.shard())
+    def members_changed(self, now: float) -> None:
+        """The plan moved, and somebody's chunks may be free: plan and list again, at once among few peers.
+
+        Among many it is done some time within the pause between two listings: not by all of them at once, and once
+        for all changes that come meanwhile.
+        """
+        if self._plan_at is None:
+            later_s = self._pause_s(self.relist_after_s) - self.relist_after_s
+            self._plan_at = now + self.rng.random() * later_s
+
+    def _plan(self) -> None:
+        self._plan_at = None
+        self._mine = frozenset(self.shard())
         for epoch, knowledge in self.known.items():
             if not knowledge.finished:
-                knowledge.planned = [chunk for chunk in self.epochs.order(epoch) if chunk in mine]
+                knowledge.planned = [chunk for chunk in self.epochs.order(epoch) if chunk in self._mine]
                 knowledge.left = []
-        self.listed_at = float("-inf")
+
+    def _pause_s(self, shortest_s: float) -> float:
+        return asks_after_s(shortest_s, self.living(), self._listed_keys)
 
     def _knowledge(self, epoch: int) -> EpochKnowledge:
         if epoch not in self.known:
-            mine = set(self.shard())
-            self.known[epoch] = EpochKnowledge([chunk for chunk in self.epochs.order(epoch) if chunk in mine])
+            self.known[epoch] = EpochKnowledge(
+                [chunk for chunk in self.epochs.order(epoch) if chunk in self._mine]
+            )
         return self.known[epoch]

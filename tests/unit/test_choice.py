@@ -12,9 +12,13 @@ from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import EpochState
 
 
-def chooser(shard: list[int], *, records: int = 40, budget: int = 80) -> Chooser:
+def chooser(shard: list[int], *, records: int = 40, budget: int = 80, living: int = 1) -> Chooser:
+    """One that has listed the empty ledger long ago."""
     epochs = Epochs(records=records, chunk_records=10, budget_samples=budget, seed=1, shuffle=False)
-    return Chooser(epochs, lambda: shard, random.Random(1))
+    made = Chooser(epochs, lambda: shard, random.Random(1), lambda: living)
+    assert isinstance(made.choose(0, 1, now=-1e9), List)
+    made.listed({}, now=-1e9)
+    return made
 
 
 def ids(epoch: int, *chunks: int) -> tuple[ChunkId, ...]:
@@ -57,7 +61,7 @@ def test_an_orphaned_chunk_is_found_soon_after_its_owner_is_gone() -> None:
     mine.choose(0, 1, now=10.0)
     mine.tried(ids(0, 1))
     mine.listed({0: state({0, 1, 2, 3}, set())}, now=10.0)
-    mine.members_changed()
+    mine.members_changed(now=10.1)
     mine.tried(ids(0, 1))
     assert isinstance(mine.choose(0, 1, now=10.1), List)
     mine.listed({0: state({1}, {0, 3})}, now=10.1)
@@ -71,6 +75,61 @@ def test_when_all_is_owned_it_waits_and_lists_again_a_little_later() -> None:
     mine.listed({0: state({0, 1, 2, 3}, set())}, now=10.0)
     assert mine.choose(0, 1, now=10.1) == Nothing(10.25, "every chunk of the budget is owned or done")
     assert isinstance(mine.choose(0, 1, now=10.25), List)
+
+
+def test_a_joiner_asks_what_is_done_before_it_claims_anything() -> None:
+    epochs = Epochs(records=40, chunk_records=10, budget_samples=80, seed=1, shuffle=False)
+    mine = Chooser(epochs, lambda: [0, 1, 3], random.Random(1))
+    assert isinstance(mine.choose(0, 2, now=5.0), List)
+    mine.listed({0: state({1}, {0})}, now=5.0)
+    assert mine.choose(0, 2, now=5.0) == Claim((*ids(0, 3), *ids(1, 0)), "planned, or left by others")
+
+
+def test_when_members_change_the_shard_is_planned_and_listed_anew_once() -> None:
+    shard = [0]
+    mine = chooser(shard)
+    mine.choose(0, 1, now=10.0)
+    shard[:] = [2, 3]
+    mine.members_changed(now=10.0)
+    mine.members_changed(now=10.0)
+    assert isinstance(mine.choose(0, 9, now=10.0), List)
+    mine.listed({0: state({2}, set())}, now=10.0)
+    assert mine.choose(0, 9, now=10.0) == Claim((*ids(0, 3), *ids(1, 2, 3)), "planned, or left by others")
+
+
+def asked(living: int, seconds: float, *, changes: bool) -> int:
+    """How often all of ``living`` peers list in so many seconds while every chunk is owned by somebody."""
+    listings = 0
+    for seed in range(20):
+        mine = chooser([1], living=living)
+        mine.rng.seed(seed)
+        mine.tried((*ids(0, 1), *ids(1, 1)))
+        mine.listed({epoch: state({0, 1, 2, 3}, set()) for epoch in (0, 1)}, now=0.0)
+        for tick in range(1, round(seconds / 0.05)):
+            now = tick * 0.05
+            if changes:
+                mine.members_changed(now)
+            if isinstance(mine.choose(0, 9, now), List):
+                listings += 1
+                mine.listed({epoch: state({0, 1, 2, 3}, set()) for epoch in (0, 1)}, now)
+    return listings * living // 20
+
+
+def test_all_peers_together_list_no_more_often_when_there_are_ten_times_as_many() -> None:
+    assert asked(100, 60.0, changes=False) <= 100 * 61
+    assert asked(1000, 60.0, changes=False) <= 100 * 70
+    # Planning anew is spread over the pause between two listings.
+    assert asked(1000, 60.0, changes=True) <= 3 * 100 * 70
+
+
+def test_a_long_ledger_is_listed_less_often() -> None:
+    mine = chooser([1], living=1000)
+    epochs = [state(set(range(10_000)), set())]
+    mine.listed({0: epochs[0]}, now=0.0)
+    mine.tried((*ids(0, 1), *ids(1, 1)))
+    choice = mine.choose(0, 1, now=50.0)
+    assert isinstance(choice, Nothing)
+    assert choice.again_at == 100.0
 
 
 def test_finished_and_folded_epochs_are_left_alone() -> None:
@@ -126,5 +185,5 @@ def test_peers_that_claim_and_die_at_random_end_up_with_every_chunk_done_once(
             del choosers[dead]
             owner = {chunk: its for chunk, its in owner.items() if its != dead}
             for chooser_ in choosers.values():
-                chooser_.members_changed()
+                chooser_.members_changed(now)
     assert len(done) == 7 * epochs

@@ -67,6 +67,21 @@ async def test_a_failed_guard_tells_what_is_there_without_the_fence() -> None:
     await session.close()
 
 
+async def test_a_lost_request_of_an_incarnation_that_was_replaced_is_given_up_at_once() -> None:
+    """Its own clock may still say that it has the lease; the fence says whose it is."""
+    clock = FakeClock(automatic=True)
+    server = MemoryEtcd(clock)
+    store, session, writer = await opened(server, clock)
+    server.revoke(session.id)
+    _, successor, _ = await opened(server, clock)
+    store.lose_replies = 1
+    with pytest.raises(LeaseLost, match="not ours any more"):
+        await writer.transact([], [Put("k", b"1")])
+    assert await MemoryStore(server).get("k") is None
+    await session.close()
+    await successor.close()
+
+
 async def test_after_the_lease_nothing_is_written() -> None:
     clock = FakeClock()
     server = MemoryEtcd(clock)

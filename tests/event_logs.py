@@ -1,0 +1,60 @@
+"""What the event logs of a run say about its chunks, for tests: owned, done, handed back, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.shards.epochs import ChunkId
+
+
+@dataclass
+class PeerLog:
+    """One peer's chunks. ``claims``: (monotonic seconds, chunk) of every claim, in order."""
+
+    claims: list[tuple[float, ChunkId]] = field(default_factory=list)
+    owned: set[ChunkId] = field(default_factory=set)
+    done: set[ChunkId] = field(default_factory=set)
+    released: set[ChunkId] = field(default_factory=set)
+    unknown: set[ChunkId] = field(default_factory=set)
+    events: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def count(self, event: Event) -> int:
+        return sum(entry["event"] == event for entry in self.events)
+
+    def at(self, event: Event, **fields: object) -> list[float]:
+        """When (monotonic) such events were written."""
+        return [
+            entry["m"]
+            for entry in self.events
+            if entry["event"] == event and all(entry.get(name) == value for name, value in fields.items())
+        ]
+
+
+def read_logs(run_dir: Path) -> dict[str, PeerLog]:
+    """The logs of all peers, as they are now."""
+    return {path.stem: read_log(read_events(path)) for path in sorted((run_dir / "events").glob("*.jsonl"))}
+
+
+def read_log(events: Iterable[Mapping[str, Any]]) -> PeerLog:
+    log = PeerLog()
+    for event in events:
+        log.events.append(event)
+        chunks = {ChunkId(event["epoch"], chunk) for chunk in event.get("chunks", ())}
+        match event["event"]:
+            case Event.CLAIMED:
+                log.claims += [(event["m"], chunk) for chunk in sorted(chunks, key=str)]
+                log.owned |= chunks
+                log.released -= chunks
+            case Event.DONE:
+                log.done |= chunks
+                log.owned -= chunks
+            case Event.UNKNOWN:
+                log.unknown |= chunks
+            case Event.RELEASED:
+                log.released |= chunks
+                log.owned -= chunks
+    return log
