@@ -1,0 +1,436 @@
+"""What the control plane costs: agents without a solver on one real etcd, many against few.
+
+    python benchmarks/control_plane.py [--agents 100,1000] [--seconds 30] [--chunk-seconds 4] [--processes 2]
+
+The agents are the product's own membership, lease, fence, plan, choice, claims and ledger over its own etcd client, a
+connection each; training a chunk is a pause. All join at once, work for a while, and a tenth leaves at once.
+docs/benchmarks.md says what each figure means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gossip_caffe.checkpoint.announce import announced
+from gossip_caffe.checkpoint.duty import take
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.errors import GossipCaffeError, StoreError
+from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.membership.fence import FencedWriter
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.members import MembersView, PeerRecord, Registration
+from gossip_caffe.membership.session import LeaseSession
+from gossip_caffe.observe.events import MemoryLog
+from gossip_caffe.observe.status import PeerStatus
+from gossip_caffe.peer.claims import Claims
+from gossip_caffe.peer.pace import claims_wanted
+from gossip_caffe.peer.progress import look_after_s
+from gossip_caffe.peer.reporting import Reporting
+from gossip_caffe.peer.training import SETTLE_EVERY_S
+from gossip_caffe.shards.choice import Chooser
+from gossip_caffe.shards.epochs import ChunkId, Epochs
+from gossip_caffe.shards.ledger import Ledger
+from gossip_caffe.shards.plan import owners
+
+KEYS = JobKeys("control-plane")
+CHUNKS_PER_AGENT = 4
+LEASE_TTL_S = 15.0
+"""Longer than a peer's: hundreds of agents share a process here, and must not lose their leases for that."""
+JOINS_AT_ONCE = 32
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+CLOCK = SystemClock()
+
+
+@functools.lru_cache(maxsize=8)
+def plan(names: tuple[str, ...], chunks: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """The plan of all agents of this process: what each has a machine for is worked out once here."""
+    return owners([1.0] * len(names), names, chunks, 1)
+
+
+# ── one agent ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Agent:
+    """A peer without a solver and without exchanges."""
+
+    def __init__(self, name: str, endpoint: str, agents: int, chunk_s: float, latencies: list[float]) -> None:
+        self.name = name
+        self.rng = random.Random(name)
+        self.store = EtcdStore([endpoint], CLOCK, self.rng)
+        self.view = MembersView(self.store, KEYS)
+        self.trained = 0
+        self._latencies = latencies
+        self._chunk_s = chunk_s
+        chunks = CHUNKS_PER_AGENT * agents
+        self._epochs = Epochs(records=chunks, chunk_records=1, budget_samples=chunks * 1000, seed=1)
+        self._queue: list[ChunkId] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def join(self) -> None:
+        """Register and become known to all, as a peer does."""
+        self.session = LeaseSession(self.store, CLOCK, LEASE_TTL_S)
+        await self.session.start()
+        self.writer = FencedWriter(self.store, self.session, KEYS.fence(self.name), CLOCK)
+        await self.writer.open()
+        record = PeerRecord(self.name, "", "127.0.0.1:1", "host", 1, "joining")
+        self.registration = Registration(self.writer, self.session, KEYS, record)
+        await self.publish(state="joining")
+        self.ledger = Ledger(self.store, self.writer, KEYS, self._epochs, self.name)
+        await self.ledger.refresh()
+        self.view.on_change.append(self._changed)
+        self._spawn(self.view.follow())
+        await self.view.known.wait()
+        await self.publish(state="syncing", fingerprint="0" * 64)
+        await self.publish(state="training")
+
+    async def publish(self, **changes: object) -> None:
+        await self.registration.publish(version=f"{time.monotonic():.6f}", **changes)
+
+    def work(self) -> None:
+        """Claim, train, settle, look and report from now on."""
+        self.chooser = Chooser(self._epochs, self._shard, self.rng, self._living)
+        self.claims = Claims(
+            ledger=self.ledger,
+            lease=self.session.id,
+            epochs=self._epochs,
+            chooser=self.chooser,
+            feed=lambda chunk, _start, _stop: self._queue.append(chunk),
+            clock=CLOCK,
+            log=MemoryLog(),
+        )
+        reporting = Reporting(
+            status=lambda: PeerStatus(self.name, "training", chunks_done=self.trained),
+            key=KEYS.status(self.name),
+            lease=lambda: self.session.id,
+            store=self.store,
+            clock=CLOCK,
+            log=MemoryLog(),
+            say=lambda _: None,
+            living=self._living,
+        )
+        for each in (self._train(), self._claim(), self._progress(), self._checkpoints(), reporting.run()):
+            self._spawn(each)
+
+    async def leave(self) -> None:
+        """Go, with everything that hangs on the lease."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.session.close()
+
+    def _spawn(self, work: object) -> None:
+        self._tasks.append(asyncio.ensure_future(work))  # type: ignore[call-overload]
+
+    def _living(self) -> int:
+        return len(self.view.members)
+
+    def _shard(self) -> Sequence[int]:
+        names = tuple(sorted(self.view.members))
+        chunks = np.flatnonzero(plan(names, self._epochs.chunks) == names.index(self.name))
+        return [int(chunk) for chunk in chunks]
+
+    def _changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
+        if now is not None and now.version:
+            self._latencies.append(time.monotonic() - float(now.version))
+        if hasattr(self, "chooser") and (was is None or now is None):
+            self.chooser.members_changed(CLOCK.monotonic())
+
+    async def _train(self) -> None:
+        while True:
+            await asyncio.sleep(self._chunk_s * self.rng.uniform(0.8, 1.2))
+            if self._queue:
+                self.trained += 1
+                self.claims.shared([self._queue.pop(0)], f"{self.name}-{self.trained:012x}")
+
+    async def _claim(self) -> None:
+        while True:
+            pause_s = SETTLE_EVERY_S
+            try:
+                await self.claims.settle()
+                want = claims_wanted(
+                    queued_records=len(self._queue),
+                    batch_records=1,
+                    chunk_records=1,
+                    prefetch_batches=2,
+                    records_per_s=1 / self._chunk_s,
+                )
+                if want:
+                    pause_s = await self.claims.claim(want)
+            except StoreError:
+                pass
+            await asyncio.sleep(pause_s)
+
+    async def _progress(self) -> None:
+        while True:
+            try:
+                await self.ledger.done_samples()
+                if min(self.view.members, default="") == self.name:
+                    await self.ledger.fold()
+            except StoreError:
+                pass
+            await asyncio.sleep(look_after_s(self._living()))
+
+    async def _checkpoints(self) -> None:
+        while True:
+            living = self._living()
+            try:
+                await self.store.get(KEYS.finished)
+                await announced(self.store, KEYS)
+                if (await take(self.store, self.writer, KEYS, self.name, self.session.id)).ours:
+                    living = 1
+            except StoreError:
+                pass
+            await asyncio.sleep(look_after_s(living))
+
+
+# ── a process of agents ───────────────────────────────────────────────────────────────────────────
+
+
+async def host(endpoint: str, first: int, count: int, agents: int, chunk_s: float) -> None:
+    """Do what each line of stdin says, and answer it with a line of JSON."""
+    latencies: list[float] = []
+    loop = asyncio.get_running_loop()
+    hosted = [Agent(f"a{first + n:05d}", endpoint, agents, chunk_s, latencies) for n in range(count)]
+    gate = asyncio.Semaphore(JOINS_AT_ONCE)
+
+    async def join(agent: Agent) -> None:
+        async with gate:
+            await agent.join()
+
+    async def probe() -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            await hosted[0].publish()
+
+    while line := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
+        command, _, number = line.partition(" ")
+        if command == "join":
+            await asyncio.gather(*map(join, hosted))
+        elif command == "seen":  # every view has so many agents that train
+            while any(len(agent.view.members) != int(number) for agent in hosted):
+                await asyncio.sleep(0.05)
+            while any(len(agent.view.in_state("training")) != int(number) for agent in hosted):
+                await asyncio.sleep(0.05)
+        elif command == "work":
+            for agent in hosted:
+                agent.work()
+        elif command == "probe":
+            probing = asyncio.create_task(probe())
+            await asyncio.sleep(float(number))
+            probing.cancel()
+        elif command == "pause":
+            await asyncio.sleep(float(number))
+        elif command == "leave":
+            leaving = [hosted.pop() for _ in range(int(number))]
+            await asyncio.gather(*(agent.leave() for agent in leaving))
+        report = {
+            "latencies": [round(entry, 5) for entry in latencies],
+            "trained": sum(agent.trained for agent in hosted),
+            "leases_lost": sum(agent.session.lost.is_set() for agent in hosted),
+        }
+        latencies.clear()
+        print(json.dumps(report), flush=True)
+
+
+class Hosts:
+    """All processes of agents."""
+
+    def __init__(self, endpoint: str, agents: int, processes: int, chunk_s: float) -> None:
+        self.counts = [agents // processes + (n < agents % processes) for n in range(processes)]
+        self._processes = []
+        for n, count in enumerate(self.counts):
+            arguments = [endpoint, str(sum(self.counts[:n])), str(count), str(agents), str(chunk_s)]
+            command = [sys.executable, __file__, "--host", *arguments]
+            self._processes.append(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+
+    def ask(self, commands: Sequence[str]) -> list[dict[str, list[float]]]:
+        """Give each process its command; returns when all have done it."""
+        for process, command in zip(self._processes, commands, strict=True):
+            if process.stdin is not None:
+                process.stdin.write(f"{command}\n")
+                process.stdin.flush()
+        replies = []
+        for process in self._processes:
+            line = process.stdout.readline() if process.stdout is not None else ""
+            if not line:
+                raise SystemExit("a process of agents has ended; see its message above")
+            replies.append(json.loads(line))
+        return replies
+
+    def all(self, command: str) -> list[dict[str, list[float]]]:
+        return self.ask([command] * len(self.counts))
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+# ── what is measured ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """etcd's counters at one moment."""
+
+    at: float
+    cpu_s: float
+    transactions: float
+    requests: float
+    bytes: float
+
+    @classmethod
+    def now(cls, server: EtcdServer) -> Mark:
+        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+        with urllib.request.urlopen(f"http://{server.endpoint}/metrics", timeout=30) as reply:
+            lines = reply.read().decode().splitlines()
+
+        def total(name: str, having: str = "") -> float:
+            return sum(
+                float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and having in line
+            )
+
+        return cls(
+            time.monotonic(),
+            (int(fields[11]) + int(fields[12])) / TICKS_PER_S,
+            total("grpc_server_handled_total", 'grpc_method="Txn"'),
+            total("grpc_server_msg_received_total"),
+            total("etcd_network_client_grpc_received_bytes_total")
+            + total("etcd_network_client_grpc_sent_bytes_total"),
+        )
+
+
+def percentiles(replies: list[dict[str, list[float]]]) -> tuple[float, float]:
+    latencies = [entry for reply in replies for entry in reply["latencies"]]
+    if not latencies:
+        return 0.0, 0.0
+    return float(np.quantile(latencies, 0.5)), float(np.quantile(latencies, 0.99))
+
+
+HEADINGS = (
+    "agents",
+    "phase",
+    "seconds",
+    "etcd CPU s",
+    "txn/s",
+    "requests/s",
+    "kB/agent/s",
+    "p50 ms",
+    "p99 ms",
+)
+
+
+def row(agents: int, phase: str, before: Mark, after: Mark, latency: tuple[float, float]) -> str:
+    took = after.at - before.at
+    return (
+        f"{agents:>10} {phase:>10} {took:>10.1f} {after.cpu_s - before.cpu_s:>10.2f}"
+        f" {(after.transactions - before.transactions) / took:>10.0f}"
+        f" {(after.requests - before.requests) / took:>10.0f}"
+        f" {(after.bytes - before.bytes) / took / agents / 1000:>10.2f}"
+        f" {1000 * latency[0]:>10.1f} {1000 * latency[1]:>10.1f}"
+    )
+
+
+def measure(agents: int, processes: int, seconds: float, chunk_s: float, folder: Path) -> dict[str, float]:
+    server = EtcdServer(folder / f"etcd-{agents}")
+    server.start()
+    hosts = Hosts(server.endpoint, agents, processes, chunk_s)
+    try:
+        start = Mark.now(server)
+        join_latency = percentiles(hosts.all("join"))
+        hosts.all(f"seen {agents}")
+        joined = Mark.now(server)
+        print(row(agents, "join", start, joined, join_latency), flush=True)
+
+        hosts.all("work")
+        time.sleep(max(5.0, agents / 100))  # until all have listed and claimed
+        hosts.all("look")
+        begun = Mark.now(server)
+        replies = hosts.ask([f"probe {seconds}"] + [f"pause {seconds}"] * (processes - 1))
+        time.sleep(0.5)
+        steady = Mark.now(server)
+        later = hosts.all("look")
+        steady_latency = percentiles([*replies, *later])
+        print(row(agents, "steady", begun, steady, steady_latency), flush=True)
+
+        before = Mark.now(server)
+        gone = [count // 10 for count in hosts.counts]
+        hosts.ask([f"leave {count}" for count in gone])
+        hosts.all(f"seen {agents - sum(gone)}")
+        left = Mark.now(server)
+        print(row(agents, "leave", before, left, (0.0, 0.0)), flush=True)
+        last = hosts.all("look")
+    finally:
+        hosts.stop()
+        server.stop()
+    took = steady.at - begun.at
+    return {
+        f"join_s_{agents}": round(joined.at - start.at, 2),
+        f"join_etcd_cpu_s_{agents}": round(joined.cpu_s - start.cpu_s, 2),
+        f"join_bytes_per_agent_{agents}": round((joined.bytes - start.bytes) / agents),
+        f"etcd_cpu_share_{agents}": round((steady.cpu_s - begun.cpu_s) / took, 4),
+        f"etcd_cpu_s_per_agent_hour_{agents}": round(3600 * (steady.cpu_s - begun.cpu_s) / took / agents, 2),
+        f"transactions_per_s_{agents}": round((steady.transactions - begun.transactions) / took, 1),
+        f"requests_per_s_{agents}": round((steady.requests - begun.requests) / took, 1),
+        f"bytes_per_agent_s_{agents}": round((steady.bytes - begun.bytes) / took / agents, 1),
+        f"watch_p50_s_{agents}": round(steady_latency[0], 5),
+        f"watch_p99_s_{agents}": round(steady_latency[1], 5),
+        f"leave_s_{agents}": round(left.at - before.at, 2),
+        f"leave_etcd_cpu_s_{agents}": round(left.cpu_s - before.cpu_s, 2),
+        f"leases_lost_{agents}": sum(int(reply["leases_lost"]) for reply in last),  # type: ignore[call-overload]
+        f"chunks_trained_{agents}": sum(int(reply["trained"]) for reply in last),  # type: ignore[call-overload]
+    }
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--host"]:
+        endpoint, first, count, of_all, chunk_s = sys.argv[2:]
+        asyncio.run(host(endpoint, int(first), int(count), int(of_all), float(chunk_s)))
+        return 0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--agents", default="100,1000", help="numbers of agents, separated by commas")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long the steady state is watched")
+    parser.add_argument("--chunk-seconds", type=float, default=4.0, help="how long an agent trains a chunk")
+    parser.add_argument("--processes", type=int, default=2, help="processes that the agents share")
+    options = parser.parse_args()
+    sizes = sorted(map(int, options.agents.split(",")))
+    figures: dict[str, float] = {}
+    print(*(f"{heading:>10}" for heading in HEADINGS))
+    with tempfile.TemporaryDirectory(prefix="gossip-caffe-control-plane-") as folder:
+        for agents in sizes:
+            figures |= measure(
+                agents, options.processes, options.seconds, options.chunk_seconds, Path(folder)
+            )
+    name = "etcd_cpu_s_per_agent_hour"
+    if len(sizes) > 1 and figures[f"{name}_{sizes[0]}"]:
+        ratio = figures[f"{name}_{sizes[-1]}"] / figures[f"{name}_{sizes[0]}"]
+        figures["per_agent_cost_ratio"] = round(ratio, 3)
+    print(f"RESULT {json.dumps(figures)}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except GossipCaffeError as error:
+        sys.exit(str(error))
