@@ -41,7 +41,13 @@ class PycaffeEngine:
         caffe.set_random_seed(spec.seed)
         _draw(spec.seeds_drawn)
         layers = trained_layers(Document(spec.solver_text, "solver").root)
-        source_layer.feed_from(ring, fill_up=needs_whole_batches(layers))
+        # Caffe's step does not tell the losses of the passes that it makes, so each is read before the next one.
+        self._earlier: list[float] = []
+        source_layer.feed_from(
+            ring,
+            fill_up=needs_whole_batches(layers),
+            before_pass=(lambda: self._earlier.append(self._loss())) if spec.iter_size > 1 else None,
+        )
         # Without our extension only base_lr can be set, and any other policy would change it once more.
         text = spec.solver_text if _gossip is not None else with_fixed_rate(spec.solver_text)
         self._solver = solver_of(text)
@@ -92,19 +98,22 @@ class PycaffeEngine:
         """One iteration of Caffe's own Step; a short one (see ``_short_step``) when batches are missing."""
         self._set_learning_rate(learning_rate)
         loss = self._short_step(batches) if batches < self._iter_size else self._whole_step()
-        if (
-            not ring.tops
-        ):  # no source layer reads it: a batch stands for a pass of a net that makes its own data
-            for _ in range(batches):
+        if not ring.tops:
+            for _ in range(batches):  # no source layer reads it: a batch stands for a pass of the net
                 ring.release()
         return loss
 
     def _whole_step(self) -> float:
+        self._earlier.clear()
         if _gossip is not None:
             _gossip.step(self._solver, 1)
         else:
             self._solver.step(1)
-        return self._loss()
+        losses = [
+            *self._earlier[1:],
+            self._loss(),
+        ]  # what stood there before the first pass is of the last step
+        return sum(losses) / len(losses)
 
     def _short_step(self, batches: int) -> float:
         """One iteration on fewer passes than iter_size.

@@ -6,6 +6,7 @@ needs are in the ring: nothing here ever waits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import caffe
@@ -15,16 +16,19 @@ from gossip_caffe.errors import ModelError
 
 _ring: BatchRing | None = None
 _fill_up = False
+_before_pass: Callable[[], None] | None = None
 
 
-def feed_from(ring: BatchRing, *, fill_up: bool = False) -> None:
+def feed_from(
+    ring: BatchRing, *, fill_up: bool = False, before_pass: Callable[[], None] | None = None
+) -> None:
     """Let every source layer made from now on read ``ring``; call it before the solver is built.
 
     ``fill_up``: a batch that is cut short is filled up with its own records, from the first on again, for a net that
-    cannot be reshaped.
+    cannot be reshaped. ``before_pass`` is called at the start of each of the net's forward passes.
     """
-    global _ring, _fill_up  # Caffe makes the layer from its names alone
-    _ring, _fill_up = ring, fill_up
+    global _ring, _fill_up, _before_pass  # Caffe makes the layer from its names alone
+    _ring, _fill_up, _before_pass = ring, fill_up, before_pass
 
 
 class BatchSource(caffe.Layer):  # type: ignore[misc]
@@ -45,6 +49,7 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
                 remedy="create the job again",
             )
         self._fill_up = _fill_up
+        self._before_pass = _before_pass if first == 0 else None
         self._own = slice(first, first + count)
         self._last = _ring is not None and first + count == len(_ring.tops)
         for index, spec in enumerate(tops):  # pycaffe's vectors can be indexed, not iterated
@@ -62,6 +67,8 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
         """Copy the next batch in; the last source layer frees its slot."""
         if _ring is None or (batch := _ring.take(0.0)) is None:
             raise RuntimeError("the net ran without a batch in the ring")
+        if self._before_pass is not None:
+            self._before_pass()
         for index, array in enumerate(batch.arrays[self._own]):
             rows, data = len(array), top[index].data
             data[:rows] = array

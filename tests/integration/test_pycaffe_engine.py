@@ -274,6 +274,19 @@ def test_the_loss_is_the_sum_of_all_losses_by_their_weights(tmp_path: Path) -> N
     assert loss == pytest.approx(0.5 * float(blobs["loss"].data) + 2 * float(blobs["more"].data))
 
 
+def test_the_loss_of_an_iteration_of_several_passes_is_their_mean(tmp_path: Path) -> None:
+    losses = []
+    for iter_size in (1, 3):
+        folder = tmp_path / str(iter_size)
+        folder.mkdir()
+        job = write_job(folder, f'base_lr: 1e-30 lr_policy: "fixed" iter_size: {iter_size}')
+        ring = job.ring()
+        engine = PycaffeEngine(job.engine_spec(), ring)
+        job.feed(ring, 6)
+        losses.append([engine.step(ring, iter_size, 1e-30) for _ in range(6 // iter_size)])
+    assert losses[1] == pytest.approx([np.mean(losses[0][:3]), np.mean(losses[0][3:])])
+
+
 def test_building_leaves_no_file_and_no_descriptor_behind(tmp_path: Path) -> None:
     job = write_job(tmp_path, INV)
     ring = job.ring()
