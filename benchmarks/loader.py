@@ -213,6 +213,8 @@ def wait_share(model: Model, seconds: float, folder: Path) -> float:
         for event in map(json.loads, log.read_text().splitlines())
         if event["event"] == "progress" and 0.1 < event["samples"] / (iterations * model.batch) < 0.9
     ]
+    if not shares:
+        raise SystemExit(f"{model.name} was trained too soon to see its solver wait: give more --seconds")
     return round(sum(shares) / len(shares), 4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ def decode(serialized: bytes, where: str, transform: TransformSpec = _AS_IT_IS) 
         if datum.data
         else np.array(datum.float_data, dtype=np.float32)
     )
-    if values.size == 0 or values.size != np.prod(shape):
+    if min(shape) <= 0 or values.size != math.prod(shape):
         raise CorruptRecord(
             f"{where}: {values.size} values for a shape of {'×'.join(map(str, shape))}",
             remedy="write the data set again, or remove the record",
@@ -57,6 +58,9 @@ def _decode_picture(datum: wire.Datum, where: str, transform: TransformSpec) -> 
     """As Caffe's DataTransformer: in the file's own channels, unless colour or gray is forced."""
     color = transform.force_color if transform.force_color or transform.force_gray else None
     pixels = decoded(datum.data, color=color)
+    if pixels is not None and pixels.dtype != np.uint8:
+        what = f"{where}: a picture of {8 * pixels.dtype.itemsize} bits a value"
+        raise CorruptRecord(what, remedy="write it with 8, or set force_color or force_gray")
     if pixels is None:
         raise CorruptRecord(
             f"{where}: no picture that OpenCV reads", remedy="write it again, or remove the record"

@@ -22,6 +22,7 @@ from gossip_caffe.errors import CorruptRecord
 from gossip_caffe.job.spec import DataSpec, read_fields
 
 WAIT_FOR_SLOT_S = 0.2
+_SEED_STEP = 1_000_003
 
 
 Skipped = Callable[[int, int, str], None]
@@ -33,9 +34,12 @@ class OpenSources:
 
     def __init__(self, spec: DataSpec, seed: int) -> None:
         self._lengths = [source.records for source in spec.sources]
+        self._rounds = [-(-spec.records // length) for length in self._lengths]
         self._tops = [len(source.tops) for source in spec.sources]
         self._sources: list[RecordSource] = [
-            open_source(source, spec.chunk_records, seed) for source in spec.sources
+            # Each draws its own crops, as Caffe's layers do; the first one with the job's own seed.
+            open_source(source, spec.chunk_records, seed + index * _SEED_STEP)
+            for index, source in enumerate(spec.sources)
         ]
 
     def fill(
@@ -76,11 +80,15 @@ class OpenSources:
 
     def _fill(self, epoch: int, start: int, stop: int, arrays: list[NDArray[np.float32]], row: int) -> None:
         top = 0
-        for source, length, tops in zip(self._sources, self._lengths, self._tops, strict=True):
+        for source, length, rounds, tops in zip(
+            self._sources, self._lengths, self._rounds, self._tops, strict=True
+        ):
             for piece_start, piece_stop, offset in wrapped(start, stop, length):
                 rows = slice(row + offset, row + offset + piece_stop - piece_start)
                 out = [array[rows] for array in arrays[top : top + tops]]
-                source.fill(epoch, piece_start, piece_stop, out)
+                # A source that begins again within an epoch draws anew.
+                round_ = (start + offset) // length
+                source.fill(epoch * rounds + round_, piece_start, piece_stop, out)
             top += tops
 
 

@@ -6,6 +6,7 @@ end with the label. What looks otherwise is left to ``datum.decode``, which is c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class RawRun:
         except DecodeError:
             return None
         shape = (datum.channels, datum.height, datum.width)
-        if datum.encoded or not datum.data or len(datum.data) != shape[0] * shape[1] * shape[2]:
+        if datum.encoded or min(shape) <= 0 or len(datum.data) != math.prod(shape):
             return None
         fields = zip((_CHANNELS, _HEIGHT, _WIDTH, _DATA), (*shape, len(datum.data)), strict=True)
         head = b"".join(bytes([key]) + _varint(value) for key, value in fields)
@@ -51,7 +52,7 @@ class RawRun:
     @property
     def pixels(self) -> int:
         """Bytes of one record's pixels."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
+        return math.prod(self.shape)
 
     def read(self, values: Sequence[Any]) -> tuple[Pixels | list[Pixels], NDArray[np.int64]] | None:
         """Pixels, each of shape ``shape``, and labels of serialized records (bytes-like); None when one is not alike.
@@ -60,7 +61,7 @@ class RawRun:
         """
         start, stop = len(self.head), len(self.head) + self.pixels
         lengths = set(map(len, values))
-        if min(lengths) < stop:
+        if not values or min(lengths) < stop:
             return None
         if len(lengths) == 1 and stop <= _JOINED_BYTES:
             table = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)

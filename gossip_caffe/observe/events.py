@@ -37,7 +37,7 @@ class Event(StrEnum):
     TEST_FAILED = "test-failed"  # progress_samples, cause
     SOLVER_DIED = "solver-died"  # cause, batches_lost
     LOADER_DIED = "loader-died"  # cause
-    PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_s
+    PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_share
     LEASE_LOST = "lease-lost"
     FINISHED = "finished"  # checkpoint
     LEFT = "left"  # reason

@@ -13,6 +13,7 @@ import lmdb
 import numpy as np
 import pytest
 
+from gossip_caffe.data import loader_port
 from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
 from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.data.ring import BatchRing
@@ -24,7 +25,7 @@ from gossip_caffe.wire import caffe_wire_pb2 as wire
 pytestmark = pytest.mark.integration
 
 RECORDS, CHUNK, BATCH, SLOTS, SEED = 70, 16, 8, 3, 5
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 AS_IT_IS = TransformSpec()
 
 
@@ -45,6 +46,12 @@ def spec_of(path: Path, transform: TransformSpec = AS_IT_IS, size: int = 6) -> D
     source = SourceSpec("data", "lmdb", str(path), tops, records=RECORDS, transform=transform)
     source = dataclasses.replace(source, chunk_keys=LmdbDataSet(source).chunk_keys(CHUNK))
     return DataSpec((source,), RECORDS, CHUNK, BATCH)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take its time to end a loader that was asked kindly."""
+    monkeypatch.setattr(loader_port, "STOP_DEADLINE_S", DEADLINE_S)
 
 
 @pytest.fixture

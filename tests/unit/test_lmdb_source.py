@@ -105,6 +105,16 @@ def test_floats_are_read_as_they_are(tmp_path: Path) -> None:
         ),
         (wire.Datum(label=1).SerializeToString(), "0 values for a shape of 0×0×0"),
         (
+            wire.Datum(channels=-1, height=-1, width=4, data=b"1234").SerializeToString(),
+            "4 values for a shape of -1×-1×4",
+        ),
+        (
+            wire.Datum(
+                encoded=True, data=cv2.imencode(".png", np.full((2, 2), 999, np.uint16))[1].tobytes()
+            ).SerializeToString(),
+            "a picture of 16 bits a value",
+        ),
+        (
             wire.Datum(encoded=True, data=b"jpeg").SerializeToString(),
             "no picture that OpenCV reads",
         ),
