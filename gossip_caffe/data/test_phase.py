@@ -1,6 +1,7 @@
 """Records for a net's TEST phase, read here: for data that the Caffe at hand may not be able to read itself.
 
-Caffe's builds without OpenCV know neither ImageData nor encoded Datums, and those without LevelDB no LevelDB.
+Caffe's builds without OpenCV know neither ImageData nor encoded Datums, and those without LevelDB no LevelDB. The files
+that an HDF5 list names are found from any working folder only here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from gossip_caffe.data.datum import Record
+from gossip_caffe.data.hdf5_source import Hdf5Source
 from gossip_caffe.data.image_source import ImageSource
 from gossip_caffe.data.leveldb_source import LevelDbSource
 from gossip_caffe.data.lmdb_source import LmdbSource
@@ -55,14 +57,18 @@ _READERS: dict[str, Callable[[SourceSpec, int, int], _Reader]] = {
 
 
 class TestReader:
-    """One layer's batches, from the first record on and around: what is random in TRAIN is not, crops are central."""
+    """One layer's batches, from the first record on and around: what is random in TRAIN is not, crops are central.
+
+    HDF5 data has no transformation.
+    """
 
     __test__ = False  # its name is no test's
 
     def __init__(self, fed: FedLayer) -> None:
         self._fed = fed
         spec = fed.source
-        self._reader = _READERS[spec.kind](spec, spec.records, 0)
+        self._hdf5 = Hdf5Source(spec, spec.records, 0) if spec.kind == "hdf5" else None
+        self._reader = _READERS[spec.kind](spec, spec.records, 0) if self._hdf5 is None else None
         self._checked = Transformer(spec.transform, 0)
         transform = spec.transform
         self._mean: NDArray[np.float32] | None = None
@@ -78,13 +84,18 @@ class TestReader:
         done = 0
         while done < size:
             count = min(size - done, records - self._at)
-            for record in self._reader.read(self._at, self._at + count):
-                self._checked.check(record)
-                out[0][done] = self._transformed(record.values)
-                if len(out) > 1:
-                    out[1][done] = record.label
-                done += 1
+            self._fill_part([array[done : done + count] for array in out], self._at, self._at + count)
             self._at = (self._at + count) % records
+            done += count
+
+    def _fill_part(self, out: Sequence[NDArray[np.float32]], start: int, stop: int) -> None:
+        if self._hdf5 is not None:
+            self._hdf5.fill(0, start, stop, out)
+        for index, record in enumerate(self._reader.read(start, stop) if self._reader is not None else ()):
+            self._checked.check(record)
+            out[0][index] = self._transformed(record.values)
+            if len(out) > 1:
+                out[1][index] = record.label
 
     def _transformed(self, values: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """(value − mean) · scale of the middle, as Caffe's DataTransformer::Transform in the TEST phase."""
@@ -103,4 +114,6 @@ class TestReader:
 
     def close(self) -> None:
         """Let go of files."""
-        self._reader.close()
+        for source in (self._hdf5, self._reader):
+            if source is not None:
+                source.close()

@@ -17,7 +17,7 @@ from gossip_caffe.job.sources import Measure, read_data, read_tested
 from gossip_caffe.job.spec import JobSettings, JobSpec, NetTest, StartSpec
 
 _FRESH = StartSpec()
-_CAFFE_MAY_NOT_READ = ("Data", "ImageData")
+_CAFFE_MAY_NOT_READ = ("Data", "ImageData", "HDF5Data")
 
 
 @dataclass(frozen=True, slots=True)

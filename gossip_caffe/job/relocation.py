@@ -76,9 +76,9 @@ def _source(source: SourceSpec, here: Callable[[str], str]) -> SourceSpec:
 
 
 def _test(test: NetTest, here: Callable[[str], str]) -> NetTest:
-    return dataclasses.replace(
-        test, text=with_paths(Document(test.text, "test net"), here, (*_NAMES, "root_folder"))
-    )
+    fed = tuple(dataclasses.replace(layer, source=_source(layer.source, here)) for layer in test.fed)
+    text = with_paths(Document(test.text, "test net"), here, (*_NAMES, "root_folder"))
+    return dataclasses.replace(test, text=text, fed=fed)
 
 
 def with_paths(net: Document, resolve: Callable[[str], str], fields: Sequence[str] = _NAMES) -> str:

@@ -18,6 +18,7 @@ from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.observe.tested import Output
 from gossip_caffe.solver.evaluation import CaffeEvaluator
 from gossip_caffe.wire import caffe_wire_pb2 as wire
+from tests.hdf5_data import write_hdf5
 from tests.tiny_job import TinyJob, write_job
 
 caffe = pytest.importorskip("caffe")
@@ -86,7 +87,8 @@ async def outputs_of(job: TinyJob, layer: str, transform: str) -> tuple[Output, 
         old = rf'(?s)layer \{{\n  name: "data" type: "Data"[^\n]*phase: {phase} \}}.*?\n\}}\n'
         start, end = next((match.start(), match.end()) for match in re.finditer(old, text))
         new = f'layer {{ name: "data" {body} top: "data" top: "label" include {{ phase: {phase} }}'
-        text = f"{text[:start]}{new} transform_param {{ {transform} }} }}\n{text[end:]}"
+        param = f"transform_param {{ {transform} }}" if transform else ""
+        text = f"{text[:start]}{new} {param} }}\n{text[end:]}"
     net = job.folder / "tested.prototxt"
     net.write_text(text)
     solver = job.folder / "tested_solver.prototxt"
@@ -113,3 +115,18 @@ async def test_what_is_read_here_is_tested_as_caffe_tests_the_same_records(
     ours = await outputs_of(job, written(job), TRANSFORMS[transform])
     assert {output.name for output in ours} == {"accuracy", "loss"}
     assert ours == caffes
+
+
+async def test_hdf5_files_that_a_list_names_relative_to_itself_are_tested(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job")
+    caffes = await outputs_of(job, raw_lmdb(job), "scale: 0.0039")
+    datums = records(job)
+    pixels = np.stack([np.frombuffer(datum.data, np.uint8).reshape(1, 6, 6) for datum in datums])
+    labels = np.array([datum.label for datum in datums], np.float32)
+    data = pixels.astype(np.float32) * np.float32(0.0039)
+    (job.folder / "h5").mkdir()
+    write_hdf5(job.folder / "h5", "test", [30, 34], data=data, label=labels)
+    listed = job.folder / "h5" / "test.txt"
+    listed.write_text("".join(f"{Path(line).name}\n" for line in listed.read_text().splitlines()))
+    layer = f'type: "HDF5Data" hdf5_data_param {{ source: "{listed}" batch_size: {BATCH} }}'
+    assert await outputs_of(job, layer, "") == caffes

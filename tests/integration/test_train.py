@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gossip_caffe.errors import ExitCode
+from gossip_caffe.wire import caffe_wire_pb2 as wire
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import TinyJob, write_job
 
@@ -23,6 +26,15 @@ import caffe
 caffe.set_mode_cpu()
 net = caffe.Net(sys.argv[1], sys.argv[2], caffe.TEST)
 print(sum(float(net.forward()["accuracy"]) for _ in range(4)) / 4)
+"""
+
+
+_SOLVE = """
+import sys
+import caffe
+
+caffe.set_mode_cpu()
+caffe.get_solver(sys.argv[1]).solve()
 """
 
 
@@ -145,3 +157,32 @@ def test_a_wrong_solver_is_one_line_and_starts_nothing(run: ClusterRun, job: Tin
     assert done.stderr.startswith("gossip-caffe: solver.prototxt:")
     assert done.stderr.count("\n") == 1
     run.assert_nothing_is_left()
+
+
+def test_one_peer_without_shuffling_leaves_plain_caffes_weights_bit_for_bit(
+    run: ClusterRun, job: TinyJob
+) -> None:
+    plain = job.folder / "plain"
+    plain.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", _SOLVE, str(job.solver)],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        cwd=plain,
+        timeout=120,
+        check=True,
+        capture_output=True,
+    )
+    done = run.run("train", "solver.prototxt", "--set", "shuffle=false", cwd=job.folder)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (blobs_of(folder / "tiny_iter_3000.caffemodel") for folder in (job.folder, plain))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[blob], theirs[blob]) for blob in theirs)
+
+
+def blobs_of(model: Path) -> dict[tuple[str, int], NDArray[np.float32]]:
+    net = wire.NetParameter.FromString(model.read_bytes())
+    return {
+        (layer.name, index): np.array(blob.data, np.float32)
+        for layer in net.layer
+        for index, blob in enumerate(layer.blobs)
+    }
