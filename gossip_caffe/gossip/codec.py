@@ -3,48 +3,65 @@
 | codec | bytes a value | error of Q |
 |---|---|---|
 | float32 | 4 | 0 |
-| float16 | 2 | ≤ 2⁻¹¹ of the value (above 6.1e-5), ≤ 3.0e-8 below; values beyond ±65504 do not fit |
+| float16 | 2 | ≤ 2⁻¹¹ of the value (from 6.1e-5 on), ≤ 3.0e-8 below |
+| bfloat16 | 2 | ≤ 2⁻⁸ of the value, ≤ 2⁻¹³⁴ near zero |
+| int8 | 1.07 | ≤ 1/253 of the largest magnitude among the 64 values that share a scale |
+| int4 | 0.57 | < 1/6.99 of that magnitude, stochastic: zero in the mean |
 
-Which codec is used is decided per payload, and its header names it: weights that hold a value beyond float16's range
-travel as float32, for nothing finite may turn into Inf. The two sides of one exchange may then use different codecs;
-both take the halves from the same two decoded vectors, so the halves cancel all the same.
+A blob in which a value is beyond the encoding's range (65,504, but for bfloat16), and for int8 and int4 a blob of at
+most 2,048 values, travels as float32 inside the same payload. The sender decides by the values; the payload's own
+header says which ranges those are, so the reader needs to know nothing, and both sides have the same Q(x).
+
+A payload but float32's: the number of ranges as uint64, then start and stop of each as uint64, then their values as
+float32, then everything else narrow, in pieces of 65,536 values; a run of narrow values between two ranges begins a new
+piece. All little-endian.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.errors import UsageError
-from gossip_caffe.gossip.average import blocks
+from gossip_caffe.gossip.average import BLOCK, blocks
 from gossip_caffe.gossip.message import Payload
+from gossip_caffe.gossip.narrow import Bfloat16, Float16, Int4, Int8, Narrow
 
 Flat = NDArray[np.float32]
+Range = tuple[int, int]
 
-FLOAT16_MAX = 65504.0
+MOST_RANGES = 1024
+"""A net with more separate ranges beyond a codec's reach is sent as float32 from the first of them to the last."""
+
+
+class PayloadBroken(ValueError):
+    """Bytes that no encoder made of so many values."""
 
 
 class Codec(Protocol):
-    """One encoding."""
+    """One encoding of whole vectors. ``stochastic``: it needs a generator."""
 
     name: str
+    stochastic: bool
 
     def payload_bytes(self, values: int) -> int:
-        """Length of the payload of that many values."""
+        """Length of the payload of that many values, when all of them are in its range."""
         ...
 
-    def fits(self, values: Flat) -> bool:
-        """Whether every (finite) value is in this encoding's range."""
-        ...
+    def encode(
+        self, values: Flat, blobs: Sequence[int] = (), rng: np.random.Generator | None = None
+    ) -> Payload:
+        """Finite values as a payload, which does not share their memory.
 
-    def encode(self, values: Flat) -> Payload:
-        """The values as a payload, little-endian; does not share their memory."""
+        ``blobs``: the sizes of the blobs, in order, together ``values.size``; () takes the vector for one blob.
+        """
         ...
 
     def decode(self, payload: Payload, out: Flat) -> None:
-        """A payload of the right length as values."""
+        """A payload of ``out.size`` values. Raises PayloadBroken when it is none."""
         ...
 
 
@@ -52,50 +69,132 @@ class Float32:
     """As they are."""
 
     name = "float32"
+    stochastic = False
 
     def payload_bytes(self, values: int) -> int:
         """Four bytes a value."""
         return 4 * values
 
-    def fits(self, values: Flat) -> bool:
-        """Always."""
-        return True
-
-    def encode(self, values: Flat) -> Payload:
+    def encode(
+        self, values: Flat, blobs: Sequence[int] = (), rng: np.random.Generator | None = None
+    ) -> Payload:
         """The values' own bytes."""
         return values.astype("<f4").view(np.uint8).data
 
     def decode(self, payload: Payload, out: Flat) -> None:
         """The bytes as values."""
+        if len(payload) != 4 * out.size:
+            raise PayloadBroken(f"{len(payload)} bytes for {out.size} values of float32")
         np.copyto(out, np.frombuffer(payload, dtype="<f4"))
 
 
-class Float16:
-    """Half precision: half the bytes, and no loss of accuracy that could be measured in training."""
+class Narrowed:
+    """A narrow encoding, with float32 for the blobs that it cannot hold."""
 
-    name = "float16"
+    def __init__(self, narrow: Narrow) -> None:
+        self.name = narrow.name
+        self.stochastic = narrow.stochastic
+        self._narrow = narrow
 
     def payload_bytes(self, values: int) -> int:
-        """Two bytes a value."""
-        return 2 * values
+        """As the narrow encoding says, and 8 for the header."""
+        return self._bytes([], values)
 
-    def fits(self, values: Flat) -> bool:
-        """Whether all values are within ±65504."""
-        return all(
-            float(values[part].min()) >= -FLOAT16_MAX and float(values[part].max()) <= FLOAT16_MAX
-            for part in blocks(values.size)
-        )
-
-    def encode(self, values: Flat) -> Payload:
-        """Rounded to nearest."""
-        return values.astype("<f2").view(np.uint8).data
+    def encode(
+        self, values: Flat, blobs: Sequence[int] = (), rng: np.random.Generator | None = None
+    ) -> Payload:
+        """Narrow where the blobs are in range."""
+        wide = self._beyond(values, blobs)
+        payload = np.empty(self._bytes(wide, values.size), dtype=np.uint8)
+        here = 8 * (1 + 2 * len(wide))
+        payload[:here].view("<u8")[:] = [len(wide), *(edge for part in wide for edge in part)]
+        for start, stop in wide:
+            there = here + 4 * (stop - start)
+            payload[here:there].view("<f4")[:] = values[start:stop]
+            here = there
+        for part in _pieces(wide, values.size):
+            there = here + self._narrow.piece_bytes(part.stop - part.start)
+            self._narrow.encode(values[part], payload[here:there], rng)
+            here = there
+        return payload.data
 
     def decode(self, payload: Payload, out: Flat) -> None:
-        """Back to float32, exactly."""
-        np.copyto(out, np.frombuffer(payload, dtype="<f2"))
+        """Each range as its header says."""
+        data = np.frombuffer(payload, dtype=np.uint8)
+        wide = _ranges(data, out.size)
+        if data.size != self._bytes(wide, out.size):
+            raise PayloadBroken(f"{data.size} bytes for {out.size} values of {self.name}")
+        here = 8 * (1 + 2 * len(wide))
+        for start, stop in wide:
+            there = here + 4 * (stop - start)
+            out[start:stop] = data[here:there].view("<f4")
+            here = there
+        for part in _pieces(wide, out.size):
+            there = here + self._narrow.piece_bytes(part.stop - part.start)
+            self._narrow.decode(data[here:there], out[part])
+            here = there
+
+    def _bytes(self, wide: Sequence[Range], values: int) -> int:
+        header = 8 * (1 + 2 * len(wide)) + 4 * sum(stop - start for start, stop in wide)
+        return header + sum(
+            self._narrow.piece_bytes(part.stop - part.start) for part in _pieces(wide, values)
+        )
+
+    def _beyond(self, values: Flat, blobs: Sequence[int]) -> list[Range]:
+        """The ranges that travel as float32: neighbours joined, in order."""
+        ranges: list[Range] = []
+        stop = 0
+        for size in blobs or (values.size,):
+            start, stop = stop, stop + size
+            is_short = bool(blobs) and size <= self._narrow.short_blob
+            if size and (is_short or not _within(values[start:stop], self._narrow.limit)):
+                if ranges and ranges[-1][1] == start:
+                    start = ranges.pop()[0]
+                ranges.append((start, stop))
+        return ranges if len(ranges) <= MOST_RANGES else [(ranges[0][0], ranges[-1][1])]
 
 
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (Float32(), Float16())}
+def _within(values: Flat, limit: float) -> bool:
+    return all(
+        float(values[part].min()) >= -limit and float(values[part].max()) <= limit
+        for part in blocks(values.size)
+    )
+
+
+def _pieces(wide: Sequence[Range], values: int) -> Iterator[slice]:
+    """What lies outside the ranges, in pieces of at most BLOCK values."""
+    here = 0
+    for start, stop in (*wide, (values, values)):
+        for piece in range(here, start, BLOCK):
+            yield slice(piece, min(piece + BLOCK, start))
+        here = stop
+
+
+def _ranges(data: NDArray[np.uint8], values: int) -> list[Range]:
+    """The ranges that a payload's header names."""
+    count = int(data[:8].view("<u8")[0]) if data.size >= 8 else -1
+    if not 0 <= count <= MOST_RANGES or data.size < 8 * (1 + 2 * count):
+        raise PayloadBroken(f"a payload of {data.size} bytes has no header that can be read")
+    edges = [int(edge) for edge in data[8 : 8 * (1 + 2 * count)].view("<u8")]
+    ranges = list(zip(edges[0::2], edges[1::2], strict=True))
+    here = 0
+    for start, stop in ranges:
+        if not here <= start < stop <= values:
+            raise PayloadBroken(f"the header names values {start} to {stop} of {values}")
+        here = stop
+    return ranges
+
+
+CODECS: dict[str, Codec] = {
+    codec.name: codec
+    for codec in (
+        Float32(),
+        Narrowed(Float16()),
+        Narrowed(Bfloat16()),
+        Narrowed(Int8()),
+        Narrowed(Int4()),
+    )
+}
 
 
 def codec_named(name: str) -> Codec:
@@ -105,12 +204,6 @@ def codec_named(name: str) -> Codec:
     return codec
 
 
-def fitting(name: str, values: Flat) -> Codec:
-    """The codec of that name, or float32 when the values do not fit."""
-    codec = codec_named(name)
-    return codec if codec.fits(values) else CODECS["float32"]
-
-
 def largest_payload_bytes(values: int) -> int:
-    """The longest payload that any codec makes of that many values."""
-    return max(codec.payload_bytes(values) for codec in CODECS.values())
+    """No codec makes a longer payload of that many values: all as float32, in as many ranges as there may be."""
+    return 4 * values + 8 + 24 * (MOST_RANGES + 1)

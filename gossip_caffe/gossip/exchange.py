@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
@@ -21,7 +21,7 @@ from gossip_caffe.clock import Clock
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.answers import GivenAnswers
 from gossip_caffe.gossip.buffers import Buffers
-from gossip_caffe.gossip.codec import codec_named, largest_payload_bytes
+from gossip_caffe.gossip.codec import CODECS, codec_named, largest_payload_bytes
 from gossip_caffe.gossip.crossing import Crossing, OwnOffer
 from gossip_caffe.gossip.deadline import Deadline
 from gossip_caffe.gossip.health import running_mean
@@ -51,7 +51,7 @@ class Exchanger:
     consensus distance, None before the first exchange; ``outcomes`` counts offered exchanges by kind, ``answers``
     answered ones by refusal. ``half_applied`` counts own offers after which perhaps only the partner changed its
     weights, and ``mass_error`` adds up their expected distances: divided by the square of the number of peers it
-    estimates the squared relative shift of the mean of all weights.
+    estimates the squared relative shift of the mean of all weights. ``blobs``: the sizes of the exchanged blobs.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Exchanger:
         clock: Clock,
         rng: random.Random,
         offload: Offload | None = None,
+        blobs: Sequence[int] = (),
     ) -> None:
         self.accepting: Refusal | None = Refusal.NOT_TRAINING
         self.mean_distance: float | None = None
@@ -82,6 +83,7 @@ class Exchanger:
         self._clock = clock
         self._rng = rng
         self._offload = offload
+        self._blobs = tuple(blobs)
         self._crossing = Crossing(peer)
         self._given = GivenAnswers()
         self._answering: dict[str, asyncio.Event] = {}
@@ -121,7 +123,9 @@ class Exchanger:
         snapshot = self._weights.snapshot(mine)
         answered_before = self._crossing.answered_of(own.partner)
         ended: Ending | float
-        if (sent := await self._compute(encoded, self._codec, mine)) is None:
+        if (
+            sent := await self._compute(encoded, self._codec, mine, self._blobs, self._rounding(self._codec))
+        ) is None:
             ended = OutcomeKind.REFUSED, Refusal.NON_FINITE, "the own weights hold NaN or Inf"
         elif own.withdrawn:
             ended = OutcomeKind.WITHDRAWN, Refusal.CROSSING, f"{own.partner} offered first"
@@ -236,7 +240,9 @@ class Exchanger:
         if (problem := await self._compute(decoded, offer, self._fingerprint, theirs)) is not None:
             return problem
         snapshot = self._weights.snapshot(mine)
-        if (computed := await self._compute(answered, self._codec, theirs, mine)) is None:
+        rounding = self._rounding(offer.codec)
+        computed = await self._compute(answered, offer.codec, theirs, mine, self._blobs, rounding)
+        if computed is None:
             return Refusal.NON_FINITE, f"the weights of {self._peer} hold NaN or Inf"
         # What was in order when the offer came may not be so any more: this peer leaves, or has offered meanwhile.
         if (objection := self._objection(offer)) is not None:
@@ -280,6 +286,10 @@ class Exchanger:
         if self._offload is None or self._weights.size < OFFLOAD_FROM_VALUES:
             return work(*args, **kwargs)
         return await self._offload(work, *args, **kwargs)
+
+    def _rounding(self, codec: str) -> np.random.Generator | None:
+        """A generator of one encoding's own: encodings may run in threads, and in any order."""
+        return np.random.default_rng(self._rng.getrandbits(64)) if CODECS[codec].stochastic else None
 
     def _apply(self, own_half: Flat, apart: float) -> None:
         self._weights.add_correction(own_half)

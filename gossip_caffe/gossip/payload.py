@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.gossip.average import all_finite, distance, half
-from gossip_caffe.gossip.codec import CODECS, fitting
+from gossip_caffe.gossip.codec import CODECS, PayloadBroken, codec_named
 from gossip_caffe.gossip.message import Message, Payload, Refusal
 
 Flat = NDArray[np.float32]
@@ -23,12 +24,13 @@ class Sent:
     payload: Payload
 
 
-def encoded(codec: str, mine: Flat) -> Sent | None:
+def encoded(
+    codec: str, mine: Flat, blobs: Sequence[int] = (), rng: np.random.Generator | None = None
+) -> Sent | None:
     """A snapshot to send, which does not share the vector's memory; None when it holds NaN or Inf."""
     if not all_finite(mine):
         return None
-    encoder = fitting(codec, mine)
-    return Sent(encoder.name, encoder.encode(mine))
+    return Sent(codec, codec_named(codec).encode(mine, blobs, rng))
 
 
 def objection_to_layout(message: Message, fingerprint: str, size: int) -> Reason | None:
@@ -45,10 +47,10 @@ def decoded(message: Message, fingerprint: str, out: Flat) -> Reason | None:
     """A message's weights into ``out``; why they must not be applied, or None."""
     if (objection := objection_to_layout(message, fingerprint, out.size)) is not None:
         return objection
-    codec = CODECS[message.codec]
-    if len(message.payload) != codec.payload_bytes(out.size):
-        return Refusal.CORRUPT_FRAME, f"{len(message.payload)} bytes for {out.size} values of {codec.name}"
-    codec.decode(message.payload, out)
+    try:
+        CODECS[message.codec].decode(message.payload, out)
+    except PayloadBroken as error:
+        return Refusal.CORRUPT_FRAME, str(error)
     if not all_finite(out):
         return Refusal.NON_FINITE, f"the weights of {message.peer} hold NaN or Inf"
     return None
@@ -62,8 +64,14 @@ def halved(sent: Sent, theirs: Flat, mine: Flat) -> float:
     return apart
 
 
-def answered(codec: str, theirs: Flat, mine: Flat) -> tuple[Sent, float] | None:
+def answered(
+    codec: str,
+    theirs: Flat,
+    mine: Flat,
+    blobs: Sequence[int] = (),
+    rng: np.random.Generator | None = None,
+) -> tuple[Sent, float] | None:
     """``encoded`` and ``halved`` in one go."""
-    if (sent := encoded(codec, mine)) is None:
+    if (sent := encoded(codec, mine, blobs, rng)) is None:
         return None
     return sent, halved(sent, theirs, mine)

@@ -183,7 +183,7 @@ class JobSettings:
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _CHOICES = {
     "corrupt_records": ("stop", "skip"),
-    "codec": ("float32", "float16"),
+    "codec": ("float32", "float16", "bfloat16", "int8", "int4"),
     "lr_scaling": ("none", "sqrt", "linear"),
 }
 _RANGES = {

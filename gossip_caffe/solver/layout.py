@@ -80,7 +80,12 @@ class WeightLayout:
     @cached_property
     def exchanged(self) -> int:
         """How many of its values, from the first, are exchanged: all but those of frozen blobs."""
-        return sum(blob.size for blob in self.blobs[: len(self.blobs) - self.frozen])
+        return sum(self.exchanged_blobs)
+
+    @cached_property
+    def exchanged_blobs(self) -> tuple[int, ...]:
+        """The sizes of the blobs that are exchanged, in values and in order."""
+        return tuple(blob.size for blob in self.blobs[: len(self.blobs) - self.frozen])
 
     @cached_property
     def fingerprint(self) -> str:

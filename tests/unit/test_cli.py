@@ -159,7 +159,10 @@ def test_version_is_the_packages(run: Callable[..., tuple[int, str, str]]) -> No
         ("job create a --solver s --set seed --etcd h:1", "--set seed: no value; write --set NAME=VALUE"),
         ("job create a --solver s --set sed=1 --etcd h:1", "there is no setting 'sed'; known settings: "),
         ("job create a --solver s --set seed=x --etcd h:1", "--set seed=x: not a int"),
-        ("job create a --solver s --set codec=zip --etcd h:1", "choose one of float32, float16"),
+        (
+            "job create a --solver s --set codec=zip --etcd h:1",
+            "choose one of float32, float16, bfloat16, int8, int4",
+        ),
         ("job create a --solver s --set warmup=2 --etcd h:1", "give a value from 0.0 to 1.0"),
         ("completion tcsh", "'tcsh' is not one of"),
     ],

@@ -19,6 +19,7 @@ from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip import exchange
 from gossip_caffe.gossip.answers import KEPT_ANSWERS
 from gossip_caffe.gossip.average import distance
+from gossip_caffe.gossip.codec import CODECS, largest_payload_bytes
 from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, Exchanger, OutcomeKind
 from gossip_caffe.gossip.memory_transport import MemoryNetwork, Weather
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal, Undelivered
@@ -53,7 +54,10 @@ class Weights:
 class Net:
     """Some peers on one network."""
 
-    def __init__(self, count: int, codec: str = "float32", offload: Any = None) -> None:
+    def __init__(
+        self, count: int, codec: str = "float32", offload: Any = None, blobs: tuple[int, ...] = ()
+    ) -> None:
+        self.blobs = blobs
         self.network = MemoryNetwork()
         self.offload = offload
         self.weights = {f"p{index}": Weights(index) for index in range(count)}
@@ -71,6 +75,7 @@ class Net:
             clock=SystemClock(),
             rng=random.Random(name),
             offload=self.offload,
+            blobs=self.blobs,
         )
         made.accepting = None
         return made
@@ -557,7 +562,7 @@ async def test_more_offers_at_once_than_the_cap_are_refused_unread_and_taken_aga
         (lambda m: replace(m, job="another"), 4 * SIZE, Refusal.LAYOUT_MISMATCH),
         (lambda m: replace(m, values=SIZE + 1), 4 * SIZE, Refusal.LAYOUT_MISMATCH),
         (lambda m: replace(m, codec="morse"), 4 * SIZE, Refusal.UNKNOWN_CODEC),
-        (lambda m: m, 4 * SIZE + 1, Refusal.CORRUPT_FRAME),
+        (lambda m: m, largest_payload_bytes(SIZE) + 1, Refusal.CORRUPT_FRAME),
         (lambda m: replace(m, peer="p1"), 4 * SIZE, Refusal.NOT_TRAINING),
     ],
 )
@@ -590,9 +595,39 @@ async def test_an_offer_that_breaks_off_is_refused_and_holds_no_place() -> None:
     assert net.weights["p1"].applied == 0
 
 
-async def test_two_sides_with_different_codecs_keep_the_sum() -> None:
+@pytest.mark.parametrize("codec", CODECS)
+@given(seed=st.integers(0, 2**32), magnitude=st.floats(-20, 8), cut=st.integers(0, SIZE))
+def test_every_codec_keeps_the_sum_through_a_whole_exchange(
+    codec: str, seed: int, magnitude: float, cut: int
+) -> None:
+    net = Net(2, codec, blobs=(cut, SIZE - cut))
+    rng = np.random.default_rng(seed)
+    for weights in net.weights.values():
+        weights.values = (rng.standard_normal(SIZE) * 10**magnitude).astype(np.float32)
+    before, largest = net.total, max(np.abs(weights.values).max() for weights in net.weights.values())
+    assert asyncio.run(net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+    assert np.abs(net.total - before).max() <= 2**-22 * largest
+    assert {weights.applied for weights in net.weights.values()} == {1}
+
+
+async def test_an_answer_uses_the_codec_of_its_offer_whatever_the_own_one_is() -> None:
+    net = Net(2, "int8")
+    net.peers["p1"] = net.network.peers["p1"] = net.exchanger("p1", net.weights["p1"], "float32")
+    codecs: list[str] = []
+
+    async def note(message: Message) -> Message:
+        codecs.append(message.codec)
+        return message
+
+    net.network.before_offer = net.network.before_answer = note
+    for name, partner in (("p0", "p1"), ("p1", "p0")):
+        assert (await net.peers[name].offer_to(partner, partner)).kind is OutcomeKind.APPLIED
+    assert codecs == ["int8", "int8", "float32", "float32"]
+
+
+async def test_two_sides_that_send_different_blobs_as_float32_keep_the_sum() -> None:
     net = Net(2, "float16")
-    net.weights["p0"].values[5] = 1e6  # beyond float16: p0 sends float32, p1 float16
+    net.weights["p0"].values[5] = 1e6  # beyond float16: p0 sends that blob as float32, p1 as float16
     before = net.total
     assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
     np.testing.assert_allclose(net.total, before, rtol=1e-7, atol=1e-6)

@@ -129,7 +129,7 @@ def test_settings_are_given_as_text() -> None:
         ("exchange_every_iterations", "4.5", "--set exchange_every_iterations=4.5: not a int"),
         ("exchange_every_iterations", "0", "out of range; give a value from 1 to"),
         ("warmup", "nan", "out of range"),
-        ("codec", "int8", "unknown; choose one of float32, float16"),
+        ("codec", "int2", "unknown; choose one of float32, float16"),
         ("shuffle", "maybe", "--set shuffle=maybe: not a bool"),
     ],
 )
