@@ -82,10 +82,10 @@ class Crossing:
         own.withdrawn = True
         return own.exchange_id
 
-    def note(self, answer: Message) -> None:
-        """The answer to an own offer: what its sender withdraws is refused from now on."""
-        if answer.withdraws:
-            _keep(self._withdrawn, answer.withdraws, None)
+    def note(self, message: Message) -> None:
+        """Another's offer, or the answer to an own one: what its sender withdraws is refused from now on."""
+        for exchange_id in message.withdraws.split():
+            _keep(self._withdrawn, exchange_id, None)
 
 
 def _keep(memory: dict[str, T], key: str, value: T) -> None:

@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.answers import GivenAnswers
+from gossip_caffe.gossip.average import Halved
 from gossip_caffe.gossip.buffers import Buffers
 from gossip_caffe.gossip.codec import CODECS, codec_named, largest_payload_bytes
 from gossip_caffe.gossip.crossing import Crossing, OwnOffer
 from gossip_caffe.gossip.deadline import Deadline
 from gossip_caffe.gossip.health import running_mean
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal, Transport, Undelivered
+from gossip_caffe.gossip.one_sided import AppliedHalf, GivenUp, OneSided
 from gossip_caffe.gossip.outcome import Outcome, OutcomeKind, kind_of
 from gossip_caffe.gossip.payload import Reason, Sent, answered, decoded, encoded, halved, objection_to_layout
-from gossip_caffe.gossip.seams import Offload, Weights
+from gossip_caffe.gossip.seams import Offload, Watcher, Weights
 from gossip_caffe.solver.board import SnapshotInfo
 
 __all__ = ["Exchanger", "Outcome", "OutcomeKind", "Weights"]
@@ -49,9 +51,9 @@ class Exchanger:
 
     ``accepting`` is None while offers are answered, else the refusal that they get. ``mean_distance`` is the running
     consensus distance, None before the first exchange; ``outcomes`` counts offered exchanges by kind, ``answers``
-    answered ones by refusal. ``half_applied`` counts own offers after which perhaps only the partner changed its
-    weights, and ``mass_error`` adds up their expected distances: divided by the square of the number of peers it
-    estimates the squared relative shift of the mean of all weights. ``blobs``: the sizes of the exchanged blobs.
+    answered ones by refusal. ``unanswered`` counts own offers after which perhaps only the partner changed its
+    weights; ``one_sided`` has the halves that only this peer applied, exactly, once their offerers have said so.
+    ``blobs``: the sizes of the exchanged blobs. ``watcher`` is told what was answered.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Exchanger:
         self.mean_distance: float | None = None
         self.outcomes: Counter[OutcomeKind] = Counter()
         self.answers: Counter[Refusal] = Counter()
-        self.half_applied = 0
-        self.mass_error = 0.0
+        self.unanswered = 0
+        self.one_sided = OneSided()
+        self.watcher: Watcher | None = None
+        self._given_up = GivenUp()
         self._peer = peer
         self._job = job
         self._fingerprint = fingerprint
@@ -98,21 +102,25 @@ class Exchanger:
 
     # ── offering ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def offer_to(self, partner: str, address: str) -> Outcome:
+    def new_id(self) -> str:
+        """An id for the next own offer."""
+        return f"{self._peer}-{self._rng.getrandbits(48):012x}"
+
+    async def offer_to(self, partner: str, address: str, exchange_id: str = "") -> Outcome:
         """Exchange with a partner; changes this peer's weights only when the kind is APPLIED.
 
         One at a time: raises ExchangeFailed, and changes nothing, while another offer of this peer is in flight.
         """
         if self._crossing.own is not None:
             raise ExchangeFailed("an exchange that this peer offered is still in flight")
-        own = self._crossing.begin(f"{self._peer}-{self._rng.getrandbits(48):012x}", partner)
+        own = self._crossing.begin(exchange_id or self.new_id(), partner)
         try:
             mine, theirs = self._buffers.take(), self._buffers.take()
             outcome = await self._offered(own, address, mine, theirs)
             self._buffers.give(mine, theirs)
         except asyncio.CancelledError:
             self.outcomes[OutcomeKind.FAILED] += 1
-            self._perhaps_half_applied()
+            self._perhaps_one_sided(own)
             raise
         finally:
             self._crossing.end()
@@ -122,7 +130,7 @@ class Exchanger:
     async def _offered(self, own: OwnOffer, address: str, mine: Flat, theirs: Flat) -> Outcome:
         snapshot = self._weights.snapshot(mine)
         answered_before = self._crossing.answered_of(own.partner)
-        ended: Ending | float
+        ended: Ending | Halved
         if (
             sent := await self._compute(encoded, self._codec, mine, self._blobs, self._rounding(self._codec))
         ) is None:
@@ -130,22 +138,29 @@ class Exchanger:
         elif own.withdrawn:
             ended = OutcomeKind.WITHDRAWN, Refusal.CROSSING, f"{own.partner} offered first"
         else:
-            offer = replace(self._message(own.exchange_id, snapshot, sent), answered=answered_before)
-            answer = await self._answer_of(address, offer)
+            given_up = self._given_up.named_to(own.partner)
+            offer = replace(
+                self._message(own.exchange_id, snapshot, sent),
+                answered=answered_before,
+                withdraws=" ".join(given_up),
+            )
+            answer = await self._answer_of(own, address, offer)
             ended = (
                 await self._half_of(own, answer, sent, mine, theirs)
                 if isinstance(answer, Message)
                 else answer
             )
-        if isinstance(ended, float):
-            self._apply(mine, ended)
-            return Outcome(OutcomeKind.APPLIED, own.exchange_id, own.partner, snapshot, ended)
+        if isinstance(ended, Halved):
+            self._apply(mine, ended.distance)
+            return Outcome(OutcomeKind.APPLIED, own.exchange_id, own.partner, snapshot, ended.distance)
         kind, refusal, reason = ended
         if kind is OutcomeKind.REJECTED:
-            self._perhaps_half_applied()
+            self._perhaps_one_sided(own)
+        elif kind is OutcomeKind.WITHDRAWN:
+            self._given_up.add(own.partner, own.exchange_id)
         return Outcome(kind, own.exchange_id, own.partner, snapshot, 0.0, refusal, reason)
 
-    async def _answer_of(self, address: str, offer: Message) -> Message | Ending:
+    async def _answer_of(self, own: OwnOffer, address: str, offer: Message) -> Message | Ending:
         """The partner's answer; or how the exchange ended without one."""
         deadline_s, began = self.deadline_s, self._clock.monotonic()
         try:
@@ -156,9 +171,11 @@ class Exchanger:
             if self._clock.monotonic() - began >= deadline_s:
                 self._deadline.passed()
             if not isinstance(error, Undelivered):
-                self._perhaps_half_applied()
+                self._perhaps_one_sided(own)
             return OutcomeKind.FAILED, Refusal.NONE, error.message
         self._crossing.note(answer)
+        if answer.exchange_id == offer.exchange_id:
+            self._given_up.told(own.partner, offer.withdraws.split())
         if answer.refusal is not Refusal.NONE:
             return kind_of(answer.refusal), answer.refusal, answer.reason
         if answer.exchange_id != offer.exchange_id:
@@ -168,19 +185,19 @@ class Exchanger:
 
     async def _half_of(
         self, own: OwnOffer, answer: Message, sent: Sent, mine: Flat, theirs: Flat
-    ) -> float | Ending:
-        """Our half into ``mine``, and how far the two were apart; or why it must not be applied."""
+    ) -> Halved | Ending:
+        """Our half into ``mine``, and its figures; or why it must not be applied."""
         if (problem := await self._compute(decoded, answer, self._fingerprint, theirs)) is not None:
             return OutcomeKind.REJECTED, *problem
-        apart = await self._compute(halved, sent, theirs, mine)
+        figures = await self._compute(halved, sent, theirs, mine)
         if own.withdrawn:
             # The partner gave its own offer up, which was answered here, and then took this one: one of them is enough.
             return OutcomeKind.WITHDRAWN, Refusal.CROSSING, f"the offer of {own.partner} was applied"
-        return apart
+        return figures
 
-    def _perhaps_half_applied(self) -> None:
-        self.half_applied += 1
-        self.mass_error += self.mean_distance or 0.0
+    def _perhaps_one_sided(self, own: OwnOffer) -> None:
+        self.unanswered += 1
+        self._given_up.add(own.partner, own.exchange_id)
 
     # ── answering ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,22 +205,23 @@ class Exchanger:
         self, header: Message, payload_bytes: int, read: Callable[[], Awaitable[Message]]
     ) -> Message:
         """Answer an offer of which only the header has come; ``read`` it only when there is no reason to refuse."""
+        self._note_given_up(header)
         if (given := self._given.find(header.exchange_id)) is not None:
             return given
         most = largest_payload_bytes(self._weights.exchanged)
         if payload_bytes > most:
             reason = f"{payload_bytes} bytes announced, {most} is the most"
-            return self._refuse(header.exchange_id, Refusal.CORRUPT_FRAME, reason)
+            return self._refuse(header, Refusal.CORRUPT_FRAME, reason)
         if (objection := self._objection(header)) is not None:
-            return self._refuse(header.exchange_id, *objection)
+            return self._refuse(header, *objection)
         if self._receiving >= MOST_IN_FLIGHT:
             reason = f"{self._receiving} exchanges are in flight here"
-            return self._refuse(header.exchange_id, Refusal.OVERLOADED, reason)
+            return self._refuse(header, Refusal.OVERLOADED, reason)
         self._receiving += 1
         try:
             return await self.answer(await read())
         except FramesCorrupt as error:
-            return self._refuse(header.exchange_id, Refusal.CORRUPT_FRAME, error.message)
+            return self._refuse(header, Refusal.CORRUPT_FRAME, error.message)
         finally:
             self._receiving -= 1
 
@@ -214,6 +232,7 @@ class Exchanger:
         """
         while (busy := self._answering.get(offer.exchange_id)) is not None:
             await busy.wait()
+        self._note_given_up(offer)
         if (given := self._given.find(offer.exchange_id)) is not None:
             return given
         busy = self._answering[offer.exchange_id] = asyncio.Event()
@@ -228,7 +247,7 @@ class Exchanger:
         settled = await self._settled(offer, mine, theirs)
         self._buffers.give(mine, theirs)
         if not isinstance(settled, Message):
-            return self._refuse(offer.exchange_id, *settled)
+            return self._refuse(offer, *settled)
         self.answers[Refusal.NONE] += 1
         self._given.keep(settled)
         return settled
@@ -247,10 +266,22 @@ class Exchanger:
         # What was in order when the offer came may not be so any more: this peer leaves, or has offered meanwhile.
         if (objection := self._objection(offer)) is not None:
             return objection
-        sent, apart = computed
+        sent, figures = computed
         withdraws = self._crossing.accept(offer)
-        self._apply(mine, apart)
+        self._apply(mine, figures.distance)
+        applied = AppliedHalf(offer.exchange_id, offer.peer, figures.distance, figures.total, figures.norm)
+        self.one_sided.applied(applied)
+        if self.watcher is not None:
+            self.watcher.applied(applied)
         return replace(self._message(offer.exchange_id, snapshot, sent), withdraws=withdraws)
+
+    def _note_given_up(self, offer: Message) -> None:
+        """What an offer says of its sender's earlier ones."""
+        if offer.withdraws and offer.job == self._job:
+            self._crossing.note(offer)
+            for half in self.one_sided.given_up(offer.peer, offer.withdraws.split()):
+                if self.watcher is not None:
+                    self.watcher.alone(half)
 
     def _objection(self, offer: Message) -> Reason | None:
         """Why an offer must not be applied now, by its header, or None."""
@@ -307,10 +338,12 @@ class Exchanger:
             payload=sent.payload,
         )
 
-    def _refuse(self, exchange_id: str, refusal: Refusal, reason: str) -> Message:
+    def _refuse(self, offer: Message, refusal: Refusal, reason: str) -> Message:
         """The refusal of an offer; final, so it is what the same offer gets again."""
         self.answers[refusal] += 1
-        answer = self._refusal(exchange_id, refusal, reason)
+        if self.watcher is not None:
+            self.watcher.refused(offer, refusal, reason)
+        answer = self._refusal(offer.exchange_id, refusal, reason)
         self._given.keep(answer)
         return answer
 

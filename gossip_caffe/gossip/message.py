@@ -33,7 +33,7 @@ class Message:
     """One side of an exchange. ``payload`` holds ``values`` weights in ``codec``; empty in a refusal.
 
     ``answered`` and ``withdraws`` let two peers that offer to each other at once agree on one exchange
-    (crossing.py); both name exchanges.
+    (crossing.py), and know what only one of them applied (one_sided.py); both name exchanges, with spaces between.
     """
 
     exchange_id: str

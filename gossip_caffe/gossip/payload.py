@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.gossip.average import all_finite, distance, half
+from gossip_caffe.gossip.average import Halved, all_finite, halve
 from gossip_caffe.gossip.codec import CODECS, PayloadBroken, codec_named
 from gossip_caffe.gossip.message import Message, Payload, Refusal
 
@@ -56,12 +56,10 @@ def decoded(message: Message, fingerprint: str, out: Flat) -> Reason | None:
     return None
 
 
-def halved(sent: Sent, theirs: Flat, mine: Flat) -> float:
-    """The own half into ``mine``, from what was sent and what came; returns the distance of the two."""
+def halved(sent: Sent, theirs: Flat, mine: Flat) -> Halved:
+    """The own half into ``mine``, from what was sent and what came; returns its figures."""
     CODECS[sent.codec].decode(sent.payload, mine)
-    apart = distance(mine, theirs)
-    half(mine, theirs, mine)
-    return apart
+    return halve(mine, theirs, mine)
 
 
 def answered(
@@ -70,7 +68,7 @@ def answered(
     mine: Flat,
     blobs: Sequence[int] = (),
     rng: np.random.Generator | None = None,
-) -> tuple[Sent, float] | None:
+) -> tuple[Sent, Halved] | None:
     """``encoded`` and ``halved`` in one go."""
     if (sent := encoded(codec, mine, blobs, rng)) is None:
         return None

@@ -8,6 +8,8 @@ from typing import ParamSpec, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gossip_caffe.gossip.message import Message, Refusal
+from gossip_caffe.gossip.one_sided import AppliedHalf
 from gossip_caffe.solver.board import SnapshotInfo
 
 Flat = NDArray[np.float32]
@@ -20,6 +22,22 @@ class Offload(Protocol):
 
     async def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``work`` returns."""
+        ...
+
+
+class Watcher(Protocol):
+    """Is told how this peer answered; must be cheap."""
+
+    def applied(self, half: AppliedHalf) -> None:
+        """An offer was answered, and this half applied."""
+        ...
+
+    def alone(self, half: AppliedHalf) -> None:
+        """A half that was applied here turns out to be one that the offering side gave up."""
+        ...
+
+    def refused(self, offer: Message, refusal: Refusal, reason: str) -> None:
+        """An offer was refused."""
         ...
 
 

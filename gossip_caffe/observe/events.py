@@ -32,6 +32,7 @@ class Event(StrEnum):
     RELEASED = "released"  # epoch, chunks
     OFFERED = "offered"  # exchange, partner
     EXCHANGED = "exchanged"  # exchange, partner, side, outcome, distance
+    HALF_APPLIED = "half-applied"  # exchange, partner, half_sum, half_norm: the offering side gave it up
     CHECKPOINTED = "checkpointed"  # checkpoint, digest, progress_samples, contributors
     TESTED = "tested"  # progress_samples, iteration, outputs, seconds
     TEST_FAILED = "test-failed"  # progress_samples, cause

@@ -7,6 +7,7 @@ trained of a chunk that nobody else settled is then credited to it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,9 @@ class Account:
     ``records_trained``: learned, of the budget; ``records_lost``: of the budget and not learned by anybody;
     ``records_twice``: trainings beyond the first of each record. ``records_skipped``: corrupt, left out by the job's
     setting, and learned by nobody; they are not lost. ``peers_joined`` loaded or founded the weights;
-    ``peers_killed`` stopped writing without a last word.
+    ``peers_killed`` stopped writing without a last word. ``exchanges`` counts offers by how they ended.
+    ``half_applied``: exchanges that the answering side applied and the offering side did not, or was killed before it
+    wrote so; ``mass_error``: by how much these moved the sum of all weights.
     """
 
     records_trained: int
@@ -68,6 +71,8 @@ class Account:
     peers_joined: int
     peers_killed: int
     exchanges: Mapping[str, int]
+    half_applied: int
+    mass_error: float
     checkpoints: int
 
 
@@ -78,6 +83,8 @@ class _Peer:
     done: dict[int, set[int]] = field(default_factory=dict)
     unknown: dict[int, set[int]] = field(default_factory=dict)
     exchanges: Counter[str] = field(default_factory=Counter)
+    received: set[str] = field(default_factory=set)
+    answered: dict[str, float] = field(default_factory=dict)
     checkpoints: int = 0
     joined: bool = False
     left: bool = False
@@ -94,6 +101,10 @@ def account(logs: Mapping[str, Iterable[Mapping[str, Any]]], job: Budgeted) -> A
     """The account of each peer's events, in the order in which it wrote them."""
     records = job.data.records
     peers = [_peer(events, records) for events in logs.values()]
+    received = set().union(*(peer.received for peer in peers))
+    alone = [
+        half_sum for peer in peers for exchange, half_sum in peer.answered.items() if exchange not in received
+    ]
     epochs = [_epoch(epoch, peers, job) for epoch in range(-(-job.budget_samples // records))]
     return Account(
         records_trained=sum(epoch.learned for epoch in epochs),
@@ -103,8 +114,20 @@ def account(logs: Mapping[str, Iterable[Mapping[str, Any]]], job: Budgeted) -> A
         peers_joined=sum(peer.joined for peer in peers),
         peers_killed=sum(not peer.left for peer in peers),
         exchanges=dict(sum((peer.exchanges for peer in peers), Counter())),
+        half_applied=len(alone),
+        mass_error=math.fsum(alone),
         checkpoints=sum(peer.checkpoints for peer in peers),
     )
+
+
+def _note_exchange(peer: _Peer, event: Mapping[str, Any]) -> None:
+    applied = event["outcome"] == "applied"
+    if event.get("side") != "answered":
+        peer.exchanges[event["outcome"]] += 1
+        if applied and "exchange" in event:
+            peer.received.add(event["exchange"])
+    elif applied:
+        peer.answered[event["exchange"]] = event["half_sum"]
 
 
 def _peer(events: Iterable[Mapping[str, Any]], records: int) -> _Peer:
@@ -125,7 +148,7 @@ def _peer(events: Iterable[Mapping[str, Any]], records: int) -> _Peer:
             case Event.LEFT:
                 peer.left = True
             case Event.EXCHANGED:
-                peer.exchanges[event["outcome"]] += 1
+                _note_exchange(peer, event)
             case Event.CHECKPOINTED:
                 peer.checkpoints += 1
     for epoch, numbers in peer.skipped.items():  # its batches were planned with them, and filled without

@@ -11,6 +11,8 @@ from typing import Any
 class PeerStatus:
     """Live figures of one peer. ``loss`` and ``consensus_distance`` are None before the first of their kind.
 
+    ``exchanges_half_applied``: exchanges of which this peer applied its half and the offering side did not;
+    ``mass_error``: by how much they moved the sum of all weights.
     ``tested``: the record of its newest test of the consensus (tested.py), if it has made one.
     """
 
@@ -28,6 +30,8 @@ class PeerStatus:
     chunks_done: int = 0
     exchanges_applied: int = 0
     exchanges_failed: int = 0
+    exchanges_half_applied: int = 0
+    mass_error: float = 0.0
     consensus_distance: float | None = None
     progress_samples: int = 0
     budget_samples: int = 0

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
+from gossip_caffe.gossip.message import Message, Refusal
+from gossip_caffe.gossip.one_sided import AppliedHalf
 from gossip_caffe.gossip.partners import Suspects, choose, next_exchange
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.observe.events import Event, EventLog
@@ -23,6 +25,48 @@ IDLE_PAUSE_S = 0.1
 def until_due_s(iterations_left: int, step_s: float) -> float:
     """How long to sleep before looking again, when an exchange is due in so many iterations of ``step_s``."""
     return min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, 0.5 * iterations_left * step_s))
+
+
+class AnswersLogged:
+    """Writes down how this peer answers offers, so that a history can pair both sides of an exchange by its id."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def applied(self, half: AppliedHalf) -> None:
+        """Its half is applied."""
+        self._log.emit(
+            Event.EXCHANGED,
+            exchange=half.exchange_id,
+            partner=half.partner,
+            side="answered",
+            outcome=OutcomeKind.APPLIED.value,
+            distance=half.distance,
+            half_sum=half.total,
+            half_norm=half.norm,
+        )
+
+    def alone(self, half: AppliedHalf) -> None:
+        """The other side has not applied its own."""
+        self._log.emit(
+            Event.HALF_APPLIED,
+            exchange=half.exchange_id,
+            partner=half.partner,
+            half_sum=half.total,
+            half_norm=half.norm,
+        )
+
+    def refused(self, offer: Message, refusal: Refusal, reason: str) -> None:
+        """Nothing is applied."""
+        self._log.emit(
+            Event.EXCHANGED,
+            exchange=offer.exchange_id,
+            partner=offer.peer,
+            side="answered",
+            outcome=OutcomeKind.REFUSED.value,
+            refusal=refusal.name,
+            reason=reason,
+        )
 
 
 class Exchanging:
@@ -55,6 +99,7 @@ class Exchanging:
         self._rng = rng
         self._log = log
         self._suspects = Suspects()
+        exchanger.watcher = AnswersLogged(log)
 
     async def run(self) -> None:
         """Exchange whenever it is due, for ever."""
@@ -76,8 +121,9 @@ class Exchanging:
         choice = choose(partners, self._suspects, self._clock.monotonic(), self._rng)
         if choice.partner is None:
             return None
-        self._log.emit(Event.OFFERED, partner=choice.partner)
-        outcome = await self._exchanger.offer_to(choice.partner, partners[choice.partner])
+        exchange_id = self._exchanger.new_id()
+        self._log.emit(Event.OFFERED, exchange=exchange_id, partner=choice.partner)
+        outcome = await self._exchanger.offer_to(choice.partner, partners[choice.partner], exchange_id)
         if outcome.kind in {OutcomeKind.FAILED, OutcomeKind.REJECTED}:
             self._suspects.failed(choice.partner, self._clock.monotonic())
         else:

@@ -98,6 +98,8 @@ def status_of(training: Training, state: State, reason: str) -> PeerStatus:
         chunks_done=training.claims.done_chunks,
         exchanges_applied=outcomes[OutcomeKind.APPLIED],
         exchanges_failed=outcomes[OutcomeKind.FAILED] + outcomes[OutcomeKind.REJECTED],
+        exchanges_half_applied=training.exchanger.one_sided.count,
+        mass_error=training.exchanger.one_sided.mass_error,
         consensus_distance=training.exchanger.mean_distance,
         progress_samples=training.progress.samples,
         budget_samples=training.world.spec.budget_samples,

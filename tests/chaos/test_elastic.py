@@ -109,7 +109,7 @@ def assert_left_in_order(name: str, log: PeerLog) -> None:
     assert not log.unknown, name
     if drained_at := log.at(Event.STATE, new="draining"):
         trained = log.at(Event.TRAINED)
-        shared = [*log.at(Event.EXCHANGED, outcome="applied"), *log.at(Event.CHECKPOINTED)]
+        shared = [*log.at(Event.EXCHANGED, side="offered", outcome="applied"), *log.at(Event.CHECKPOINTED)]
         if trained and trained[-1] > drained_at[0]:
             assert max(shared) > trained[-1], f"{name} left without a last exchange"
 

@@ -165,7 +165,7 @@ async def test_a_peer_that_is_gone_is_a_failed_exchange_that_surely_reached_nobo
     a, _ = pair
     outcome = await a.exchanger.offer_to("gone", "127.0.0.1:1")
     assert outcome.kind is OutcomeKind.FAILED
-    assert a.exchanger.half_applied == 0
+    assert a.exchanger.unanswered == 0
 
 
 async def test_arithmetic_on_these_weights_runs_in_threads() -> None:
@@ -325,7 +325,7 @@ async def test_only_a_whole_answer_is_applied(
     await partner.stop()
     assert outcome.kind is kind, outcome.reason
     assert (a.weights.values is before) == (kind is not OutcomeKind.APPLIED)
-    assert a.exchanger.half_applied == (kind is not OutcomeKind.APPLIED)
+    assert a.exchanger.unanswered == (kind is not OutcomeKind.APPLIED)
 
 
 async def test_a_refusal_arrives_before_the_offer_is_sent_to_its_end(pair: tuple[Peer, Peer]) -> None:

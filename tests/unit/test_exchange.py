@@ -23,6 +23,7 @@ from gossip_caffe.gossip.codec import CODECS, largest_payload_bytes
 from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, Exchanger, OutcomeKind
 from gossip_caffe.gossip.memory_transport import MemoryNetwork, Weather
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal, Undelivered
+from gossip_caffe.gossip.one_sided import AppliedHalf
 from gossip_caffe.solver.board import SnapshotInfo
 from tests.fake_clock import FakeClock
 
@@ -224,7 +225,7 @@ def test_a_network_that_loses_repeats_and_reorders_never_makes_a_side_apply_twic
         assert sum(exchanger.outcomes.values()) == 5
     answered = sum(exchanger.answers[Refusal.NONE] for exchanger in net.peers.values())
     applied = sum(exchanger.outcomes[OutcomeKind.APPLIED] for exchanger in net.peers.values())
-    unknown = sum(exchanger.half_applied for exchanger in net.peers.values())
+    unknown = sum(exchanger.unanswered for exchanger in net.peers.values())
     withdrawn = sum(exchanger.outcomes[OutcomeKind.WITHDRAWN] for exchanger in net.peers.values())
     assert applied <= answered <= applied + unknown + withdrawn
 
@@ -393,7 +394,7 @@ def spoilt_answer(error: ExchangeFailed) -> Callable[[Message], Awaitable[Messag
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "half_applied"),
+    ("error", "kind", "unanswered"),
     [
         (ExchangeFailed("no answer"), OutcomeKind.FAILED, 1),
         (FramesCorrupt("a bad checksum"), OutcomeKind.REJECTED, 1),
@@ -401,15 +402,14 @@ def spoilt_answer(error: ExchangeFailed) -> Callable[[Message], Awaitable[Messag
     ],
 )
 async def test_an_exchange_that_perhaps_only_the_partner_applied_is_counted_never_silent(
-    error: ExchangeFailed, kind: OutcomeKind, half_applied: int
+    error: ExchangeFailed, kind: OutcomeKind, unanswered: int
 ) -> None:
     net = Net(2)
     offerer = net.peers["p0"]
     await offerer.offer_to("p1", "p1")
     net.network.before_answer = spoilt_answer(error)
     assert (await offerer.offer_to("p1", "p1")).kind is kind
-    assert offerer.half_applied == half_applied
-    assert (offerer.mass_error > 0) == bool(half_applied)
+    assert offerer.unanswered == unanswered
 
 
 async def test_an_exchange_that_is_cancelled_changes_nothing_and_leaves_room_for_the_next() -> None:
@@ -428,7 +428,7 @@ async def test_an_exchange_that_is_cancelled_changes_nothing_and_leaves_room_for
     with pytest.raises(asyncio.CancelledError):
         await own
     assert net.weights["p0"].applied == 0
-    assert net.peers["p0"].half_applied == 1
+    assert net.peers["p0"].unanswered == 1
     net.network.before_answer = None
     assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
 
@@ -643,3 +643,147 @@ async def test_the_running_distance_falls_as_peers_agree() -> None:
         distances.append(net.peers["p0"].mean_distance or 0.0)
     assert distances == sorted(distances, reverse=True)
     assert net.peers["p1"].mean_distance is not None
+
+
+class Witness:
+    """Keeps what a peer's exchanger tells."""
+
+    def __init__(self) -> None:
+        self.halves: dict[str, AppliedHalf] = {}
+        self.one_sided: list[AppliedHalf] = []
+        self.refusals: list[Refusal] = []
+
+    def applied(self, half: AppliedHalf) -> None:
+        assert half.exchange_id not in self.halves
+        self.halves[half.exchange_id] = half
+
+    def alone(self, half: AppliedHalf) -> None:
+        self.one_sided.append(half)
+
+    def refused(self, offer: Message, refusal: Refusal, reason: str) -> None:
+        assert reason
+        self.refusals.append(refusal)
+
+
+async def stormy(net: Net, seed: int, loss: float, repetition: float) -> dict[str, OutcomeKind]:
+    """Five offers of each peer, all at once, through bad weather, some of them cancelled; then all is delivered."""
+    rng, clock = random.Random(seed), FakeClock(automatic=True)
+    slowest = rng.choice([0.1, 1.0, 8.0])
+    ended: dict[str, OutcomeKind] = {}
+    with patch.object(SystemClock, "monotonic", clock.monotonic):
+        net.network.weather = Weather(clock, rng, (0.0, slowest), loss, repetition)
+
+        async def peer(name: str) -> None:
+            exchanger = net.peers[name]
+            for _ in range(5):
+                partner = rng.choice([other for other in net.peers if other != name])
+                exchange_id = exchanger.new_id()
+                own = asyncio.ensure_future(exchanger.offer_to(partner, partner, exchange_id))
+                if rng.random() < 0.1:
+                    await clock.sleep(rng.uniform(0, slowest))
+                    own.cancel()
+                try:
+                    ended[exchange_id] = (await own).kind
+                except asyncio.CancelledError:
+                    ended[exchange_id] = OutcomeKind.FAILED
+                await clock.sleep(rng.random())
+
+        await asyncio.gather(*(peer(name) for name in net.peers))
+        await asyncio.gather(*net.network.under_way, return_exceptions=True)
+        net.network.weather = None
+    return ended
+
+
+@settings(max_examples=150)
+@given(
+    st.integers(2, 5),
+    st.integers(0, 10**6),
+    st.floats(0, 0.6),
+    st.floats(0, 0.5),
+    st.sampled_from(["float32", "float16", "int8", "int4"]),
+)
+def test_whatever_happens_the_sum_moves_only_by_halves_that_one_side_applied_and_their_mass_is_known(
+    count: int, seed: int, loss: float, repetition: float, codec: str
+) -> None:
+    net = Net(count, codec)
+    witnesses = {name: Witness() for name in net.peers}
+    for name, exchanger in net.peers.items():
+        exchanger.watcher = witnesses[name]
+    before = net.total
+
+    async def run() -> tuple[dict[str, OutcomeKind], np.ndarray]:
+        ended = await stormy(net, seed, loss, repetition)
+        after = net.total
+        # Everybody tells everybody once, in good weather, what it has given up.
+        for name, exchanger in net.peers.items():
+            for partner in net.peers:
+                if partner != name:
+                    await exchanger.offer_to(partner, partner)
+        return ended, after
+
+    ended, after = asyncio.run(run())
+    alone = [
+        half
+        for witness in witnesses.values()
+        for half in witness.halves.values()
+        if ended.get(half.exchange_id, OutcomeKind.APPLIED) is not OutcomeKind.APPLIED
+    ]
+    moved = sum(half.total for half in alone)
+    assert (after - before).sum() == pytest.approx(moved, abs=1e-4)
+    assert np.linalg.norm(after - before) <= sum(half.norm for half in alone) + 1e-4
+    # And each peer knows its part of it.
+    known = [half for witness in witnesses.values() for half in witness.one_sided]
+    assert sorted(half.exchange_id for half in known) == sorted(half.exchange_id for half in alone)
+    assert sum(peer.one_sided.count for peer in net.peers.values()) == len(alone)
+    assert sum(peer.one_sided.mass_error for peer in net.peers.values()) == pytest.approx(moved, abs=1e-9)
+    applied = {exchange_id for witness in witnesses.values() for exchange_id in witness.halves}
+    assert {exchange_id for exchange_id, kind in ended.items() if kind is OutcomeKind.APPLIED} <= applied
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 5), st.integers(0, 10**6), st.floats(0, 0.3))
+def test_the_consensus_distance_shrinks_in_any_weather(count: int, seed: int, loss: float) -> None:
+    def apart(net: Net) -> float:
+        values = np.stack([weights.values.astype(float) for weights in net.weights.values()])
+        return float(((values - values.mean(axis=0)) ** 2).sum())
+
+    net = Net(count)
+    before = apart(net)
+    ended = asyncio.run(stormy(net, seed, loss, 0.2))
+    if OutcomeKind.APPLIED in ended.values():
+        assert apart(net) < before
+
+
+async def test_a_half_that_the_offerer_gave_up_is_counted_once_when_it_says_so() -> None:
+    net = Net(2)
+    answerer, before = net.peers["p1"], net.weights["p1"].values
+    net.network.before_answer = spoilt_answer(ExchangeFailed("the answer was lost"))
+    for _ in range(2):
+        assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.FAILED
+    moved = net.weights["p1"].values.astype(float) - before
+    assert answerer.one_sided.count == 1  # the second offer named the first
+    net.network.before_answer = None
+    for _ in range(3):
+        assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+        assert answerer.one_sided.count == 2
+    assert answerer.one_sided.mass_error == pytest.approx(moved.sum(), abs=1e-5)
+
+
+async def test_an_offer_that_comes_after_its_sender_gave_it_up_is_refused() -> None:
+    net = Net(2)
+    late = await offered_by_p0(net)
+    net.network.before_offer = spoilt_answer(ExchangeFailed("perhaps it came"))
+    assert (await net.peers["p0"].offer_to("p1", "p1", "lost")).kind is OutcomeKind.FAILED
+    net.network.before_offer = None
+    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+    assert (await net.peers["p1"].answer(replace(late, exchange_id="lost"))).refusal is Refusal.CROSSING
+    assert net.weights["p1"].applied == 1
+
+
+async def test_nobody_is_told_what_others_gave_up() -> None:
+    net = Net(3)
+    net.network.before_answer = spoilt_answer(ExchangeFailed("the answer was lost"))
+    await net.peers["p0"].offer_to("p1", "p1", "lost")
+    stranger = replace(await offered_by_p0(net), exchange_id="x", peer="p2", withdraws="lost")
+    await net.peers["p1"].answer(stranger)
+    assert net.peers["p1"].one_sided.count == 0

@@ -99,3 +99,21 @@ def test_exchanges_are_counted_by_outcome() -> None:
         "a": [{"event": "exchanged", "outcome": "applied"}, {"event": "exchanged", "outcome": "failed"}, LEFT]
     }
     assert account(logs, Job(10)).exchanges == {"applied": 1, "failed": 1}
+
+
+def test_an_exchange_that_only_its_answering_side_applied_is_half_applied_and_its_mass_is_known() -> None:
+    def answered(exchange: str, half_sum: float) -> dict[str, object]:
+        half = {"half_sum": half_sum, "half_norm": abs(half_sum)}
+        return {"event": "exchanged", "exchange": exchange, "side": "answered", "outcome": "applied", **half}
+
+    def offered(exchange: str, outcome: str) -> dict[str, object]:
+        return {"event": "exchanged", "exchange": exchange, "side": "offered", "outcome": outcome}
+
+    logs: dict[str, list[dict[str, object]]] = {
+        "a": [offered("1", "applied"), offered("2", "failed"), offered("3", "failed"), LEFT],
+        "b": [answered("1", 4.0), answered("2", 0.5), LEFT],
+        "c": [answered("killed-4", -2.0), LEFT],
+    }
+    found = account(logs, Job(10))
+    assert found.exchanges == {"applied": 1, "failed": 2}
+    assert (found.half_applied, found.mass_error) == (2, -1.5)
