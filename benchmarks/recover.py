@@ -1,0 +1,208 @@
+"""What a death and a join cost: one of four peers is killed, and another one is started, while they train.
+
+    python benchmarks/recover.py [--peers 4] [--repeats 3] [--net lenet]
+
+Survivors are to train on as if nothing had happened, so what is measured is the longest pause between two steps of
+any of them after the kill, beside the longest in as much time before it. docs/benchmarks.md says what each figure
+means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from _models import MODELS, write_solver
+
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.data import source
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.membership.jobs import create_job
+from gossip_caffe.observe.events import Event, read_events
+
+DEADLINE_S = 300.0
+AFTER_S = 10.0
+"""How long is watched before a kill, and after it: the lease of five seconds ends, and the work is taken over."""
+
+JOB = "recover"
+
+
+@dataclass
+class Fleet:
+    """Peers of one job on this machine."""
+
+    endpoint: str
+    folder: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self) -> str:
+        name = f"p{len(self.processes)}"
+        command = [sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", self.endpoint]
+        command += ["--job", JOB, "--name", name, "--run-dir", str(self.folder)]
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        return name
+
+    def events(self, name: str, *kinds: Event) -> list[tuple[float, dict[str, object]]]:
+        """(monotonic seconds, event) of these kinds, in order."""
+        path = self.folder / "events" / f"{name}.jsonl"
+        if not path.exists():
+            return []
+        return [(float(str(entry["m"])), entry) for entry in read_events(path) if entry["event"] in kinds]
+
+    def steps(self, name: str) -> list[float]:
+        return [at for at, _ in self.events(name, Event.TRAINED)]
+
+    def in_flight(self, name: str) -> set[tuple[object, object]]:
+        """(epoch, chunk) that it owned at its end."""
+        owned: set[tuple[object, object]] = set()
+        for _, entry in self.events(name, Event.CLAIMED, Event.DONE, Event.RELEASED):
+            chunks = {(entry["epoch"], chunk) for chunk in entry["chunks"]}  # type: ignore[attr-defined]
+            owned = owned | chunks if entry["event"] == Event.CLAIMED else owned - chunks
+        return owned
+
+    @property
+    def living(self) -> list[str]:
+        return [name for name, process in self.processes.items() if process.poll() is None]
+
+    def stop(self) -> None:
+        for name in self.living:
+            self.processes[name].terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_for(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not within {DEADLINE_S:.0f} s: {what}")
+        time.sleep(0.05)
+
+
+def longest_gap_s(steps: list[float], begin: float, end: float) -> float:
+    """The longest time without a step between two moments."""
+    times = [begin, *(at for at in steps if begin < at < end), end]
+    return max(later - earlier for earlier, later in itertools.pairwise(times))
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Seconds. ``reclaimed_s``: from the kill until the last of what the dead peer owned was claimed again."""
+
+    gap_before_s: float
+    gap_s: float
+    reclaimed_s: float
+
+
+def kill(fleet: Fleet, rng: random.Random) -> Death:
+    time.sleep(AFTER_S)
+    victim = rng.choice(fleet.living)
+    at = time.monotonic()
+    fleet.processes[victim].send_signal(signal.SIGKILL)
+    fleet.processes[victim].wait()
+    time.sleep(AFTER_S)
+    survivors = {name: fleet.steps(name) for name in fleet.living}
+    lost = fleet.in_flight(victim)
+    claims = [
+        (when, (entry["epoch"], chunk))
+        for name in survivors
+        for when, entry in fleet.events(name, Event.CLAIMED)
+        for chunk in entry["chunks"]  # type: ignore[attr-defined]
+        if when > at
+    ]
+    return Death(
+        max(longest_gap_s(steps, at - AFTER_S, at) for steps in survivors.values()),
+        max(longest_gap_s(steps, at, at + AFTER_S) for steps in survivors.values()),
+        max((when - at for when, chunk in claims if chunk in lost), default=0.0),
+    )
+
+
+def join(fleet: Fleet) -> float:
+    """Seconds from the start of one more peer to its first step."""
+    began = time.monotonic()
+    name = fleet.start()
+    wait_for(f"{name} trains", lambda: bool(fleet.steps(name)))
+    return fleet.steps(name)[0] - began
+
+
+async def make_job(endpoint: str, solver_file: Path) -> None:
+    store = EtcdStore([endpoint], SystemClock(), random.Random(1))
+    try:
+        await create_job(store, read_job(JOB, solver_file, JobSettings(), source.measure))
+    finally:
+        await store.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peers", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--net", default="lenet", choices=sorted(MODELS))
+    options = parser.parse_args()
+    deaths, joins = [], []
+    with tempfile.TemporaryDirectory(prefix="gossip-caffe-recover-") as name:
+        folder = Path(name)
+        server = EtcdServer(folder / "etcd")
+        server.start()
+        fleet = Fleet(server.endpoint, folder)
+        try:
+            asyncio.run(
+                make_job(server.endpoint, write_solver(MODELS[options.net], folder, max_iter=1_000_000))
+            )
+            for _ in range(options.peers):
+                fleet.start()
+            wait_for("all train", lambda: all(fleet.steps(name) for name in fleet.processes))
+            print(
+                f"{'repeat':>10} {'gap before':>12} {'gap after':>12} {'re-claimed':>12} {'joined':>12}   (s)"
+            )
+            for repeat in range(options.repeats):
+                deaths.append(death := kill(fleet, random.Random(repeat)))
+                joins.append(join(fleet))
+                print(
+                    f"{repeat:>10} {death.gap_before_s:>12.3f} {death.gap_s:>12.3f}"
+                    f" {death.reclaimed_s:>12.2f} {joins[-1]:>12.2f}",
+                    flush=True,
+                )
+        finally:
+            fleet.stop()
+            server.stop()
+    if importlib.util.find_spec("torch") is None:
+        print("  torchrun: torch is not installed here, so there is nothing to compare with")
+    figures = {
+        "stopped_s": round(median(max(0.0, death.gap_s - death.gap_before_s) for death in deaths), 3),
+        "longest_gap_before_s": round(median(death.gap_before_s for death in deaths), 3),
+        "longest_gap_after_s": round(median(death.gap_s for death in deaths), 3),
+        "reclaimed_s": round(median(death.reclaimed_s for death in deaths), 3),
+        "first_step_s": round(median(joins), 3),
+    }
+    print(f"RESULT {json.dumps(figures)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
