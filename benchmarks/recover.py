@@ -191,8 +191,8 @@ def main() -> int:
         finally:
             fleet.stop()
             server.stop()
-    if importlib.util.find_spec("torch") is None:
-        print("  torchrun: torch is not installed here, so there is nothing to compare with")
+    why = "torch is not installed" if importlib.util.find_spec("torch") is None else "not measured yet"
+    print(f"  torchrun: {why}; its figures are left out")
     figures = {
         "stopped_s": round(median(max(0.0, death.gap_s - death.gap_before_s) for death in deaths), 3),
         "longest_gap_before_s": round(median(death.gap_before_s for death in deaths), 3),

@@ -1,0 +1,69 @@
+"""The view that every peer has of the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.members import MembersView, PeerRecord
+from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.store import Delete, Put
+from tests.fake_clock import FakeClock
+
+KEYS = JobKeys("j")
+
+
+def record(peer: str, state: str = "training") -> PeerRecord:
+    return PeerRecord(peer, "1", "h:1", "h", 1, state)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_each_change_of_a_record_is_told_once_with_what_was_before() -> None:
+    server = MemoryEtcd(FakeClock())
+    view = MembersView(MemoryStore(server), KEYS)
+    told: list[tuple[PeerRecord | None, PeerRecord | None]] = []
+    view.on_change.append(lambda was, now: told.append((was, now)))
+
+    def put(entry: PeerRecord) -> None:
+        server.transact([], [Put(KEYS.peer(entry.peer), entry.to_json())])
+
+    put(record("a"))
+    following = asyncio.create_task(view.follow())
+    await until(view.known.is_set)
+    put(record("b", "joining"))
+    put(record("b"))
+    put(record("b"))  # nothing new
+    server.transact([], [Put(KEYS.peer("x"), b"no record")])
+    server.transact([], [Delete(KEYS.peer("a"))])
+    await until(lambda: "a" not in view.members)
+    assert told == [
+        (None, record("a")),
+        (None, record("b", "joining")),
+        (record("b", "joining"), record("b")),
+        (record("a"), None),
+    ]
+    assert view.in_state("training") == {"b": record("b")}
+    following.cancel()
+
+
+async def test_what_changed_behind_a_gap_is_told_too() -> None:
+    server = MemoryEtcd(FakeClock())
+    view = MembersView(MemoryStore(server), KEYS)
+    told: list[tuple[PeerRecord | None, PeerRecord | None]] = []
+    for peer in "ab":
+        server.transact([], [Put(KEYS.peer(peer), record(peer).to_json())])
+    following = asyncio.create_task(view.follow())
+    await until(view.known.is_set)
+    view.on_change.append(lambda was, now: told.append((was, now)))
+    server.transact([], [Delete(KEYS.peer("a"))])
+    server.transact([], [Put(KEYS.peer("c"), record("c").to_json())])
+    server.compact()
+    await until(lambda: "c" in view.members)
+    assert told == [(record("a"), None), (None, record("c"))]
+    following.cancel()
