@@ -31,7 +31,7 @@ class Bad:
     name: str
     make: Callable[[TinyJob], object]
     says: str
-    code: ExitCode = ExitCode.MODEL
+    code: ExitCode = ExitCode.USAGE
     options: str = ""
 
 

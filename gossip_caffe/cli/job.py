@@ -13,7 +13,7 @@ import click
 
 from gossip_caffe.cli.etcd import etcd_option, with_store
 from gossip_caffe.cli.output import print_json, print_table, told_when_slow
-from gossip_caffe.errors import UsageError
+from gossip_caffe.errors import ExitCode, ModelError, UsageError
 
 if TYPE_CHECKING:
     from gossip_caffe.job.spec import JobSpec
@@ -55,6 +55,15 @@ def read_spec(name: str, files: JobFiles, *, checked: bool = True) -> JobSpec:
 
     Raises UsageError, ModelError or DataError, and EnvironmentProblem without a Caffe.
     """
+    try:
+        return _read_spec(name, files, checked=checked)
+    except ModelError as error:
+        # Nothing was started yet: wrong files are as wrong words of the command are.
+        error.exit_code = ExitCode.USAGE
+        raise
+
+
+def _read_spec(name: str, files: JobFiles, *, checked: bool) -> JobSpec:
     from gossip_caffe.data.source import measure
     from gossip_caffe.job.checks import check_loss
     from gossip_caffe.job.notices import notices

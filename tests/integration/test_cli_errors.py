@@ -113,21 +113,21 @@ def test_a_solver_file_that_is_not_there(run: ClusterRun, tmp_path: Path) -> Non
         ("cluster", "up", "-d"),
     ):
         done = run.run(*command, "--solver", str(tmp_path / "none.prototxt"))
-        refused(done, ExitCode.MODEL, "there is no solver at .*none.prototxt; check the path")
+        refused(done, ExitCode.USAGE, "there is no solver at .*none.prototxt; check the path")
     assert not run.processes()
 
 
 def test_a_prototxt_that_cannot_be_read_is_named_with_its_line(run: ClusterRun, job: TinyJob) -> None:
     change(job.net, "relu1", 'relu1"\n name')
     done = run.run("cluster", "up", "--solver", str(job.solver))
-    refused(done, ExitCode.MODEL, r"net\.prototxt:\d+:\d+: ")
+    refused(done, ExitCode.USAGE, r"net\.prototxt:\d+:\d+: ")
 
 
 def test_a_data_set_that_is_not_there_is_named_with_its_layer(run: ClusterRun, job: TinyJob) -> None:
     change(job.net, str(job.train), "/nowhere/train")
     done = run.run("cluster", "up", "--solver", str(job.solver))
     refused(
-        done, ExitCode.MODEL, r"net\.prototxt:\d+: layer 'data': there is no LMDB at /nowhere/train; check"
+        done, ExitCode.USAGE, r"net\.prototxt:\d+: layer 'data': there is no LMDB at /nowhere/train; check"
     )
 
 
@@ -139,7 +139,7 @@ def test_a_layer_that_caffe_does_not_know_is_one_line_and_mending_it_is_enough(
     change(job.net, "InnerProduct", "InerProduct")
     refused(
         run.run(*up),
-        ExitCode.MODEL,
+        ExitCode.USAGE,
         r"net\.prototxt:\d+:\d+: layer 'ip1' has the unknown type 'InerProduct'; did you mean 'InnerProduct'",
     )
     run.assert_nothing_is_left()

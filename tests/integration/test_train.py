@@ -153,7 +153,7 @@ def test_a_prefix_in_a_folder_that_is_not_there_is_one_line(run: ClusterRun, job
 def test_a_wrong_solver_is_one_line_and_starts_nothing(run: ClusterRun, job: TinyJob) -> None:
     change(job, 'lr_policy: "inv"', 'lr_policy: "none"')
     done = run.run("train", "solver.prototxt", cwd=job.folder)
-    assert done.returncode == ExitCode.MODEL
+    assert done.returncode == ExitCode.USAGE
     assert done.stderr.startswith("gossip-caffe: solver.prototxt:")
     assert done.stderr.count("\n") == 1
     run.assert_nothing_is_left()

@@ -73,7 +73,7 @@ def test_ctrl_c_leaves_no_process(run: ClusterRun, job: TinyJob, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", f"{job.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     process = run.start("job", "validate", str(job.solver))
     wait_for("Caffe builds the net", lambda: "…" in (run.folder / "up.log").read_text())
-    assert len(run.processes()) == 3  # the command, the child that has Caffe, and the attempt
+    wait_for("the command, the child that has Caffe, and the attempt", lambda: len(run.processes()) == 3)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == ExitCode.INTERRUPTED
     assert (run.folder / "up.log").read_text().splitlines()[-1] == "gossip-caffe: interrupted"
@@ -108,5 +108,5 @@ def test_without_a_caffe_the_check_can_be_left_out(run: ClusterRun, job: TinyJob
         text.replace('"SoftmaxWithLoss" bottom: "ip2" bottom: "label"', '"Softmax" bottom: "ip2"')
     )
     done = validate(run, job, tmp_path / "none", "--unchecked")
-    assert done.returncode == ExitCode.MODEL
+    assert done.returncode == ExitCode.USAGE
     assert "the TRAIN net has no loss" in done.stderr
