@@ -33,6 +33,13 @@ def wait_for(what: str, condition: Callable[[], Any], deadline_s: float = DEADLI
     raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
 
 
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line on stderr, after what a slow machine is told meanwhile."""
+    *news, line = done.stderr.splitlines()
+    assert all(entry.endswith("…") for entry in news), done.stderr
+    return str(line)
+
+
 @dataclass
 class ClusterRun:
     """One test's clusters. All processes that it starts carry ``marker`` in their environment."""

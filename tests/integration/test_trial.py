@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gossip_caffe.errors import ExitCode
-from tests.cluster_run import ClusterRun, cluster_run, wait_for
+from tests.cluster_run import ClusterRun, cluster_run, one_line, wait_for
 from tests.tiny_job import TinyJob, write_job
 
 pytestmark = pytest.mark.integration
@@ -64,7 +64,7 @@ def test_what_takes_a_while_says_so_once(run: ClusterRun, job: TinyJob) -> None:
     slow(job, 1.2)  # in the net that is trained and in the one that is tested
     done = validate(run, job, job.folder)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "Caffe builds the nets once, to see that they stand …\n"
+    assert one_line(done) == "Caffe builds the nets once, to see that they stand …"
     assert "can be trained" in done.stdout
 
 
@@ -97,9 +97,9 @@ def test_without_a_caffe_the_check_can_be_left_out(run: ClusterRun, job: TinyJob
     (tmp_path / "none" / "caffe.py").write_text("raise ImportError('libcaffe.so: no such file')")
     done = validate(run, job, tmp_path / "none")
     assert done.returncode == ExitCode.ENVIRONMENT
-    assert done.stderr == (
+    assert one_line(done) == (
         "gossip-caffe: cannot import caffe: ImportError: libcaffe.so: no such file; "
-        "run 'gossip-caffe doctor', or leave this check out with --unchecked\n"
+        "run 'gossip-caffe doctor', or leave this check out with --unchecked"
     )
     done = validate(run, job, tmp_path / "none", "--unchecked")
     assert done.returncode == 0, done.stderr

@@ -28,8 +28,8 @@ def done(epoch: int, *chunks: int) -> dict[str, Any]:
     return {"event": "done", "epoch": epoch, "chunks": list(chunks), "via": "x"}
 
 
-LEFT = {"event": "left", "reason": "drained"}
-JOINED = {"event": "joined", "checkpoint": "c", "progress_samples": 0}
+LEFT: dict[str, Any] = {"event": "left", "reason": "drained"}
+JOINED: dict[str, Any] = {"event": "joined", "checkpoint": "c", "progress_samples": 0}
 
 
 def figures(found: Account) -> tuple[int, int, int]:
@@ -102,14 +102,14 @@ def test_exchanges_are_counted_by_outcome() -> None:
 
 
 def test_an_exchange_that_only_its_answering_side_applied_is_half_applied_and_its_mass_is_known() -> None:
-    def answered(exchange: str, half_sum: float) -> dict[str, object]:
+    def answered(exchange: str, half_sum: float) -> dict[str, Any]:
         half = {"half_sum": half_sum, "half_norm": abs(half_sum)}
         return {"event": "exchanged", "exchange": exchange, "side": "answered", "outcome": "applied", **half}
 
-    def offered(exchange: str, outcome: str) -> dict[str, object]:
+    def offered(exchange: str, outcome: str) -> dict[str, Any]:
         return {"event": "exchanged", "exchange": exchange, "side": "offered", "outcome": outcome}
 
-    logs: dict[str, list[dict[str, object]]] = {
+    logs: dict[str, list[dict[str, Any]]] = {
         "a": [offered("1", "applied"), offered("2", "failed"), offered("3", "failed"), LEFT],
         "b": [answered("1", 4.0), answered("2", 0.5), LEFT],
         "c": [answered("killed-4", -2.0), LEFT],
