@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,14 +151,20 @@ class Agent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.session.close()
 
-    def _spawn(self, work: object) -> None:
-        self._tasks.append(asyncio.ensure_future(work))  # type: ignore[call-overload]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:  # an agent without one of its tasks would be measured as a cheap one
+                sys.exit(f"{self.name}: {error!r}")
+
+        self._tasks.append(asyncio.create_task(guarded()))
 
     def _living(self) -> int:
         return len(self.view.members)
 
     def _shard(self) -> Sequence[int]:
-        names = tuple(sorted(self.view.members))
+        names = tuple(sorted({*self.view.members, self.name}))
         chunks = np.flatnonzero(plan(names, self._epochs.chunks) == names.index(self.name))
         return [int(chunk) for chunk in chunks]
 
