@@ -7,12 +7,15 @@ which never change, and copies of the few small files that do.
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +67,21 @@ class LevelDbSource:
         self._keys = [bytes.fromhex(key) for key in spec.chunk_keys]
         self._transform = spec.transform
         self._transformer = Transformer(spec.transform, seed)
-        self._shadow = _shadow(spec.path)
-        self._database = _open(self._shadow, spec.path)
         self._records: Iterator[tuple[bytes, bytes]] = iter(())
         self._at = -1
-        last = (len(self._keys) - 1) * chunk_records
-        found = last + sum(1 for _ in self._database.iterator(start=self._keys[-1], include_value=False))
-        if found != spec.records:
-            self.close()
-            raise DataError(
-                f"the LevelDB at {spec.path} has {found} records, the job was made for {spec.records}",
-                remedy="bring the same data to this machine, or create the job again",
-            )
+        with ExitStack() as stack:
+            self._database = stack.enter_context(_opened(spec.path))
+            last = (len(self._keys) - 1) * chunk_records
+            with _named(spec.path):
+                found = last + sum(
+                    1 for _ in self._database.iterator(start=self._keys[-1], include_value=False)
+                )
+            if found != spec.records:
+                raise DataError(
+                    f"the LevelDB at {spec.path} has {found} records, the job was made for {spec.records}",
+                    remedy="bring the same data to this machine, or create the job again",
+                )
+            self._opened = stack.pop_all()
 
     def fill(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> None:
         """Write the records [start, stop) in key order. Raises DataError naming the LevelDB and the key."""
@@ -95,6 +101,9 @@ class LevelDbSource:
                     raise DataError(
                         f"{self._path} ends after {index} records", remedy="it changed: create the job again"
                     )
+                chunk, rest = divmod(index, self._chunk_records)
+                if not rest and item[0] != self._keys[chunk]:
+                    raise self._lost(chunk)  # LevelDB passes over blocks that it cannot read
                 self._at = index + 1
                 yield decode(item[1], _where(self._path, item[0]), self._transform)
 
@@ -102,36 +111,45 @@ class LevelDbSource:
         chunk, steps = divmod(index, self._chunk_records)
         key = self._keys[chunk]
         with _named(self._path):
-            self._records = self._database.iterator(start=key)
+            self._records = self._database.iterator(start=key, verify_checksums=True)
             first = next(self._records, None)
         if first is None or first[0] != key:
-            raise DataError(
-                f"{_where(self._path, key)}: the first record of chunk {chunk} is gone",
-                remedy="bring the same data to this machine, or create the job again",
-            )
-        self._records = self._database.iterator(start=key)
-        for _ in islice(self._records, steps):
-            pass
+            raise self._lost(chunk)
+        if steps:
+            with _named(self._path):
+                for _ in islice(self._records, steps - 1):
+                    pass
+        else:
+            self._records = chain((first,), self._records)
         self._at = index
+
+    def _lost(self, chunk: int) -> DataError:
+        return DataError(
+            f"{_where(self._path, self._keys[chunk])}: the first record of chunk {chunk} is gone or broken",
+            remedy="bring the same data to this machine, or create the job again",
+        )
 
     def close(self) -> None:
         """Close the shadow and remove it."""
         self._records = iter(())
-        self._database.close()
-        shutil.rmtree(self._shadow, ignore_errors=True)
+        self._opened.close()
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
     shadow = _shadow(path)
+    remove = partial(shutil.rmtree, shadow, ignore_errors=True)
+    atexit.register(remove)  # for who ends without closing it
     try:
-        database = _open(shadow, path)
+        with _named(path):
+            database = _plyvel().DB(str(shadow), create_if_missing=False)
         try:
             yield database
         finally:
             database.close()
     finally:
-        shutil.rmtree(shadow, ignore_errors=True)
+        atexit.unregister(remove)
+        remove()
 
 
 @contextmanager
@@ -143,11 +161,6 @@ def _named(path: str) -> Iterator[None]:
         raise DataError(
             f"cannot read the LevelDB at {path} ({error})", remedy="write the data set again"
         ) from None
-
-
-def _open(shadow: Path, path: str) -> Any:
-    with _named(path):
-        return _plyvel().DB(str(shadow), create_if_missing=False)
 
 
 def _shadow(path: str) -> Path:
@@ -176,8 +189,20 @@ def _shadow(path: str) -> Path:
 def _remove_stale() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdecimal() and not is_alive(int(owner)):
+        if owner.isdecimal() and not is_alive(int(owner)) and not _is_locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Tell whether a process holds LevelDB's lock: one of another container has a number that means nothing here."""
+    try:
+        with (folder / "LOCK").open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _plyvel() -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,11 @@ class OpenSources:
             open_source(source, spec.chunk_records, seed + index * _SEED_STEP)
             for index, source in enumerate(spec.sources)
         ]
+
+    def close(self) -> None:
+        """Let go of their files."""
+        for source in self._sources:
+            source.close()
 
     def fill(
         self, parts: list[list[int]], arrays: list[NDArray[np.float32]], skipped: Skipped | None = None
@@ -113,12 +119,15 @@ def serve(control: Control) -> None:
     message, fds = received
     spec = read_fields(DataSpec, message["open"], "data")
     ring = BatchRing.attach(fds)
-    sources = OpenSources(spec, message["seed"])
+    with closing(OpenSources(spec, message["seed"])) as sources:
+        _load(control, ring, sources, skip_corrupt=message["skip_corrupt"])
 
+
+def _load(control: Control, ring: BatchRing, sources: OpenSources, *, skip_corrupt: bool) -> None:
     def tell(epoch: int, record: int, reason: str) -> None:
         control.send({"skipped": [epoch, record, reason]})
 
-    skipped = tell if message["skip_corrupt"] else None
+    skipped = tell if skip_corrupt else None
     control.send({"ready": True})
     plan: deque[Any] = deque()
     while True:

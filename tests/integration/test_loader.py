@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from gossip_caffe.data import loader_port
+from gossip_caffe.data.leveldb_source import LevelDbDataSet
 from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
 from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.data.ring import BatchRing
@@ -292,3 +294,22 @@ async def test_starting_and_stopping_many_loaders_leaks_no_descriptor(
         loader.plan(plan(0, 1))
         counts.append(open_fds())
     assert counts[1:] == counts[:-1]
+
+
+async def test_a_loader_that_is_stopped_leaves_no_shadow_of_its_leveldb(
+    tmp_path: Path, ring: BatchRing
+) -> None:
+    plyvel = pytest.importorskip("plyvel", reason="there is no wheel of plyvel for this Python")
+    with plyvel.DB(str(tmp_path / "leveldb"), create_if_missing=True) as database:
+        for index in range(RECORDS):
+            datum = wire.Datum(channels=2, height=6, width=6, data=bytes(72), label=index)
+            database.put(b"%05d" % index, datum.SerializeToString())
+    tops = (TopSpec("data", (2, 6, 6)), TopSpec("label", ()))
+    source = SourceSpec("data", "leveldb", str(tmp_path / "leveldb"), tops, records=RECORDS)
+    source = dataclasses.replace(source, chunk_keys=LevelDbDataSet(source).chunk_keys(CHUNK))
+    loader = LoaderProcess(DataSpec((source,), RECORDS, CHUNK, BATCH), SEED, ring)
+    await loader.start()
+    pattern = f"gossip-caffe-leveldb-{loader.pid}-*"
+    assert len([*Path(tempfile.gettempdir()).glob(pattern)]) == 1
+    await loader.stop()
+    assert [*Path(tempfile.gettempdir()).glob(pattern)] == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -89,6 +91,70 @@ def test_the_shadow_of_a_process_that_was_killed_is_removed(path: str) -> None:
     stale.mkdir(exist_ok=True)
     LevelDbDataSet(spec_of(path))
     assert not stale.exists()
+
+
+def test_the_shadow_of_a_process_in_another_container_stays(path: str) -> None:
+    # Its number means nothing here, but the lock that LevelDB holds does.
+    shadow = Path(tempfile.gettempdir()) / "gossip-caffe-leveldb-4194306-x"
+    shadow.mkdir(exist_ok=True)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", hold, str(shadow / "LOCK")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        LevelDbDataSet(spec_of(path))
+        assert shadow.exists()
+        holder.communicate(b"\n", timeout=30)
+    LevelDbDataSet(spec_of(path))
+    assert not shadow.exists()
+
+
+def test_a_process_that_ends_without_closing_removes_its_shadows(path: str) -> None:
+    keys = LevelDbDataSet(spec_of(path)).chunk_keys(CHUNK)
+    code = f"""
+import tempfile
+from pathlib import Path
+from gossip_caffe.data.leveldb_source import LevelDbSource
+from gossip_caffe.job.spec import SourceSpec, TopSpec
+spec = SourceSpec("data", "leveldb", {path!r}, (TopSpec("data", ()),), {RECORDS}, chunk_keys={keys!r})
+first, second = LevelDbSource(spec, {CHUNK}, 1), LevelDbSource(spec, {CHUNK}, 1)
+first.close()
+print(second._opened and len([*Path(tempfile.gettempdir()).iterdir()]))
+"""
+    with tempfile.TemporaryDirectory() as temporary:
+        environment = {**os.environ, "TMPDIR": temporary}
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
+        assert ended.stdout == b"1\n"
+        assert [*Path(temporary).iterdir()] == []
+
+
+def test_a_flipped_bit_in_a_table_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "train"
+    with plyvel.DB(str(path), create_if_missing=True, compression=None) as database:
+        for index in range(3):
+            datum = wire.Datum(channels=1, height=1, width=2, data=b"\x01\x02", label=index)
+            database.put(b"%08d" % index, datum.SerializeToString())
+        database.compact_range()
+    table = next(file for file in path.iterdir() if file.suffix in {".ldb", ".sst"})
+    content = table.read_bytes()
+    table.write_bytes(content.replace(b"\x01\x02", b"\x01\x03", 1))
+    reader = LevelDbSource(spec_of(str(path), 3, (b"00000000".hex(),)), 3, seed=1)
+    try:
+        with pytest.raises(DataError, match="key '00000000': the first record of chunk 0 is gone or broken"):
+            list(reader.read(0, 3))
+    finally:
+        reader.close()
+
+
+def test_records_that_moved_are_noticed_where_the_next_chunk_begins(path: str) -> None:
+    keys = LevelDbDataSet(spec_of(path)).chunk_keys(CHUNK)
+    reader = LevelDbSource(spec_of(path, RECORDS, (keys[0], b"00000008".hex(), *keys[2:])), CHUNK, seed=1)
+    try:
+        with pytest.raises(DataError, match="key '00000008': the first record of chunk 1 is gone or broken"):
+            list(reader.read(5, 9))
+    finally:
+        reader.close()
 
 
 def test_missing_empty_and_broken_databases_are_one_line_each(tmp_path: Path) -> None:
