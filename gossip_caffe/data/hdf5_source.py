@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.data.listed import ListFile, find, read_list
-from gossip_caffe.errors import DataError, EnvironmentProblem
+from gossip_caffe.errors import CorruptRecord, DataError, EnvironmentProblem
 from gossip_caffe.job.spec import SourceSpec
 
 _OPEN_FILES = 8
@@ -63,7 +63,13 @@ class Hdf5Source:
                     file[top.name].read_direct(
                         array, np.s_[at - begin : last - begin], np.s_[at - start : last - start]
                     )
-                except (OSError, KeyError, ValueError, TypeError) as error:
+                except OSError as error:
+                    raise CorruptRecord(
+                        f"{self._files.paths[number]}, dataset {top.name!r}, records {at - begin} to "
+                        f"{last - begin - 1}: cannot be read ({error})",
+                        remedy="write the file again",
+                    ) from None
+                except (KeyError, ValueError, TypeError) as error:
                     raise DataError(
                         f"{self._files.paths[number]}, dataset {top.name!r}: cannot be read ({error})",
                         remedy="write the file again",

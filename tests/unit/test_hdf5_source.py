@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.data.hdf5_source import Hdf5DataSet, Hdf5Source
-from gossip_caffe.errors import DataError
+from gossip_caffe.errors import CorruptRecord, DataError
 from gossip_caffe.job.spec import SourceSpec, TopSpec
 
 LENGTHS = (5, 1, 12, 2)
@@ -108,3 +108,21 @@ def test_other_files_than_the_job_was_made_for_are_refused(tmp_path: Path) -> No
     write(tmp_path, (3, 3))
     with pytest.raises(DataError, match="have 6 records, or others, than the 5 of the job"):
         Hdf5Source(SourceSpec("data", "hdf5", path, tops, data.records, digest=data.digest), 4, seed=1)
+
+
+def test_a_broken_piece_of_a_file_is_corrupt_and_the_other_records_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, (8,))
+    with h5py.File(tmp_path / "0.h5", "w") as file:
+        file["label"] = np.arange(8)
+        file.create_dataset("data", data=np.ones((8, 2, 1)), chunks=(2, 2, 1), fletcher32=True)
+        piece = file["data"].id.get_chunk_info(1)
+    with (tmp_path / "0.h5").open("r+b") as raw:
+        raw.seek(piece.byte_offset)
+        raw.write(b"broken")
+    source = opened(path)
+    out = [np.empty((2, 2, 1), np.float32), np.empty(2, np.float32)]
+    with pytest.raises(CorruptRecord, match=r"0.h5, dataset 'data', records 2 to 3: cannot be read"):
+        source.fill(0, 2, 4, out)
+    source.fill(0, 4, 6, out)
+    source.close()
+    assert out[1].tolist() == [4, 5]
