@@ -67,7 +67,7 @@ class DatasetSource:
             values = record if isinstance(record, tuple | list) else (record,)
             first = self._spec.first
             own = [np.asarray(value, np.float32) for value in values[first : first + len(self._spec.tops)]]
-        except Exception as error:  # the user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
             raise _failed(where, error, CorruptRecord) from None
         wanted = [top.shape for top in self._spec.tops]
         found = [value.shape for value in own]
@@ -81,7 +81,7 @@ class DatasetSource:
     def _length(self) -> int:
         try:
             return len(self._dataset)
-        except Exception as error:  # the user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
             raise _failed(f"{self._spec.path}: len()", error) from None
 
     def close(self) -> None:
@@ -96,10 +96,10 @@ def _made(spec: SourceSpec) -> Any:
         sys.path.insert(0, spec.folder)
     try:
         return getattr(importlib.import_module(module), name)()
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise _failed(spec.path, error) from None
 
 
-def _failed(where: str, error: Exception, kind: type[DataError] = DataError) -> DataError:
+def _failed(where: str, error: BaseException, kind: type[DataError] = DataError) -> DataError:
     said = " ".join(str(error).split())
     return kind(f"{where}: {type(error).__name__}: {said}", remedy="correct the data set's code")

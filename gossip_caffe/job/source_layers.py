@@ -114,8 +114,12 @@ def _read_images(net: Document, layer: Layer, paths: Paths) -> SourceRequest:
 
 def _read_fed(net: Document, layer: Layer, paths: Paths, fed: Fed) -> SourceRequest:
     if not fed.dataset:
-        what = f"layer {layer.name!r} is an {layer.type} layer: nothing says what fills it"
+        article = "an" if layer.type == "Input" else "a"
+        what = f"layer {layer.name!r} is {article} {layer.type} layer: nothing says what fills it"
         raise net.error(layer.place.start, what, "give --dataset MODULE:CALLABLE, see docs/data.md")
+    if (transform := layer.fields.last("transform_param")) is not None:
+        what = f"layer {layer.name!r}: nothing transforms what a data set of your own gives"
+        raise net.error(transform.start, what, "transform it there, and remove transform_param")
     shapes = _memory_shapes(net, layer) if layer.type == "MemoryData" else _input_shapes(net, layer)
     batches = {shape[0] for shape in shapes}
     if len(batches) != 1 or not min(batches) > 0:
@@ -210,6 +214,6 @@ _READERS: dict[str, Callable[[Document, Layer, Paths], SourceRequest]] = {
     "ImageData": _read_images,
 }
 _WAY_OUT = {
-    "WindowData": "cut the windows out once, into an LMDB for a layer of type Data",
+    "WindowData": "cut the windows out once, into an LMDB for a Data layer, or fill Input layers with --dataset",
     "": 'convert the data to LMDB and use a layer of type "Data"',
 }

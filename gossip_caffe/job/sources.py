@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from gossip_caffe.errors import DataError
+from gossip_caffe.errors import DataError, UsageError
 from gossip_caffe.job.chunking import choose_chunk_records
 from gossip_caffe.job.nets import Layer
 from gossip_caffe.job.paths import Paths
@@ -55,6 +55,11 @@ def read_data(
 
     Without source layers the net makes its own data: a record is then a pass, and there are ``passes`` of them.
     """
+    if dataset and not any(layer.type in FED_TYPES for layer in layers):
+        raise UsageError(
+            f"--dataset {dataset}: {net.name} has no Input or MemoryData layer in TRAIN that it could fill",
+            remedy="leave --dataset out, or replace the net's data layers by an Input layer",
+        )
     requests = _requests(net, layers, paths, dataset)
     if not requests:
         return DataSpec((), passes, choose_chunk_records(passes, 1, iter_size), 1)

@@ -28,6 +28,9 @@ def wrong_shape():
 def nothing():
     return []
 
+def leaves():
+    raise SystemExit(0)
+
 single = lambda: [np.float64(index) for index in range(4)]
 """
 DATA, LABEL = TopSpec("data", (2, 3)), TopSpec("label", ())
@@ -74,6 +77,7 @@ def test_a_record_of_one_value_need_not_be_a_tuple(module: str, tmp_path: Path) 
         ),
         ("nothing", "nothing: the data set is empty"),
         ("gone", "gone: AttributeError: "),
+        ("leaves", "leaves: SystemExit: 0"),
     ],
 )
 def test_what_does_not_fit_is_one_line_that_names_the_callable(

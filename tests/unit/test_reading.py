@@ -9,7 +9,7 @@ import lmdb
 import pytest
 
 from gossip_caffe.data.source import measure
-from gossip_caffe.errors import DataError, GossipCaffeError, ModelError
+from gossip_caffe.errors import DataError, GossipCaffeError, ModelError, UsageError
 from gossip_caffe.job.nets import NetState
 from gossip_caffe.job.prototxt import Document
 from gossip_caffe.job.reading import job_of, read_job, read_model
@@ -284,6 +284,11 @@ NET_MISTAKES = [
     ),
     (
         'type: "Data"\n  top',
+        'type: "MemoryData"\n  top',
+        "net.prototxt:2:1: layer 'data' is a MemoryData layer: nothing says what fills it; give --dataset",
+    ),
+    (
+        'type: "Data"\n  top',
         'type: "HDF5Data"\n  top',
         "net.prototxt:2:1: layer 'data' has no hdf5_data_param.source",
     ),
@@ -335,6 +340,24 @@ def test_a_mistake_is_one_line_with_file_line_and_remedy(
         read(folder)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_of_the_users_own_must_have_something_to_fill_and_is_not_transformed(
+    folder: Path,
+) -> None:
+    def fed() -> None:
+        model = read_model(folder / "solver.prototxt", folder)
+        job_of("fed", model, JobSettings(), measure, dataset="mine:train")
+
+    with pytest.raises(
+        UsageError, match=r"--dataset mine:train: .* has no Input or MemoryData layer in TRAIN"
+    ):
+        fed()
+    change(folder, "net", 'type: "Data"\n  top', 'type: "MemoryData"\n  top')
+    with pytest.raises(
+        ModelError, match=r"net.prototxt:8:3: layer 'data': nothing transforms what a data set"
+    ):
+        fed()
 
 
 def test_missing_files_and_records_that_are_not_read_are_named(folder: Path) -> None:
