@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossip_caffe.cli.detach import run_detached
-from gossip_caffe.cli.job import (
-    JobFiles,
-    dataset_option,
-    named_after,
-    read_spec,
-    resume_option,
-    unchecked_option,
-    weights_option,
-)
+from gossip_caffe.cli.new_job import NewJob, named_after, new_job_options, read_spec
 from gossip_caffe.cli.output import print_json, print_table
 from gossip_caffe.cli.peer import data_root_option
 from gossip_caffe.cli.screen import screen
@@ -55,30 +47,22 @@ def cluster() -> None:
 )
 @click.option("--solver", default="", help="Create the job from this solver.prototxt.")
 @click.option("--job", "job_name", default="", help="The job's name; without --solver it must exist.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the new job.")
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd instead of one of our own.")
 @click.option("--detach", "-d", is_flag=True, help="Return when the peers train, and leave them running.")
 @click.option("--restart", is_flag=True, help="Start another peer in the place of one that is killed.")
-@weights_option
-@resume_option
+@new_job_options
 @data_root_option
-@dataset_option
-@unchecked_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
 def up(
     peers: int,
     solver: str,
     job_name: str,
-    settings: tuple[str, ...],
-    weights: str,
-    resume: str,
+    new: NewJob,
     data_roots: tuple[str, ...],
-    dataset: str,
     etcd: str,
     detach: bool,
     restart: bool,
-    unchecked: bool,
     engine: str,
     name: str,
 ) -> None:
@@ -98,17 +82,13 @@ def up(
         raise UsageError(
             "there is nothing to train", remedy="give --solver FILE, or --job NAME of a job in etcd"
         )
-    of_a_new_job = {"--set": settings, "--weights": weights, "--resume": resume, "--dataset": dataset}
-    for option, value in of_a_new_job.items():
-        if value and not solver:
-            raise UsageError(f"{option} belongs to a new job", remedy="give --solver FILE with it")
+    if new.words and not solver:
+        raise UsageError(f"{new.words[0]} belongs to a new job", remedy="give --solver FILE with it")
     state = ClusterState(name)
     state.lock().close()  # refuses at once when one is up; the supervisor takes it for good
     job_name = job_name or named_after(solver)
     endpoints = parse_endpoints(etcd) if etcd else ()
-    checked = not unchecked and engine == "pycaffe"
-    files = JobFiles(solver, settings, weights, resume, dataset)
-    spec = read_spec(job_name, files, checked=checked) if solver else None
+    spec = read_spec(job_name, solver, new, checked=engine == "pycaffe") if solver else None
     for root in data_roots:
         DataRoot.parse(root)
     of_peers = tuple(word for root in data_roots for word in ("--data-root", root))
@@ -120,11 +100,7 @@ def up(
     command += ["--solver", solver] if solver else []
     command += ["--etcd", etcd] if etcd else []
     command += ["--restart"] if restart else []
-    command += ["--weights", weights] if weights else []
-    command += ["--resume", resume] if resume else []
-    command += of_peers
-    for setting in settings:
-        command += ["--set", setting]
+    command += [*of_peers, *new.words]
     run_detached(state, command)
 
 

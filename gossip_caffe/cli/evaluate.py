@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossip_caffe.cli.etcd import etcd_option, with_store
-from gossip_caffe.cli.job import JobFiles, named_after, read_spec
+from gossip_caffe.cli.new_job import NewJob, named_after, read_spec
 from gossip_caffe.cli.output import print_json, print_table
 from gossip_caffe.cli.peer import data_root_option
 from gossip_caffe.errors import ModelError, NotFound, UsageError
@@ -83,7 +83,7 @@ def evaluate(
     roots = [DataRoot.parse(root) for root in data_roots]
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-") as scratch:
         if solver:
-            spec = read_spec(named_after(solver), JobFiles(solver), checked=False)
+            spec = read_spec(named_after(solver), solver, NewJob(), checked=False)
             chosen = _file(weights)
         else:
             spec, chosen = with_store(

@@ -4,103 +4,17 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gossip_caffe.cli.etcd import etcd_option, with_store
-from gossip_caffe.cli.output import print_json, print_table, told_when_slow
-from gossip_caffe.errors import ExitCode, ModelError, UsageError
+from gossip_caffe.cli.new_job import NewJob, new_job_options, read_spec
+from gossip_caffe.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from gossip_caffe.job.spec import JobSpec
     from gossip_caffe.membership.etcd_store import EtcdStore
-
-
-unchecked_option = click.option(
-    "--unchecked", is_flag=True, help="Do not let Caffe build the nets first: for a machine without pycaffe."
-)
-
-
-weights_option = click.option(
-    "--weights", default="", metavar="FILE[,FILE…]", help="Begin with these .caffemodel files, by layer name."
-)
-resume_option = click.option(
-    "--resume", default="", metavar="FILE", help="Go on from the .solverstate of a plain Caffe."
-)
-dataset_option = click.option(
-    "--dataset",
-    default="",
-    metavar="MODULE:CALLABLE",
-    help="What fills Input and MemoryData layers: docs/data.md.",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class JobFiles:
-    """What a job is made of, as options name it. ``settings``: "name=value" each."""
-
-    solver: str
-    settings: tuple[str, ...] = ()
-    weights: str = ""
-    resume: str = ""
-    dataset: str = ""
-
-
-def read_spec(name: str, files: JobFiles, *, checked: bool = True) -> JobSpec:
-    """The job of a solver file with ``--set name=value`` settings; Caffe builds its nets once, unless not ``checked``.
-
-    Raises UsageError, ModelError or DataError, and EnvironmentProblem without a Caffe.
-    """
-    try:
-        return _read_spec(name, files, checked=checked)
-    except ModelError as error:
-        # Nothing was started yet: wrong files are as wrong words of the command are.
-        error.exit_code = ExitCode.USAGE
-        raise
-
-
-def _read_spec(name: str, files: JobFiles, *, checked: bool) -> JobSpec:
-    from gossip_caffe.data.source import measure
-    from gossip_caffe.job.checks import check_loss
-    from gossip_caffe.job.notices import notices
-    from gossip_caffe.job.reading import job_of, read_model
-    from gossip_caffe.job.spec import JobSettings, with_overrides
-    from gossip_caffe.job.starting import read_start
-    from gossip_caffe.job.testing import plan_of
-    from gossip_caffe.membership.keys import checked_name
-    from gossip_caffe.solver.trial import try_with_caffe
-
-    overrides = {}
-    for entry in files.settings:
-        key, equals, value = entry.partition("=")
-        if not equals:
-            raise UsageError(f"--set {entry}: no value", remedy="write --set NAME=VALUE")
-        overrides[key.strip()] = value.strip()
-    checked_name(name, "job")
-    chosen = with_overrides(JobSettings(), overrides)
-    model = read_model(Path(files.solver))
-    with told_when_slow("looking at the data …"):
-        start = read_start(model.solver, model.paths, [files.weights] if files.weights else [], files.resume)
-        spec = job_of(name, model, chosen, measure, start, files.dataset)
-    if checked:
-        news = "Caffe builds the nets once, to see that they stand …"
-        try_with_caffe(model, spec, measure, lambda: click.echo(news, err=True))
-    else:
-        check_loss(model.train)
-    for notice in notices(model, spec):
-        click.echo(notice, err=True)
-    if why_not := plan_of(spec).why_not:
-        click.echo(f"the consensus will not be tested: {why_not}", err=True)
-    return spec
-
-
-def named_after(solver: str) -> str:
-    """A name for the job of a solver file."""
-    return re.sub(r"[^a-z0-9._-]+", "-", Path(solver).stem.lower()).strip("-._")[:50] or "job"
 
 
 @click.group()
@@ -119,22 +33,9 @@ def job() -> None:
 @click.option(
     "--solver", required=True, type=click.Path(), help="The solver.prototxt that `caffe train` takes."
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
-@weights_option
-@resume_option
-@dataset_option
-@unchecked_option
+@new_job_options
 @etcd_option
-def create(
-    name: str,
-    solver: str,
-    settings: tuple[str, ...],
-    weights: str,
-    resume: str,
-    dataset: str,
-    unchecked: bool,
-    etcd: str | None,
-) -> None:
+def create(name: str, solver: str, new: NewJob, etcd: str | None) -> None:
     """Store a job under NAME; every machine that reaches etcd and the data can then train it.
 
     Caffe builds its nets once before anything is stored, so that a mistake in them is told here.
@@ -144,23 +45,17 @@ def create(
     """
     from gossip_caffe.membership.jobs import create_job
 
-    spec = read_spec(name, JobFiles(solver, settings, weights, resume, dataset), checked=not unchecked)
-    new = with_store(etcd, lambda store: create_job(store, spec))
-    what = "created" if new else "is there already, the same"
+    spec = read_spec(name, solver, new)
+    created = with_store(etcd, lambda store: create_job(store, spec))
+    what = "created" if created else "is there already, the same"
     click.echo(f"job {name} {what}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
     click.echo(f"next: gossip-caffe peer start --job {name}")
 
 
 @job.command()
 @click.argument("solver", type=click.Path())
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
-@weights_option
-@resume_option
-@dataset_option
-@unchecked_option
-def validate(
-    solver: str, settings: tuple[str, ...], weights: str, resume: str, dataset: str, unchecked: bool
-) -> None:
+@new_job_options
+def validate(solver: str, new: NewJob) -> None:
     """Say whether a SOLVER file and its nets and data can be trained, without a cluster.
 
     Everything is read as 'job create' reads it, and Caffe builds the nets once. What is wrong is one line.
@@ -168,9 +63,8 @@ def validate(
     \b
     gossip-caffe job validate examples/mnist/lenet_solver.prototxt
     """
-    files = JobFiles(solver, settings, weights, resume, dataset)
-    spec = read_spec("validated", files, checked=not unchecked)
-    verdict = "can be read (Caffe was not asked)" if unchecked else "can be trained"
+    spec = read_spec("validated", solver, new)
+    verdict = "can be read (Caffe was not asked)" if new.unchecked else "can be trained"
     click.echo(f"{solver} {verdict}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
 
 

@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gossip_caffe.cli.job import (
-    JobFiles,
-    dataset_option,
-    named_after,
-    read_spec,
-    resume_option,
-    unchecked_option,
-    weights_option,
-)
+from gossip_caffe.cli.new_job import NewJob, named_after, new_job_options, read_spec
 from gossip_caffe.cli.output import print_json
 from gossip_caffe.cli.peer import data_root_option
 from gossip_caffe.cli.train_screen import TrainScreen, train_screen
@@ -63,30 +55,22 @@ class Result:
 @click.option(
     "--peers", default=1, show_default=True, type=click.IntRange(1, 256), help="How many peers train it."
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md.")
-@weights_option
-@resume_option
-@dataset_option
+@new_job_options
 @data_root_option
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd: others can join the job.")
 @click.option("--job", "job_name", default="", help="The job's name in that etcd. [default: a new one]")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON; everything else goes to stderr."
 )
-@unchecked_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 def train(
     solver: str,
     peers: int,
-    settings: tuple[str, ...],
-    weights: str,
-    resume: str,
-    dataset: str,
+    new: NewJob,
     data_roots: tuple[str, ...],
     etcd: str,
     job_name: str,
     as_json: bool,
-    unchecked: bool,
     engine: str,
 ) -> None:
     """Train the net of a SOLVER file, and leave its .caffemodel where Caffe would.
@@ -110,8 +94,7 @@ def train(
     tag = secrets.token_hex(3)
     # In an etcd of our own no other job is in its way.
     job_name = job_name or (f"{named_after(solver)}-{tag}" if etcd else named_after(solver))
-    files = JobFiles(solver, settings, weights, resume, dataset)
-    spec = read_spec(job_name, files, checked=not unchecked and engine == "pycaffe")
+    spec = read_spec(job_name, solver, new, checked=engine == "pycaffe")
     for root in data_roots:
         DataRoot.parse(root)
     of_peers = tuple(word for root in data_roots for word in ("--data-root", root))

@@ -7,12 +7,13 @@ from typing import Any
 from gossip_caffe.observe.tested import ConsensusTest
 
 HEADINGS = (
-    *("PEER", "STATE", "PID", "ITER", "SAMPLES/S", "LOSS", "RATE", "CHUNKS", "EXCHANGES", "DISTANCE", "NOTE"),
+    *("PEER", "STATE", "PID", "ITER", "SAMPLES/S", "LOSS", "RATE", "DONE", "OWNED"),
+    *("EXCHANGED", "FAILED", "DISTANCE", "NOTE"),
 )
 
 
 def rows(status: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row a peer, in the order of HEADINGS."""
+    """One row a peer, in the order of HEADINGS; DONE and OWNED are chunks, "idle" is waiting for batches."""
     return [_row(peer) for peer in status["peers"]]
 
 
@@ -20,14 +21,15 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
     figures = peer.get("status")
     if not peer["running"]:
         how = f"{peer['end']}: {peer['cause']}" if peer.get("cause") else peer["end"]
-        return (peer["peer"], "ended", "", *[""] * 7, how)
+        return (peer["peer"], "ended", *[""] * 10, how)
     if figures is None:
-        return (peer["peer"], "starting", str(peer["pid"] or ""), *[""] * 8)
+        return (peer["peer"], "starting", str(peer["pid"] or ""), *[""] * 10)
     loss, distance = figures["loss"], figures["consensus_distance"]
     counted = {"solver restarts": figures["solver_restarts"], "records skipped": figures["records_skipped"]}
-    note = ", ".join(f"{count:,} {what}" for what, count in counted.items() if count)
+    notes = [f"{count:,} {what}" for what, count in counted.items() if count]
     if figures["stalled_share"] > 0.5:
-        note = f"waits for data {figures['stalled_share']:.0%} of the time" + (f", {note}" if note else "")
+        notes.insert(0, f"idle {figures['stalled_share']:.0%}")
+    note = ", ".join(notes)
     return (
         peer["peer"],
         figures["state"],
@@ -36,9 +38,10 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
         f"{figures['samples_per_s']:,.0f}",
         "" if loss is None else f"{loss:.4f}",
         f"{figures['learning_rate']:.2g}",
-        f"{figures['chunks_done']:,} done, {figures['chunks_owned']} owned",
-        f"{figures['exchanges_applied']:,}"
-        + (f" ({figures['exchanges_failed']} failed)" if figures["exchanges_failed"] else ""),
+        f"{figures['chunks_done']:,}",
+        f"{figures['chunks_owned']:,}",
+        f"{figures['exchanges_applied']:,}",
+        f"{figures['exchanges_failed']:,}",
         "" if distance is None else f"{distance:.1e}",
         note,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gossip_caffe.cli.job import JobFiles, read_spec
+from gossip_caffe.cli.new_job import NewJob, read_spec
 from gossip_caffe.data.source import measure
 from gossip_caffe.errors import SolverDied
 from gossip_caffe.job.reading import read_job
@@ -141,7 +141,7 @@ def test_caffe_builds_what_nets_in_the_wild_say_before_the_job_is_made(
 ) -> None:
     write_digits(tmp_path)
     job_of(tmp_path, "forms")
-    assert read_spec("test", JobFiles(str(tmp_path / "forms_solver.prototxt"))).budget_samples == 450_000 * 16
+    assert read_spec("test", str(tmp_path / "forms_solver.prototxt"), NewJob()).budget_samples == 450_000 * 16
     line = f"{tmp_path}/forms_solver.prototxt:23: solver_mode: GPU is not followed, peers train on the CPU\n"
     assert line in capsys.readouterr().err
 
@@ -150,7 +150,7 @@ def test_a_job_without_data_says_what_its_budget_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job_of(tmp_path, "noise")
-    read_spec("test", JobFiles(str(tmp_path / "noise_solver.prototxt")))
+    read_spec("test", str(tmp_path / "noise_solver.prototxt"), NewJob())
     assert "the net makes its own data" in (said := capsys.readouterr().err)
     assert "the budget is 500 forward passes" in said
 

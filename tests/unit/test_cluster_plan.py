@@ -86,7 +86,7 @@ def test_a_training_peer_shows_all_its_figures() -> None:
     (row,) = rows(cluster(peer("p0", status=asdict(TRAINING))))
     assert dict(zip(HEADINGS, row, strict=True)) == {
         "PEER": "p0", "STATE": "training", "PID": "11", "ITER": "1,200", "SAMPLES/S": "950", "LOSS": "0.2500",
-        "RATE": "0.01", "CHUNKS": "31 done, 4 owned", "EXCHANGES": "9 (1 failed)", "DISTANCE": "2.5e-04",
+        "RATE": "0.01", "DONE": "31", "OWNED": "4", "EXCHANGED": "9", "FAILED": "1", "DISTANCE": "2.5e-04",
         "NOTE": "2 solver restarts",
     }  # fmt: skip
 
