@@ -23,8 +23,8 @@ from gossip_caffe.cli import doctor, main
 from gossip_caffe.cli import peer as peer_commands
 from gossip_caffe.cli import shards as shard_commands
 from gossip_caffe.cli.doctor import Finding
-from gossip_caffe.cli.new_job import named_after
 from gossip_caffe.cli.main import cli
+from gossip_caffe.cli.new_job import named_after
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExitCode, GossipCaffeError, ModelError
 from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule
