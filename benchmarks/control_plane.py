@@ -94,15 +94,20 @@ class Agent:
         self._spawn(self._keep_registered())
 
     async def _register(self, state: str) -> None:
-        self.session = LeaseSession(self.store, CLOCK, LEASE_TTL_S)
-        await self.session.start()
-        self.writer = FencedWriter(self.store, self.session, KEYS.fence(self.name), CLOCK)
-        await self.writer.open()
-        record = PeerRecord(self.name, "", "127.0.0.1:1", "host", 1, state)
-        self.registration = Registration(self.writer, self.session, KEYS, record)
-        await self.publish()
-        self.ledger = Ledger(self.store, self.writer, KEYS, self._epochs, self.name)
-        await self.ledger.refresh()
+        session = LeaseSession(self.store, CLOCK, LEASE_TTL_S)
+        await session.start()
+        try:
+            writer = FencedWriter(self.store, session, KEYS.fence(self.name), CLOCK)
+            await writer.open()
+            ledger = Ledger(self.store, writer, KEYS, self._epochs, self.name)
+            await ledger.refresh()
+            record = PeerRecord(self.name, "", "127.0.0.1:1", "host", 1, state)
+            registration = Registration(writer, session, KEYS, record)
+            await registration.publish(version=f"{time.monotonic():.6f}")
+        except BaseException:
+            await session.close()
+            raise
+        self.session, self.writer, self.ledger, self.registration = session, writer, ledger, registration
 
     async def _keep_registered(self) -> None:
         while True:
