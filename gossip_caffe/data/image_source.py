@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from gossip_caffe.data.pictures import decoded
 from gossip_caffe.data.transform import Transformer
 from gossip_caffe.errors import CorruptRecord, DataError
 from gossip_caffe.job.spec import SourceSpec
+
+_LABEL = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
+"""A whole number. Caffe cuts the rest off any other (atoi), which nobody can want."""
 
 
 class ImageDataSet:
@@ -71,11 +75,8 @@ class _Images:
     def _split(self, number: int, line: str) -> tuple[str, int]:
         """A name, which may hold spaces, and after the last space its label."""
         name, _, label = line.rstrip().rpartition(" ")
-        try:
-            if name:
-                return name, int(label)
-        except ValueError:
-            pass
+        if name and (number_of := _LABEL.fullmatch(label)):
+            return name, int(number_of[1])
         raise DataError(
             f"{self.listed.where(number)}: {line!r} does not end with a label",
             remedy="write the name, a space and a number",

@@ -32,7 +32,10 @@ def decoded(content: bytes, *, color: bool | None, height: int = 0, width: int =
     """
     cv2 = open_cv()
     flag = {None: cv2.IMREAD_UNCHANGED, True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE}[color]
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
+    except cv2.error:  # a header that claims an impossible size
+        image = None
     if image is None:
         return None
     if height and width:

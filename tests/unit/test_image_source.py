@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -100,3 +102,24 @@ def test_another_list_than_the_job_was_made_with_is_refused(tmp_path: Path) -> N
         listed.write("a 0.png 1\n")
     with pytest.raises(DataError, match="is not the one that the job was made with"):
         ImageSource(dataclasses.replace(spec, records=4, digest=digest), 4, seed=1)
+
+
+def test_a_label_is_a_whole_number_also_with_a_point(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    Path(path).write_text("a 0.png 3.0\na 1.png -1\r\n")
+    assert [record.label for record in opened(spec_of(path)).read(0, 2)] == [3, -1]
+    for label in ("0.7", "1_0", "one"):
+        Path(path).write_text(f"a 0.png {label}\n")
+        with pytest.raises(DataError, match=r"train.txt:1: .* does not end with a label"):
+            ImageDataSet(spec_of(path))
+
+
+def test_a_picture_that_claims_an_impossible_size_is_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    picture = tmp_path / "a 0.png"
+    content = bytearray(picture.read_bytes())
+    content[16:24] = struct.pack(">II", 60000, 60000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    picture.write_bytes(content)
+    with pytest.raises(DataError, match=r"train.txt:1, .*a 0.png: no picture that OpenCV reads"):
+        ImageDataSet(spec_of(path))
