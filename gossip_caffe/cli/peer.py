@@ -58,6 +58,11 @@ def peer() -> None:
     help="The address that others are told; default: the one it listens on, or with which etcd is reached.",
 )
 @click.option(
+    "--zone",
+    default="",
+    help="Where this machine is, by any name, for example its rack: partners in the same zone are asked more often.",
+)
+@click.option(
     "--run-dir",
     default="gossip-caffe-run",
     show_default=True,
@@ -72,6 +77,7 @@ def start(
     name: str,
     listen: str,
     advertise: str,
+    zone: str,
     run_dir: Path,
     data_roots: tuple[str, ...],
     engine: str,
@@ -98,6 +104,7 @@ def start(
         listen=listen,
         advertise=advertise,
         engine=engine,
+        zone=zone,
         data_roots=tuple(map(DataRoot.parse, data_roots)),
     )
     run_peer(options, click.echo)

@@ -169,6 +169,7 @@ class JobSettings:
     exchange_every_iterations: int = 8
     exchange_jitter: float = 0.2
     codec: str = "float16"
+    partners: str = "uniform"
     lr_scaling: str = "sqrt"
     warmup: float = 0.05
     lease_ttl_s: float = 5.0
@@ -184,6 +185,7 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 _CHOICES = {
     "corrupt_records": ("stop", "skip"),
     "codec": ("float32", "float16", "bfloat16", "int8", "int4"),
+    "partners": ("uniform", "exponential", "ring"),
     "lr_scaling": ("none", "sqrt", "linear"),
 }
 _RANGES = {

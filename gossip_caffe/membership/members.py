@@ -19,7 +19,8 @@ class PeerRecord:
     """What others need to know of a peer. Rewritten only when one of these changes: every peer watches it.
 
     ``address`` is "host:port" of its gRPC server; ``weight`` its share of the data relative to others;
-    ``fingerprint`` that of its weight layout, empty until its net stands.
+    ``fingerprint`` that of its weight layout, empty until its net stands; ``zone`` where it runs, empty
+    when it was told nothing.
     """
 
     peer: str
@@ -32,6 +33,7 @@ class PeerRecord:
     fingerprint: str = ""
     weight: float = 1.0
     version: str = ""
+    zone: str = ""
 
     def to_json(self) -> bytes:
         """The record as it stands in the store."""

@@ -12,7 +12,7 @@ from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
 from gossip_caffe.gossip.message import Message, Refusal
 from gossip_caffe.gossip.one_sided import AppliedHalf
-from gossip_caffe.gossip.partners import Suspects, choose, next_exchange
+from gossip_caffe.gossip.partners import STRATEGIES, Standpoint, Suspects, next_exchange
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.solver.board import WeightBoard
@@ -72,8 +72,9 @@ class AnswersLogged:
 class Exchanging:
     """The cadence of one peer's own exchanges.
 
-    ``partners`` gives the living partners (peer → address); ``shared`` is called with the outcome of each exchange
-    that both sides applied; ``urgent`` says that learning waits to leave the peer although no step comes any more.
+    ``own`` is this peer's name and zone; ``partners`` gives the living partners (peer → address), ``zone_of`` the zone
+    of one; ``shared`` is called with the outcome of each exchange that both sides applied; ``urgent`` says
+    that learning waits to leave the peer although no step comes any more.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Exchanging:
         exchanger: Exchanger,
         board: WeightBoard,
         settings: JobSettings,
+        own: Callable[[], tuple[str, str]],
         partners: Callable[[], Mapping[str, str]],
+        zone_of: Callable[[str], str],
         shared: Callable[[Outcome], None],
         urgent: Callable[[], bool],
         clock: Clock,
@@ -92,7 +95,11 @@ class Exchanging:
         self._exchanger = exchanger
         self._board = board
         self._settings = settings
+        self._own = own
         self._partners = partners
+        self._zone_of = zone_of
+        self._choose = STRATEGIES[settings.partners]
+        self._turn = 0
         self._shared = shared
         self._urgent = urgent
         self._clock = clock
@@ -116,13 +123,21 @@ class Exchanging:
                 await self._clock.sleep(IDLE_PAUSE_S if left <= 0 else SHORTEST_LOOK_S)
 
     async def exchange(self) -> Outcome | None:
-        """One exchange with a random partner, now; None when there is no partner to be had."""
+        """One exchange with the partner whose turn it is, now; None when there is no partner to be had."""
         partners = self._partners()
-        choice = choose(partners, self._suspects, self._clock.monotonic(), self._rng)
+        peer, zone = self._own()
+        choice = self._choose(
+            Standpoint(peer, zone, self._turn),
+            {partner: self._zone_of(partner) for partner in partners},
+            self._suspects,
+            self._clock.monotonic(),
+            self._rng,
+        )
         if choice.partner is None:
             return None
+        self._turn += 1
         exchange_id = self._exchanger.new_id()
-        self._log.emit(Event.OFFERED, exchange=exchange_id, partner=choice.partner)
+        self._log.emit(Event.OFFERED, exchange=exchange_id, partner=choice.partner, why=choice.reason)
         outcome = await self._exchanger.offer_to(choice.partner, partners[choice.partner], exchange_id)
         if outcome.kind in {OutcomeKind.FAILED, OutcomeKind.REJECTED}:
             self._suspects.failed(choice.partner, self._clock.monotonic())

@@ -78,6 +78,7 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             pid=os.getpid(),
             state=State.JOINING.value,
             version=__version__,
+            zone=options.zone,
         )
         evaluator = CaffeEvaluator(niceness=TEST_NICENESS) if options.engine == "pycaffe" else None
         here = relocated(spec, options.data_roots)
