@@ -1,6 +1,6 @@
-"""What one exchange of weights costs: two processes over loopback, against copying the same bytes in memory.
+"""What one exchange of weights costs: two processes over loopback, against plain sockets that push and pull as much.
 
-    python benchmarks/exchange.py [--values 431080,5000000] [--repeats 20]
+    python benchmarks/exchange.py [--models 2,50,244] [--codecs float32,float16] [--repeats 5]
 
 docs/benchmarks.md says what each figure means.
 """
@@ -11,6 +11,8 @@ import argparse
 import asyncio
 import json
 import random
+import resource
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +31,48 @@ from gossip_caffe.gossip.grpc_transport import GrpcTransport
 from gossip_caffe.solver.board import SnapshotInfo
 
 Flat = NDArray[np.float32]
+
+
+def push_pull(port: int, payload: bytearray) -> float:
+    """Seconds to push as many bytes over a plain socket and to pull as many back."""
+    view = memoryview(payload)
+    with socket.create_connection(("127.0.0.1", port)) as wire:
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire.sendall(len(view).to_bytes(8, "big"))
+        began = time.perf_counter()
+        wire.sendall(view)
+        receive(wire, view)
+        return time.perf_counter() - began
+
+
+def receive(wire: socket.socket, view: memoryview) -> None:
+    """Fill ``view`` from a socket."""
+    here = 0
+    while here < len(view):
+        if not (count := wire.recv_into(view[here : here + (1 << 20)])):
+            raise SystemExit("the other side hung up")
+        here += count
+
+
+def echo(listener: socket.socket) -> None:
+    """Take what is pushed, whole, and give as much back, call after call."""
+    kept = bytearray()
+    while True:
+        wire, _ = listener.accept()
+        with wire:
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            size = bytearray(8)
+            receive(wire, memoryview(size))
+            if len(kept) != (length := int.from_bytes(size, "big")):
+                kept = bytearray(length)
+            receive(wire, memoryview(kept))
+            wire.sendall(kept)
+
+
+def used() -> tuple[float, int]:
+    """CPU seconds and peak resident bytes of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss
 
 
 class PlainWeights:
@@ -70,103 +114,129 @@ def exchanger(peer: str, weights: PlainWeights, codec: str, transport: GrpcTrans
         transport=transport,
         clock=SystemClock(),
         rng=random.Random(peer),
+        offload=asyncio.to_thread,
     )
     made.accepting = None
     return made
 
 
 async def answer(values: int, codec: str) -> None:
-    """Be the other peer until stdin closes."""
+    """Be the other peer until stdin closes; then say what it took."""
     server = PeerServer("127.0.0.1:0", NoFiles())
     server.serve(exchanger("b", PlainWeights(values, 2), codec, GrpcTransport()))
     print(await server.start(), flush=True)
     await asyncio.to_thread(sys.stdin.read)
+    print(json.dumps(used()), flush=True)
     await server.stop()
 
 
-async def offers(values: int, codec: str, port: int, repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds of each exchange, and of each copy of as many payload bytes, by turns."""
+def echo_for_ever() -> None:
+    """Be the other end of the plain socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        echo(listener)
+
+
+async def offers(
+    values: int, codec: str, port: int, echo_port: int, repeats: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of each exchange, and of each plain push and pull of as many payload bytes, by turns."""
     transport = GrpcTransport()
     own = exchanger("a", PlainWeights(values, 1), codec, transport)
-    source = np.ones(CODECS[codec].payload_bytes(values), dtype=np.uint8)
-    target = np.empty_like(source)
-    exchanges, copies = [], []
-    for repeat in range(repeats + 3):
+    exchanges, plain = [], []
+    for repeat in range(repeats + WARM_UP):
+        payload = bytearray(CODECS[codec].payload_bytes(values))
+        pushed = await asyncio.to_thread(push_pull, echo_port, payload)
+        del payload
         began = time.perf_counter()
         outcome = await own.offer_to("b", f"127.0.0.1:{port}")
         took = time.perf_counter() - began
         if outcome.kind is not OutcomeKind.APPLIED:
             raise SystemExit(f"the exchange was not applied: {outcome}")
-        began = time.perf_counter()
-        np.copyto(target, source)
-        if repeat >= 3:  # the first open the channel and touch fresh memory
+        if repeat >= WARM_UP:  # the first open the channel and touch fresh memory
             exchanges.append(took)
-            copies.append(time.perf_counter() - began)
+            plain.append(pushed)
     await transport.close()
-    return exchanges, copies
+    return exchanges, plain
 
 
-def codec_seconds(values: int, codec: str, repeats: int) -> tuple[float, float]:
-    """Medians of encoding and of decoding."""
-    flat = PlainWeights(values, 3).values
-    out = np.empty_like(flat)
-    encodes, decodes = [], []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        payload = CODECS[codec].encode(flat)
-        encodes.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        CODECS[codec].decode(payload, out)
-        decodes.append(time.perf_counter() - began)
-    return median(encodes), median(decodes)
+def offer(values: int, codec: str, port: int, echo_port: int, repeats: int) -> None:
+    """Be the offering peer: print what it measured."""
+    exchanges, plain = asyncio.run(offers(values, codec, port, echo_port, repeats))
+    print(json.dumps([exchanges, plain, *used()]), flush=True)
 
 
-def measure(values: int, codec: str, repeats: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--answer", str(values), codec]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as partner:
-        if partner.stdout is None or not (port := partner.stdout.readline().strip()):
-            raise SystemExit("the other side did not start; see its message above")
-        exchanges, copies = asyncio.run(offers(values, codec, int(port), repeats))
-        partner.communicate(input="")
-    encode_s, decode_s = codec_seconds(values, codec, repeats)
-    ratio = median(exchange / copy for exchange, copy in zip(exchanges, copies, strict=True))
-    name = f"{codec}_{values}"
-    print(
-        f"{codec:>10} {values:>12,} {1000 * median(exchanges):>12.2f} {1000 * median(copies):>12.3f}"
-        f" {ratio:>10.1f} {1000 * encode_s:>12.2f} {1000 * decode_s:>12.2f}",
-        flush=True,
-    )
-    return {
-        f"payload_bytes_{name}": CODECS[codec].payload_bytes(values),
-        f"exchange_s_{name}": round(median(exchanges), 6),
-        f"memcpy_s_{name}": round(median(copies), 6),
-        f"ratio_{name}": round(ratio, 2),
-        f"encode_s_{name}": round(encode_s, 6),
-        f"decode_s_{name}": round(decode_s, 6),
+def child(*arguments: object) -> subprocess.Popen[str]:
+    """This script in another role."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    if process.stdout is None or not (line := process.stdout.readline().strip()):
+        raise SystemExit("a child did not start; see its message above")
+    return line
+
+
+def measure(megabytes: int, values: int, codec: str, repeats: int) -> dict[str, float]:
+    with child("--echo") as plain_end, child("--answer", values, codec) as partner:
+        port, echo_port = first_line(partner), first_line(plain_end)
+        with child("--offer", values, codec, port, echo_port, repeats) as own:
+            exchanges, plain, own_cpu_s, own_peak_bytes = json.loads(first_line(own))
+        partner_cpu_s, partner_peak_bytes = json.loads(partner.communicate(input="")[0])
+        plain_end.terminate()
+    with child("--answer", 1, codec) as empty:  # what the interpreter and its libraries take
+        first_line(empty)
+        _, base_bytes = json.loads(empty.communicate(input="")[0])
+    ratio = median(plain_s / exchange_s for plain_s, exchange_s in zip(plain, exchanges, strict=True))
+    gigabytes = 2 * CODECS[codec].payload_bytes(values) * (repeats + WARM_UP) / 1e9
+    figures = {
+        "exchange_s": round(median(exchanges), 4),
+        "tcp_s": round(median(plain), 4),
+        "ratio_tcp": round(ratio, 3),
+        "model_bytes_per_s": round(8 * values / median(exchanges)),
+        "cpu_s_per_gb": round((own_cpu_s + partner_cpu_s) / gigabytes, 2),
+        "peak_models": round((partner_peak_bytes - base_bytes) / (4 * values), 2),
     }
+    del own_peak_bytes
+    print(
+        f"{codec:>10} {4 * values / 1e6:>9.1f}", *(f"{figure:>18}" for figure in figures.values()), flush=True
+    )
+    return {f"{name}_{codec}_{megabytes}": figure for name, figure in figures.items()}
 
 
-HEADINGS = ("codec", "values", "exchange ms", "memcpy ms", "ratio", "encode ms", "decode ms")
-WIDTHS = (10, 12, 12, 12, 10, 12, 12)
+MODELS = {2: 431_080, 50: 12_500_000, 244: 60_965_224}
+"""Megabytes as float32, rounded, and the values: LeNet, a small ResNet, AlexNet."""
+WARM_UP = 2
+HEADINGS = ("exchange s", "TCP s", "ratio to TCP", "model bytes/s", "CPU s/GB", "peak in models")
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--answer"]:
-        asyncio.run(answer(int(sys.argv[2]), sys.argv[3]))
-        return 0
+    match sys.argv[1:]:
+        case ["--answer", values, codec]:
+            asyncio.run(answer(int(values), codec))
+            return 0
+        case ["--echo"]:
+            echo_for_ever()
+            return 0
+        case ["--offer", values, codec, port, echo_port, repeats]:
+            offer(int(values), codec, int(port), int(echo_port), int(repeats))
+            return 0
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--values", default="431080,5000000", help="sizes of the weights, separated by commas"
-    )
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--models", default="2,50,244", help=f"which of {', '.join(map(str, MODELS))} (MB)")
+    parser.add_argument("--codecs", default="float32,float16", help=f"which of {', '.join(CODECS)}")
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     figures: dict[str, float] = {}
-    print(*(f"{heading:>{width}}" for heading, width in zip(HEADINGS, WIDTHS, strict=True)))
-    for values in map(int, options.values.split(",")):
-        for codec in CODECS:
-            figures |= measure(values, codec, options.repeats)
+    print(f"{'codec':>10} {'MB':>9}", *(f"{heading:>18}" for heading in HEADINGS))
+    for megabytes in map(int, options.models.split(",")):
+        for codec in options.codecs.split(","):
+            figures |= measure(megabytes, MODELS[megabytes], codec, options.repeats)
+        rates = [figures.get(f"model_bytes_per_s_{codec}_{megabytes}") for codec in ("float16", "float32")]
+        if rates[0] and rates[1]:
+            figures[f"ratio_float16_over_float32_{megabytes}"] = round(rates[0] / rates[1], 3)
     print(f"RESULT {json.dumps(figures)}")
     return 0
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from isal import isal_zlib
+
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal
+from gossip_caffe.gossip.piece import Piece
 from gossip_caffe.wire import gossip_pb2 as wire
 
 FRAME_BYTES = 1 << 20
 
 
 def to_frames(message: Message) -> Iterator[Any]:
-    """The wire messages of one side."""
+    """What one side sends, for ``serialized``; the pieces share the payload's memory."""
     yield wire.ExchangeMessage(
         header=wire.ExchangeHeader(
             exchange_id=message.exchange_id,
@@ -33,8 +36,8 @@ def to_frames(message: Message) -> Iterator[Any]:
     )
     payload = memoryview(message.payload)
     for offset in range(0, len(payload), FRAME_BYTES):
-        data = bytes(payload[offset : offset + FRAME_BYTES])
-        yield wire.ExchangeMessage(frame=wire.Frame(offset=offset, data=data, crc32=zlib.crc32(data)))
+        data = payload[offset : offset + FRAME_BYTES]
+        yield Piece(offset, data, isal_zlib.crc32(data))
 
 
 class Incoming:
@@ -53,7 +56,7 @@ class Incoming:
 
     async def header(self) -> Message:
         """The message without its payload; ``payload_bytes`` is then the length announced for that."""
-        if (part := await self._next()) is None or part.WhichOneof("part") != "header":
+        if (part := await self._next()) is None or not _is_header(part):
             raise FramesCorrupt("the stream does not begin with a header")
         header = part.header
         self.payload_bytes = header.payload_bytes
@@ -77,18 +80,19 @@ class Incoming:
         header = self._header or await self.header()
         if not 0 <= self.payload_bytes <= largest_payload_bytes:
             raise FramesCorrupt(f"{self.payload_bytes} bytes announced, {largest_payload_bytes} is the most")
-        payload = bytearray(self.payload_bytes)
-        view, here = memoryview(payload), 0
+        payload = np.empty(self.payload_bytes, dtype=np.uint8).data
+        here = 0
         while (part := await self._next()) is not None:
-            frame = part.frame
-            if not 0 < len(frame.data) <= min(FRAME_BYTES, len(payload) - here) or frame.offset != here:
+            frame = part if isinstance(part, Piece) else part.frame
+            data = frame.data
+            if not 0 < len(data) <= min(FRAME_BYTES, len(payload) - here) or frame.offset != here:
                 raise FramesCorrupt(
-                    f"a frame of {len(frame.data)} bytes at {frame.offset}, where {here} of {len(payload)} had come"
+                    f"a frame of {len(data)} bytes at {frame.offset}, where {here} of {len(payload)} had come"
                 )
-            if zlib.crc32(frame.data) != frame.crc32:
+            if isal_zlib.crc32(data) != frame.crc32:
                 raise FramesCorrupt(f"the checksum of the frame at {frame.offset} does not fit")
-            view[here : here + len(frame.data)] = frame.data
-            here += len(frame.data)
+            payload[here : here + len(data)] = data
+            here += len(data)
         if here != len(payload):
             raise FramesCorrupt(f"{here} of {len(payload)} bytes came")
         return replace(header, payload=payload)
@@ -98,7 +102,7 @@ class Incoming:
         forgotten = 0
         try:
             while forgotten <= self.payload_bytes and (part := await self._next()) is not None:
-                forgotten += len(part.frame.data)
+                forgotten += len(part.data if isinstance(part, Piece) else part.frame.data)
         except FramesCorrupt:
             return
 
@@ -108,3 +112,7 @@ class Incoming:
             return await self._next_part(self._parts)
         except StopAsyncIteration:
             return None
+
+
+def _is_header(part: Any) -> bool:
+    return not isinstance(part, Piece) and part.WhichOneof("part") == "header"

@@ -13,6 +13,7 @@ from gossip_caffe.gossip.codec import largest_payload_bytes
 from gossip_caffe.gossip.frames import Incoming, to_frames
 from gossip_caffe.gossip.grpc_transport import SERVICE
 from gossip_caffe.gossip.message import Answerer, FramesCorrupt, Message, Refusal
+from gossip_caffe.gossip.piece import parsed, serialized
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
 
@@ -63,11 +64,9 @@ class PeerServer:
         self._check_free()
         self._server = grpc.aio.server(options=_OPTIONS)
         handlers = {
-            "Exchange": grpc.stream_stream_rpc_method_handler(
-                self._exchange, wire.ExchangeMessage.FromString, wire.ExchangeMessage.SerializeToString
-            ),
+            "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange, parsed, serialized),
             "Snapshot": grpc.unary_stream_rpc_method_handler(
-                self._snapshot, wire.SnapshotRequest.FromString, wire.ExchangeMessage.SerializeToString
+                self._snapshot, wire.SnapshotRequest.FromString, serialized
             ),
             "Pull": grpc.unary_stream_rpc_method_handler(
                 self._pull, wire.PullRequest.FromString, wire.PullMessage.SerializeToString

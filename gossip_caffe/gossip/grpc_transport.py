@@ -10,6 +10,7 @@ from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, NotFound
 from gossip_caffe.gossip.codec import largest_payload_bytes
 from gossip_caffe.gossip.frames import Incoming, to_frames
 from gossip_caffe.gossip.message import Message, Undelivered
+from gossip_caffe.gossip.piece import Piece, parsed, serialized
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
 
@@ -37,7 +38,7 @@ class _Outgoing:
 
     def __iter__(self) -> Iterator[Any]:
         for part in self._frames:
-            self._left -= len(part.frame.data)
+            self._left -= len(part.data) if isinstance(part, Piece) else 0
             self.whole = self._left <= 0
             yield part
 
@@ -58,8 +59,8 @@ class GrpcTransport:
         outgoing = _Outgoing(offer)
         call = self._channel(address).stream_stream(
             f"/{SERVICE}/Exchange",
-            request_serializer=wire.ExchangeMessage.SerializeToString,
-            response_deserializer=wire.ExchangeMessage.FromString,
+            request_serializer=serialized,
+            response_deserializer=parsed,
         )(iter(outgoing), timeout=deadline_s)
         try:
             return await _whole(call, offer.values)
@@ -74,7 +75,7 @@ class GrpcTransport:
         call = self._channel(address).unary_stream(
             f"/{SERVICE}/Snapshot",
             request_serializer=wire.SnapshotRequest.SerializeToString,
-            response_deserializer=wire.ExchangeMessage.FromString,
+            response_deserializer=parsed,
         )(
             wire.SnapshotRequest(peer=request.peer, job=request.job, fingerprint=request.fingerprint),
             timeout=deadline_s,

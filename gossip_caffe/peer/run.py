@@ -83,7 +83,19 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
         evaluator = CaffeEvaluator(niceness=TEST_NICENESS) if options.engine == "pycaffe" else None
         here = relocated(spec, options.data_roots)
         world = World(
-            spec, store, transport, server.serve, folder, transport, clock, rng, log, say, evaluator, here
+            spec=spec,
+            store=store,
+            transport=transport,
+            serve=server.serve,
+            folder=folder,
+            files=transport,
+            clock=clock,
+            rng=rng,
+            log=log,
+            say=say,
+            evaluator=evaluator,
+            spec_here=here,
+            offload=asyncio.to_thread,
         )
         agent = Agent(world, record, _trainer(here, options.engine, ring, clock, rng, log))
         _leave_on_signals(agent)

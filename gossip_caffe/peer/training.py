@@ -60,6 +60,7 @@ class Training:
             transport=world.transport,
             clock=world.clock,
             rng=world.rng,
+            offload=world.offload,
             blobs=trainer.layout.exchanged_blobs,
         )
         self._chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))

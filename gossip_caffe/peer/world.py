@@ -10,6 +10,7 @@ from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.pull import FileClient
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.message import Answerer, Transport
+from gossip_caffe.gossip.seams import Offload
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import Store
@@ -24,7 +25,8 @@ class World:
 
     ``serve`` lets an answerer answer offers from now on; ``folder`` keeps checkpoints, ``files`` reads those of
     others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can. ``spec_here`` is the
-    job with the paths of this machine, when they are others.
+    job with the paths of this machine, when they are others. ``offload`` takes long arithmetic out of the event loop's
+    thread; None: it stays there.
     """
 
     spec: JobSpec
@@ -39,6 +41,7 @@ class World:
     say: Callable[[str], None]
     evaluator: Evaluator | None = None
     spec_here: JobSpec | None = None
+    offload: Offload | None = None
 
     @property
     def keys(self) -> JobKeys:

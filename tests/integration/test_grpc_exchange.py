@@ -26,6 +26,7 @@ from gossip_caffe.gossip.grpc_server import PeerServer, split_address
 from gossip_caffe.gossip.grpc_transport import SERVICE, GrpcTransport
 from gossip_caffe.gossip.message import Message, Refusal, Undelivered
 from gossip_caffe.gossip.partners import Suspects, choose
+from gossip_caffe.gossip.piece import serialized
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.solver.board import SnapshotInfo
 from gossip_caffe.solver.layout import WeightLayout
@@ -184,7 +185,7 @@ async def test_a_peer_that_is_still_joining_says_so(tmp_path: Path, pair: tuple[
 
 
 def frames_of(offer: Message) -> list[Any]:
-    return list(to_frames(offer))
+    return [wire.ExchangeMessage.FromString(serialized(part)) for part in to_frames(offer)]
 
 
 def whole_offer(name: str) -> Message:
