@@ -125,8 +125,10 @@ async def answer(values: int, codec: str) -> None:
     server = PeerServer("127.0.0.1:0", NoFiles())
     server.serve(exchanger("b", PlainWeights(values, 2), codec, GrpcTransport()))
     print(await server.start(), flush=True)
+    started_cpu_s, _ = used()
     await asyncio.to_thread(sys.stdin.read)
-    print(json.dumps(used()), flush=True)
+    cpu_s, peak_bytes = used()
+    print(json.dumps([cpu_s - started_cpu_s, peak_bytes]), flush=True)
     await server.stop()
 
 
@@ -139,31 +141,32 @@ def echo_for_ever() -> None:
 
 async def offers(
     values: int, codec: str, port: int, echo_port: int, repeats: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of each exchange, and of each plain push and pull of as many payload bytes, by turns."""
+) -> tuple[list[float], list[float], float]:
+    """Seconds of each exchange, and of each plain push and pull of as many bytes, by turns; CPU seconds of all."""
     transport = GrpcTransport()
     own = exchanger("a", PlainWeights(values, 1), codec, transport)
     exchanges, plain = [], []
+    cpu_s = 0.0
     for repeat in range(repeats + WARM_UP):
         payload = bytearray(CODECS[codec].payload_bytes(values))
         pushed = await asyncio.to_thread(push_pull, echo_port, payload)
         del payload
-        began = time.perf_counter()
+        began, cpu_began_s = time.perf_counter(), used()[0]
         outcome = await own.offer_to("b", f"127.0.0.1:{port}")
         took = time.perf_counter() - began
+        cpu_s += used()[0] - cpu_began_s
         if outcome.kind is not OutcomeKind.APPLIED:
             raise SystemExit(f"the exchange was not applied: {outcome}")
         if repeat >= WARM_UP:  # the first open the channel and touch fresh memory
             exchanges.append(took)
             plain.append(pushed)
     await transport.close()
-    return exchanges, plain
+    return exchanges, plain, cpu_s
 
 
 def offer(values: int, codec: str, port: int, echo_port: int, repeats: int) -> None:
     """Be the offering peer: print what it measured."""
-    exchanges, plain = asyncio.run(offers(values, codec, port, echo_port, repeats))
-    print(json.dumps([exchanges, plain, *used()]), flush=True)
+    print(json.dumps(asyncio.run(offers(values, codec, port, echo_port, repeats))), flush=True)
 
 
 def child(*arguments: object) -> subprocess.Popen[str]:
@@ -182,7 +185,7 @@ def measure(megabytes: int, values: int, codec: str, repeats: int) -> dict[str, 
     with child("--echo") as plain_end, child("--answer", values, codec) as partner:
         port, echo_port = first_line(partner), first_line(plain_end)
         with child("--offer", values, codec, port, echo_port, repeats) as own:
-            exchanges, plain, own_cpu_s, own_peak_bytes = json.loads(first_line(own))
+            exchanges, plain, own_cpu_s = json.loads(first_line(own))
         partner_cpu_s, partner_peak_bytes = json.loads(partner.communicate(input="")[0])
         plain_end.terminate()
     with child("--answer", 1, codec) as empty:  # what the interpreter and its libraries take
@@ -198,7 +201,6 @@ def measure(megabytes: int, values: int, codec: str, repeats: int) -> dict[str, 
         "cpu_s_per_gb": round((own_cpu_s + partner_cpu_s) / gigabytes, 2),
         "peak_models": round((partner_peak_bytes - base_bytes) / (4 * values), 2),
     }
-    del own_peak_bytes
     print(
         f"{codec:>10} {4 * values / 1e6:>9.1f}", *(f"{figure:>18}" for figure in figures.values()), flush=True
     )
