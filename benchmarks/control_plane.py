@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import json
 import os
 import random
@@ -54,14 +53,24 @@ CHUNKS_PER_AGENT = 4
 LEASE_TTL_S = 30.0
 """Longer than a peer's: hundreds of agents share a process here, and must not lose their leases for that."""
 JOINS_AT_ONCE = 32
+SEEN_DEADLINE_S = 600.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CLOCK = SystemClock()
 
 
-@functools.lru_cache(maxsize=8)
-def plan(names: tuple[str, ...], chunks: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """The plan of all agents of this process: what each has a machine for is worked out once here."""
-    return owners([1.0] * len(names), names, chunks, 1)
+_PLANS: dict[int, dict[str, list[int]]] = {}
+
+
+def plan(names: Sequence[str], chunks: int) -> dict[str, list[int]]:
+    """Member → chunks: what each peer has a machine for is worked out here once for views that differ by few members.
+
+    Peers whose views differ plan differently for a moment, too; the ledger decides.
+    """
+    key = len(names) // 50
+    if key not in _PLANS or chunks != sum(map(len, _PLANS[key].values())):
+        owner = owners([1.0] * len(names), names, chunks, 1)
+        _PLANS[key] = {name: np.flatnonzero(owner == index).tolist() for index, name in enumerate(names)}
+    return _PLANS[key]
 
 
 # ── one agent ─────────────────────────────────────────────────────────────────────────────────────
@@ -169,9 +178,7 @@ class Agent:
         return len(self.view.members)
 
     def _shard(self) -> Sequence[int]:
-        names = tuple(sorted({*self.view.members, self.name}))
-        chunks = np.flatnonzero(plan(names, self._epochs.chunks) == names.index(self.name))
-        return [int(chunk) for chunk in chunks]
+        return plan(sorted({*self.view.members, self.name}), self._epochs.chunks).get(self.name, [])
 
     def _changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
         if now is not None and now.version:
@@ -230,6 +237,17 @@ class Agent:
 # ── a process of agents ───────────────────────────────────────────────────────────────────────────
 
 
+async def seen(agents: Sequence[Agent], number: int) -> None:
+    """Wait until all of them know that ``number`` agents train, and no others are there."""
+    give_up_at = time.monotonic() + SEEN_DEADLINE_S
+    while any(len(agent.view.members) != number for agent in agents):
+        await asyncio.sleep(0.05)
+        if time.monotonic() > give_up_at:
+            sys.exit(f"not all agents know of {number} others within {SEEN_DEADLINE_S:.0f} s")
+    while any(len(agent.view.in_state("training")) != number for agent in agents):
+        await asyncio.sleep(0.05)
+
+
 async def host(endpoint: str, first: int, count: int, agents: int, chunk_s: float) -> None:
     """Do what each line of stdin says, and answer it with a line of JSON."""
     latencies: list[float] = []
@@ -251,10 +269,7 @@ async def host(endpoint: str, first: int, count: int, agents: int, chunk_s: floa
         if command == "join":
             await asyncio.gather(*map(join, hosted))
         elif command == "seen":  # every view has so many agents that train
-            while any(len(agent.view.members) != int(number) for agent in hosted):
-                await asyncio.sleep(0.05)
-            while any(len(agent.view.in_state("training")) != int(number) for agent in hosted):
-                await asyncio.sleep(0.05)
+            await seen(hosted, int(number))
         elif command == "work":
             for agent in hosted:
                 agent.work()
