@@ -34,10 +34,15 @@ class FakeClock:
         if not self._automatic:
             await woken
             return
-        while not woken.done():
-            await self._settle()
-            if self._sleepers and self._sleepers[0] is entry:
-                self._wake_next()
+        try:
+            while not woken.done():
+                await self._settle()
+                while self._sleepers[0][2].cancelled():
+                    heapq.heappop(self._sleepers)
+                if self._sleepers[0] is entry:
+                    self._wake_next()
+        finally:
+            woken.cancel()  # of no effect on one that was woken; else nobody waits for this sleeper any more
 
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """Never runs out: what a test wants to be late it makes fail."""
