@@ -96,7 +96,7 @@ def test_a_running_job_is_tested_from_a_checkpoint_and_from_its_peers(run: Clust
             ExitCode.NOT_FOUND,
             "there is no weight file at a",
         ),
-        (("--solver", "none.prototxt", "--weights", "a"), ExitCode.MODEL, "none.prototxt"),
+        (("--solver", "none.prototxt", "--weights", "a"), ExitCode.USAGE, "none.prototxt"),
         ((), ExitCode.USAGE, "no etcd is given"),
     ],
 )
