@@ -7,7 +7,9 @@ reason]}; {"failed": one line, "remedy": …} before it ends with exit code 7.
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,6 +25,7 @@ from gossip_caffe.errors import CorruptRecord
 from gossip_caffe.job.spec import DataSpec, read_fields
 
 WAIT_FOR_SLOT_S = 0.2
+_LOOK_EVERY_S = 0.002
 _SEED_STEP = 1_000_003
 
 
@@ -130,12 +133,18 @@ def _load(control: Control, ring: BatchRing, sources: OpenSources, *, skip_corru
     skipped = tell if skip_corrupt else None
     control.send({"ready": True})
     plan: deque[Any] = deque()
+    looked_at = -math.inf
     while True:
-        received = control.receive(0.0 if plan else None)
+        received = None
+        # With plans at hand the socket is looked at now and then only: a look costs as much as some small records.
+        if not plan or time.monotonic() - looked_at >= _LOOK_EVERY_S:
+            received = control.receive(0.0 if plan else None)
+            looked_at = time.monotonic()
         if received is not None:
             if "stop" in received[0]:
                 return
             plan.extend(received[0]["plan"])
+            looked_at = -math.inf  # there may be more
             continue
         arrays = ring.reserve(WAIT_FOR_SLOT_S)
         if arrays is not None:

@@ -90,6 +90,8 @@ def _varint(value: int) -> bytes:
 
 def _labels(tails: Pixels) -> NDArray[np.int64] | None:
     """The labels that end n records, from the bytes after the pixels, shape (n, m); None for anything else."""
+    if tails.shape[1] == 2 and (tails[:, 0] == _LABEL).all() and tails[:, 1].max() <= 0x7F:
+        return tails[:, 1].astype(np.int64)  # what nearly all data sets of up to 128 classes have
     if tails.shape[1] >= 2 and (tails[:, -2:] == (_ENCODED, 0)).all():
         tails = tails[:, :-2]
     if tails.shape[1] == 0:
