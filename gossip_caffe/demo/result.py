@@ -57,7 +57,7 @@ class DemoResult:
         """Return what stands at the end of the output; the last is ``RESULT`` and one JSON object."""
         return [
             f"consensus accuracy {self.accuracy:.2%} (single solver {self.accuracy_single:.2%}; "
-            f"gap {self.gap_points:+.2f} points)",
+            f"gap {round(self.gap_points, 2) + 0.0:+.2f} points)",  # + 0.0: no gap has no sign
             f"records trained {self.records_trained:,}, lost {self.records_lost:,}, "
             f"trained twice {self.records_twice:,}",
             f"picture {picture}",

@@ -42,6 +42,12 @@ def test_the_lines_above_say_the_same_to_people() -> None:
     assert picture == "picture out/demo.png"
 
 
+def test_no_gap_has_no_sign() -> None:
+    for single in (0.975, 0.97500001, 0.97499999):
+        line = replace(GOOD, accuracy_single=single).last_lines(Path("demo.png"))[0]
+        assert line.endswith("gap +0.00 points)")
+
+
 def test_a_run_as_it_should_be_is_no_failure() -> None:
     assert GOOD.failures() == []
 
