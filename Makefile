@@ -43,5 +43,5 @@ pycaffe: ## build the pycaffe wheel and print where it is
 
 clean: ## remove what was made in this checkout; the cache stays
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f gossip_caffe/wire/*_pb2.py gossip_caffe/wire/*_pb2.pyi
+	rm -f gossip_caffe/wire/*_pb2.py gossip_caffe/wire/*_pb2.pyi gossip_caffe/gossip/*.so
 	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +

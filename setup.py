@@ -1,14 +1,23 @@
-"""Generates gossip_caffe/wire from protos/ whenever the package is built or installed for development."""
+"""Generates gossip_caffe/wire from protos/ and compiles the exchange's arithmetic when the package is built."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 WIRE = ROOT / "gossip_caffe" / "wire"
+
+ARITHMETIC = Extension(
+    "gossip_caffe.gossip.arithmetic",
+    ["gossip_caffe/gossip/arithmetic.c"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    extra_compile_args=["-O3", "-ffp-contract=off", "-Wno-psabi"],
+    py_limited_api=True,
+    optional=True,  # without a compiler, or on another processor, NumPy does the same more slowly
+)
 
 
 def generate_wire() -> None:
@@ -33,4 +42,4 @@ class BuildWithWire(build_py):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    setup(cmdclass={"build_py": BuildWithWire})
+    setup(cmdclass={"build_py": BuildWithWire}, ext_modules=[ARITHMETIC])

@@ -1,4 +1,4 @@
-"""The arithmetic of an exchange, in blocks, so that no temporary of the model's size arises.
+"""The arithmetic of an exchange, in one pass or in blocks, so that no temporary of the model's size arises.
 
 Both sides compute their halves from the same two quantised vectors, so the halves are exact opposites: what one peer
 gains the other loses, and the sum of all weights is kept (pairwise averaging, Boyd et al. 2006). No BLAS: it would wake
@@ -14,25 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gossip_caffe.gossip import compiled
+
 Flat = NDArray[np.float32]
 
-BLOCK = 1 << 16
+BLOCK = compiled.BLOCK
 
 
 def blocks(size: int) -> Iterator[slice]:
     """Slices that cover ``size`` values."""
     for start in range(0, size, BLOCK):
         yield slice(start, min(start + BLOCK, size))
-
-
-def half(mine: Flat, theirs: Flat, out: Flat) -> None:
-    """½(theirs − mine) into ``out``, which may be one of the two. With the sides swapped the exact opposite.
-
-    Halved before subtracting: the difference of two finite float32 values can overflow, that of their halves cannot.
-    """
-    for part in blocks(mine.size):
-        mine_half = mine[part] * np.float32(0.5)
-        np.subtract(theirs[part] * np.float32(0.5), mine_half, out=out[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +36,37 @@ class Halved:
     norm: float
 
 
+class Tally:
+    """The figures of a half that is computed piece by piece."""
+
+    def __init__(self) -> None:
+        self._squares = self._norm = self._total = 0.0
+
+    def add(self, squares: float, norm: float, total: float) -> None:
+        """Take the figures of one more piece in."""
+        self._squares += squares
+        self._norm += norm
+        self._total += total
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every value of both sides is: a NaN or an Inf in either of them is in their difference."""
+        return math.isfinite(self._squares)
+
+    def result(self) -> Halved:
+        """The figures of the whole."""
+        distance = self._squares / self._norm if self._norm else 0.0
+        return Halved(distance, self._total, math.sqrt(self._squares))
+
+
 def halve(mine: Flat, theirs: Flat, out: Flat) -> Halved:
-    """``half``, with its figures, accumulated in float64, in one pass."""
-    total = squares = norm = 0.0
-    for part in blocks(mine.size):
-        others = theirs[part].astype(np.float64)
-        norm += float(np.einsum("i,i->", others, others))
-        mine_half = mine[part] * np.float32(0.5)
-        np.subtract(theirs[part] * np.float32(0.5), mine_half, out=out[part])
-        others[:] = out[part]
-        total += float(others.sum())
-        squares += float(np.einsum("i,i->", others, others))
-    return Halved(squares / norm if norm else 0.0, total, math.sqrt(squares))
+    """½(theirs − mine) into ``out``, which may be one of the two, and its figures, accumulated in float64.
+
+    With the sides swapped the exact opposite.
+    """
+    tally = Tally()
+    tally.add(*compiled.halve(mine, theirs, out))
+    return tally.result()
 
 
 def distance(mine: Flat, theirs: Flat) -> float:
@@ -71,7 +82,7 @@ def distance(mine: Flat, theirs: Flat) -> float:
 
 def all_finite(values: Flat) -> bool:
     """True when no value is NaN or Inf."""
-    return all(bool(np.isfinite(values[part]).all()) for part in blocks(values.size))
+    return math.isfinite(compiled.magnitude(values))
 
 
 class Mean:

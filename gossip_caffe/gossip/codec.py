@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.errors import UsageError
-from gossip_caffe.gossip.average import BLOCK, blocks
+from gossip_caffe.gossip import compiled
+from gossip_caffe.gossip.average import BLOCK
 from gossip_caffe.gossip.message import Payload
 from gossip_caffe.gossip.narrow import Bfloat16, Float16, Int4, Int8, Narrow
 
@@ -155,10 +156,7 @@ class Narrowed:
 
 
 def _within(values: Flat, limit: float) -> bool:
-    return all(
-        float(values[part].min()) >= -limit and float(values[part].max()) <= limit
-        for part in blocks(values.size)
-    )
+    return compiled.magnitude(values) <= limit
 
 
 def _pieces(wide: Sequence[Range], values: int) -> Iterator[slice]:

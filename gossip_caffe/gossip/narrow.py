@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gossip_caffe.gossip import compiled
+
 Flat = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
@@ -61,11 +63,11 @@ class Float16:
 
     def encode(self, values: Flat, out: Bytes, rng: np.random.Generator | None) -> None:
         """Rounded to nearest."""
-        np.copyto(out.view("<f2"), values, casting="same_kind")
+        compiled.narrow(values, out.view("<f2"))
 
     def decode(self, data: Bytes, out: Flat) -> None:
         """Exactly."""
-        np.copyto(out, data.view("<f2"))
+        compiled.widen(data.view("<f2"), out)
 
 
 class Bfloat16:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gossip_caffe.gossip.average import BLOCK, Mean, all_finite, distance, half
+from gossip_caffe.gossip.average import BLOCK, Mean, all_finite, distance, halve
 
 finite = st.floats(-(2.0**126), 2.0**126, width=32)
 pairs = st.integers(1, 50).flatmap(
@@ -23,8 +23,8 @@ pairs = st.integers(1, 50).flatmap(
 def test_the_two_halves_are_exact_opposites_and_finite(pair: tuple[np.ndarray, np.ndarray]) -> None:
     a, b = pair
     of_a, of_b = np.empty_like(a), np.empty_like(a)
-    half(a, b, of_a)
-    half(b, a, of_b)
+    halve(a, b, of_a)
+    halve(b, a, of_b)
     assert np.array_equal(of_a, -of_b)
     assert np.isfinite(of_a).all()
 
@@ -33,10 +33,10 @@ def test_the_two_halves_are_exact_opposites_and_finite(pair: tuple[np.ndarray, n
 def test_a_half_may_be_written_over_either_side(pair: tuple[np.ndarray, np.ndarray]) -> None:
     a, b = pair
     expected = np.empty_like(a)
-    half(a, b, expected)
+    halve(a, b, expected)
     over_mine, over_theirs = a.copy(), b.copy()
-    half(over_mine, b, over_mine)
-    half(a, over_theirs, over_theirs)
+    halve(over_mine, b, over_mine)
+    halve(a, over_theirs, over_theirs)
     assert np.array_equal(over_mine, expected)
     assert np.array_equal(over_theirs, expected)
 
@@ -45,8 +45,8 @@ def test_a_half_may_be_written_over_either_side(pair: tuple[np.ndarray, np.ndarr
 def test_the_halves_of_float16_snapshots_cancel_too(pair: tuple[np.ndarray, np.ndarray]) -> None:
     a, b = (np.clip(side, -65504, 65504).astype(np.float16).astype(np.float32) for side in pair)
     of_a, of_b = np.empty_like(a), np.empty_like(a)
-    half(a, b, of_a)
-    half(b, a, of_b)
+    halve(a, b, of_a)
+    halve(b, a, of_b)
     assert not (of_a + of_b).any()
 
 
@@ -54,7 +54,7 @@ def test_no_temporary_of_the_models_size_arises() -> None:
     size = 64 * BLOCK
     a, b = np.ones(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
     tracemalloc.start()
-    half(a, b, a)
+    halve(a, b, a)
     distance(a, b)
     all_finite(a)
     _, peak_bytes = tracemalloc.get_traced_memory()
@@ -66,7 +66,7 @@ def test_after_both_halves_the_two_sides_meet_in_the_middle() -> None:
     rng = np.random.default_rng(1)
     a, b = (rng.standard_normal(3 * BLOCK + 7).astype(np.float32) for _ in range(2))
     delta = np.empty_like(a)
-    half(a, b, delta)
+    halve(a, b, delta)
     np.testing.assert_allclose(a + delta, (a + b) / 2, rtol=1e-6, atol=5e-7)
 
 

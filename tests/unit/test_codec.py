@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gossip_caffe.errors import UsageError
-from gossip_caffe.gossip.average import BLOCK, half
+from gossip_caffe.gossip.average import BLOCK, halve
 from gossip_caffe.gossip.codec import (
     CODECS,
     MOST_RANGES,
@@ -98,8 +98,8 @@ def test_nothing_finite_ever_turns_into_inf_whatever_the_blobs(
 def test_the_halves_of_quantised_weights_are_exact_opposites(name: str, values: Flat, seed: int) -> None:
     a, b = quantised(name, values, seed=seed), quantised(name, values[::-1].copy(), seed=seed + 1)
     of_a, of_b = np.empty_like(a), np.empty_like(a)
-    half(a, b, of_a)
-    half(b, a, of_b)
+    halve(a, b, of_a)
+    halve(b, a, of_b)
     assert not (of_a + of_b).any()
 
 
