@@ -24,8 +24,8 @@ class GivenAnswers:
         """The answer to a repeated offer, or None when the offer is new; REPEATED when the answer is kept no longer."""
         return self._whole.get(exchange_id) or self._ids.get(exchange_id)
 
-    def keep(self, answer: Message) -> None:
-        """Remember an answer; older ones give way."""
+    def keep(self, answer: Message, keeps_payload: bool = True) -> None:
+        """Remember an answer, or only that it was given; older ones give way."""
         if answer.refusal is Refusal.NONE:
             forgotten = replace(
                 answer,
@@ -35,8 +35,9 @@ class GivenAnswers:
                 reason="this offer was applied already, and its answer is kept no longer",
             )
             self._ids[answer.exchange_id] = forgotten
-            self._whole[answer.exchange_id] = answer
-            self._bytes += len(answer.payload)
+            if keeps_payload:
+                self._whole[answer.exchange_id] = answer
+                self._bytes += len(answer.payload)
         else:
             self._ids[answer.exchange_id] = answer
         while len(self._whole) > KEPT_ANSWERS or self._bytes > KEPT_BYTES:

@@ -202,6 +202,11 @@ def codec_named(name: str) -> Codec:
     return codec
 
 
+def without_ranges() -> bytes:
+    """How a payload begins that is narrow throughout."""
+    return bytes(8)
+
+
 def largest_payload_bytes(values: int) -> int:
     """No codec makes a longer payload of that many values: all as float32, in as many ranges as there may be."""
     return 4 * values + 8 + 24 * (MOST_RANGES + 1)

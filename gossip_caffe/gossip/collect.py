@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.average import Mean, all_finite
 from gossip_caffe.gossip.deadline import first_deadline_s
-from gossip_caffe.gossip.message import Message, Refusal, Transport
+from gossip_caffe.gossip.message import Message, Refusal
 from gossip_caffe.gossip.payload import decoded
+from gossip_caffe.gossip.transport import Transport
 
 MAX_CONTRIBUTORS = 8
 

@@ -16,9 +16,9 @@ from gossip_caffe.wire import gossip_pb2 as wire
 FRAME_BYTES = 1 << 20
 
 
-def to_frames(message: Message) -> Iterator[Any]:
-    """What one side sends, for ``serialized``; the pieces share the payload's memory."""
-    yield wire.ExchangeMessage(
+def header_of(message: Message, swaps: bool = False) -> Any:
+    """The wire message that begins one side."""
+    return wire.ExchangeMessage(
         header=wire.ExchangeHeader(
             exchange_id=message.exchange_id,
             peer=message.peer,
@@ -32,8 +32,31 @@ def to_frames(message: Message) -> Iterator[Any]:
             reason=message.reason,
             answered=message.answered,
             withdraws=message.withdraws,
+            swaps=swaps,
         )
     )
+
+
+def message_of(header: Any) -> Message:
+    """A header as a message without its payload."""
+    return Message(
+        exchange_id=header.exchange_id,
+        peer=header.peer,
+        job=header.job,
+        fingerprint=header.fingerprint,
+        version=header.version,
+        codec=header.codec,
+        values=header.values,
+        refusal=Refusal(header.refusal) if header.refusal in set(Refusal) else Refusal.CORRUPT_FRAME,
+        reason=header.reason,
+        answered=header.answered,
+        withdraws=header.withdraws,
+    )
+
+
+def to_frames(message: Message) -> Iterator[Any]:
+    """What one side sends, for ``serialized``; the pieces share the payload's memory."""
+    yield header_of(message)
     payload = memoryview(message.payload)
     for offset in range(0, len(payload), FRAME_BYTES):
         data = payload[offset : offset + FRAME_BYTES]
@@ -53,27 +76,26 @@ class Incoming:
         self._next_part = next_part
         self._header: Message | None = None
         self.payload_bytes = 0
+        self.swaps = False
 
     async def header(self) -> Message:
-        """The message without its payload; ``payload_bytes`` is then the length announced for that."""
-        if (part := await self._next()) is None or not _is_header(part):
+        """The message without its payload; ``payload_bytes`` and ``swaps`` are then what it announces."""
+        return self._begun_with(await self._next())
+
+    def _begun_with(self, part: Any) -> Message:
+        if part is None or not _is_header(part):
             raise FramesCorrupt("the stream does not begin with a header")
-        header = part.header
-        self.payload_bytes = header.payload_bytes
-        self._header = Message(
-            exchange_id=header.exchange_id,
-            peer=header.peer,
-            job=header.job,
-            fingerprint=header.fingerprint,
-            version=header.version,
-            codec=header.codec,
-            values=header.values,
-            refusal=Refusal(header.refusal) if header.refusal in set(Refusal) else Refusal.CORRUPT_FRAME,
-            reason=header.reason,
-            answered=header.answered,
-            withdraws=header.withdraws,
-        )
+        self.payload_bytes = part.header.payload_bytes
+        self.swaps = part.header.swaps
+        self._header = message_of(part.header)
         return self._header
+
+    async def header_or_ready(self) -> Any:
+        """A Message without its payload, or that the partner is ready to swap: a ``Ready`` of the wire."""
+        part = await self._next()
+        if part is not None and not isinstance(part, Piece) and part.WhichOneof("part") == "ready":
+            return part.ready
+        return self._begun_with(part)
 
     async def whole(self, largest_payload_bytes: int) -> Message:
         """The whole message; one that announces a longer payload is not read."""

@@ -6,14 +6,19 @@ import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 from gossip_caffe.errors import Conflict, NotFound, UsageError
+from gossip_caffe.gossip import bulk
+from gossip_caffe.gossip.answering import MOST_IN_FLIGHT
 from gossip_caffe.gossip.codec import largest_payload_bytes
 from gossip_caffe.gossip.frames import Incoming, to_frames
 from gossip_caffe.gossip.grpc_transport import SERVICE
-from gossip_caffe.gossip.message import Answerer, FramesCorrupt, Message, Refusal
+from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal
 from gossip_caffe.gossip.piece import parsed, serialized
+from gossip_caffe.gossip.transport import Answerer, Prepare
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
 
@@ -54,6 +59,8 @@ class PeerServer:
         self._files = files
         self._answerer: Answerer | None = None
         self._server: Any = None
+        self._listener = bulk.Listener(self._host)
+        self._threads = ThreadPoolExecutor(2 * MOST_IN_FLIGHT, "answering")
 
     def serve(self, answerer: Answerer) -> None:
         """From now on let ``answerer`` answer."""
@@ -79,6 +86,7 @@ class PeerServer:
             port = 0
         if not port:
             raise self._taken()
+        self._listener.start()
         await self._server.start()
         return port
 
@@ -90,8 +98,7 @@ class PeerServer:
 
     def _check_free(self) -> None:
         """Bind once by hand: gRPC's own error does not say why."""
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
+        with socket.socket(bulk.family_of(self._host), socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self._host.strip("[]"), self._port))
@@ -107,8 +114,10 @@ class PeerServer:
         """Finish the calls that run, for up to two seconds, and close."""
         if self._server is not None:
             await self._server.stop(2.0)
+        await self._listener.stop()
+        self._threads.shutdown(wait=False)
 
-    async def _exchange(self, stream: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def _exchange(self, stream: AsyncIterator[Any], context: Any) -> None:
         incoming = Incoming(stream, _soon)
         try:
             header = await incoming.header()
@@ -121,13 +130,22 @@ class PeerServer:
 
         if self._answerer is None:
             answer = _not_yet(header)
+        elif incoming.swaps:
+            answer = await self._answerer.receive_swap(header, partial(self._carry, context))
         else:
             answer = await self._answerer.receive(header, incoming.payload_bytes, read)
         for part in to_frames(answer):
-            yield part
+            await context.write(part)
         if answer.refusal is not Refusal.NONE:
             # A call that ends before the offer is read may lose the refusal; the offerer hangs up once it has it.
             await incoming.forget_rest()
+
+    async def _carry(self, context: Any, prepare: Prepare) -> None:
+        """Tell the offerer where to connect, and swap weights with it there."""
+        ticket = self._listener.ticket()
+        ready = wire.Ready(port=self._listener.port, ticket=ticket)
+        await context.write(wire.ExchangeMessage(ready=ready))
+        await bulk.swap_over(self._listener.connection(ticket), prepare, self._threads)
 
     async def _snapshot(self, request: Any, context: Any) -> AsyncIterator[Any]:
         asked = Message("snapshot", request.peer, request.job, request.fingerprint)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, NotFound
+from gossip_caffe.gossip import bulk
 from gossip_caffe.gossip.codec import largest_payload_bytes
-from gossip_caffe.gossip.frames import Incoming, to_frames
+from gossip_caffe.gossip.frames import Incoming, header_of, to_frames
 from gossip_caffe.gossip.message import Message, Undelivered
 from gossip_caffe.gossip.piece import Piece, parsed, serialized
+from gossip_caffe.gossip.transport import Prepare
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
 
 SERVICE = "gossip_caffe.v1.Peer"
 PULL_SILENCE_S = 20.0
 """A holder that sends nothing for so long has failed."""
+UNSWAPPABLE_FOR = 64
+"""Offers that carry their weights themselves after the connection for them could not be made."""
+LAST_WORD_S = 1.0
+"""How long to wait for a partner's refusal when weights did not come through."""
 _OPTIONS = [
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -48,6 +55,8 @@ class GrpcTransport:
 
     def __init__(self) -> None:
         self._channels: dict[str, Any] = {}
+        self._unswappable: dict[str, int] = {}
+        self._threads = ThreadPoolExecutor(2, "offering")
 
     def _channel(self, address: str) -> Any:
         if address not in self._channels:
@@ -69,6 +78,41 @@ class GrpcTransport:
             if not outgoing.whole:
                 raise Undelivered(reason) from error
             raise ExchangeFailed(reason) from error
+
+    def swaps(self, address: str) -> bool:
+        """Yes, unless the connection for the weights could not be made lately."""
+        if (left := self._unswappable.get(address, 0)) == 0:
+            return True
+        self._unswappable[address] = left - 1
+        return False
+
+    async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
+        """The header goes over gRPC, and the answer comes over it; the weights have a connection of their own."""
+        call = self._channel(address).stream_stream(
+            f"/{SERVICE}/Exchange",
+            request_serializer=serialized,
+            response_deserializer=parsed,
+        )(iter((header_of(offer, swaps=True),)), timeout=deadline_s)
+        incoming = Incoming(call)
+        try:
+            async with asyncio.timeout(deadline_s):
+                if isinstance(first := await incoming.header_or_ready(), Message):
+                    return first
+                try:
+                    connecting = bulk.connect(address.rpartition(":")[0], first.port, first.ticket)
+                    await bulk.swap_over(connecting, prepare, self._threads)
+                except bulk.Broken as error:
+                    return await _last_word(incoming, error)
+                return await incoming.header()
+        except TimeoutError:
+            raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
+        except bulk.NoWayThrough as error:
+            self._unswappable[address] = UNSWAPPABLE_FOR
+            raise Undelivered(f"{error.message}; the next offers carry them") from error
+        except grpc.aio.AioRpcError as error:
+            raise ExchangeFailed(f"{address}: {error.code().name.lower()} {error.details()}") from error
+        finally:
+            call.cancel()  # nothing, once the call is over
 
     async def snapshot(self, address: str, request: Message, deadline_s: float) -> Message:
         """Ask for the newest weights; ``request.values`` says how many to expect."""
@@ -111,10 +155,29 @@ class GrpcTransport:
         """Close the channels to all but the given addresses."""
         for address in set(self._channels) - set(living):
             await self._channels.pop(address).close()
+            self._unswappable.pop(address, None)
 
     async def close(self) -> None:
         """Close all channels."""
         await self.forget(())
+        self._threads.shutdown(wait=False)
+
+
+async def _last_word(incoming: Incoming, broken: bulk.Broken) -> Message:
+    """Weights did not come through: the partner's refusal, which may say why; else raises ExchangeFailed."""
+    try:
+        async with asyncio.timeout(LAST_WORD_S):
+            answer = await incoming.header()
+    except (TimeoutError, ExchangeFailed, grpc.aio.AioRpcError):
+        pass
+    else:
+        if answer.refusal:
+            return answer
+    if not broken.all_sent:
+        raise Undelivered(broken.message)
+    if broken.is_cut:
+        raise ExchangeFailed(broken.message)
+    raise broken
 
 
 async def _whole(call: Any, values: int) -> Message:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import ExchangeFailed
-from gossip_caffe.gossip.message import Answerer, Message, Undelivered
+from gossip_caffe.gossip.message import FramesCorrupt, Message, Undelivered
+from gossip_caffe.gossip.transport import Answerer, Prepare
 
 
 @dataclass(slots=True)
@@ -40,13 +41,15 @@ class MemoryNetwork:
     """All peers of a network.
 
     ``before_offer`` and ``before_answer`` run on the way; they may wait, change the message, or raise ExchangeFailed
-    to lose it. With ``weather`` deadlines are kept, by its clock: whoever gave up is answered all the same, in vain.
+    to lose it; ``on_the_way`` may change, or lose, each piece of weights that are swapped. With ``weather`` deadlines
+    are kept, by its clock: whoever gave up is answered all the same, in vain.
     """
 
     peers: dict[str, Answerer] = field(default_factory=dict)
     before_offer: Callable[[Message], Awaitable[Message]] | None = None
     before_answer: Callable[[Message], Awaitable[Message]] | None = None
     weather: Weather | None = None
+    on_the_way: Callable[[memoryview], memoryview] | None = None
     under_way: set[asyncio.Task[Message]] = field(default_factory=set)
 
     async def exchange(self, address: str, offer: Message, deadline_s: float) -> Message:
@@ -74,7 +77,7 @@ class MemoryNetwork:
             trip.exception()  # whoever waited has it; nobody may
 
     async def _there_and_back(self, address: str, offer: Message, deadline_s: float = 0.0) -> Message:
-        await self._weathered(deadline_s)
+        await self.weathered(deadline_s)
         if self.before_offer is not None:
             offer = await self.before_offer(offer)
         if (peer := self.peers.get(address)) is None:
@@ -84,12 +87,33 @@ class MemoryNetwork:
             return offer
 
         answer = await peer.receive(offer, len(offer.payload), read)
-        await self._weathered(deadline_s)
+        await self.weathered(deadline_s)
         if self.before_answer is not None:
             answer = await self.before_answer(answer)
         return answer
 
-    async def _weathered(self, deadline_s: float) -> None:
+    def swaps(self, address: str) -> bool:
+        """Always."""
+        return True
+
+    async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
+        """Deliver a header, then both sides' weights, and return the answer."""
+        trip = _Swapping(self, prepare)
+        if self.weather is None:
+            return await trip.there_and_back(address, offer, 0.0)
+        under_way = asyncio.ensure_future(trip.there_and_back(address, offer, deadline_s))
+        self.under_way.add(under_way)
+        under_way.add_done_callback(self._arrived)
+        try:
+            async with self.weather.clock.timeout(deadline_s):
+                return await asyncio.shield(under_way)
+        except TimeoutError:
+            raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
+        finally:
+            trip.hung_up = True
+
+    async def weathered(self, deadline_s: float) -> None:
+        """Let the weather have its way with one message; raises ExchangeFailed when it is lost."""
         if self.weather is None:
             return
         if self.weather.loses():
@@ -105,7 +129,52 @@ class MemoryNetwork:
             return await peer.show(request)
         try:
             async with self.weather.clock.timeout(deadline_s):
-                await self._weathered(deadline_s)
+                await self.weathered(deadline_s)
                 return await peer.show(request)
         except TimeoutError:
             raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
+
+
+class _Swapping:
+    """One swap on its way; once the offerer hung up nothing reaches it any more."""
+
+    def __init__(self, network: MemoryNetwork, prepare: Prepare) -> None:
+        self.hung_up = False
+        self._network = network
+        self._prepare = prepare
+        self._deadline_s = 0.0
+        self._failure: ExchangeFailed | None = None
+
+    async def there_and_back(self, address: str, offer: Message, deadline_s: float) -> Message:
+        network = self._network
+        self._deadline_s = deadline_s
+        await network.weathered(deadline_s)
+        if network.before_offer is not None:
+            offer = await network.before_offer(offer)
+        if (peer := network.peers.get(address)) is None:
+            raise Undelivered(f"nobody answers at {address}")
+        answer = await peer.receive_swap(offer, self._carry)
+        if self._failure is not None:
+            raise self._failure
+        await network.weathered(deadline_s)
+        if network.before_answer is not None:
+            answer = await network.before_answer(answer)
+        return answer
+
+    async def _carry(self, prepare: Prepare) -> None:
+        network = self._network
+        if self.hung_up:
+            raise FramesCorrupt("the offerer hung up")
+        try:
+            there, here = await self._prepare(), await prepare()
+            await network.weathered(self._deadline_s)
+            if self.hung_up:
+                raise FramesCorrupt("the offerer hung up")
+            changed = network.on_the_way or (lambda piece: piece)
+            for piece in there.leaving.pieces():
+                here.arriving.take(changed(piece))
+            for piece in here.leaving.pieces():
+                there.arriving.take(changed(piece))
+        except ExchangeFailed as error:
+            self._failure = error
+            raise error if isinstance(error, FramesCorrupt) else FramesCorrupt(error.message) from error

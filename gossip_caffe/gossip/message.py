@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
 
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -56,40 +54,3 @@ class FramesCorrupt(ExchangeFailed):
 
 class Undelivered(ExchangeFailed):
     """The offer did not leave this peer whole, so the partner surely applied nothing."""
-
-
-class Transport(Protocol):
-    """Carries whole messages to peers at "host:port". Raises ExchangeFailed when no whole answer came in time."""
-
-    async def exchange(self, address: str, offer: Message, deadline_s: float) -> Message:
-        """Deliver an offer and return the answer.
-
-        Raises FramesCorrupt when an answer came that was not whole, Undelivered when the offer surely did not reach
-        the partner whole, ExchangeFailed otherwise.
-        """
-        ...
-
-    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Message:
-        """Ask for the newest weights; nothing changes at the other side."""
-        ...
-
-
-class Answerer(Protocol):
-    """What answers offers and snapshot requests at the other side of a transport."""
-
-    async def receive(
-        self, header: Message, payload_bytes: int, read: Callable[[], Awaitable[Message]]
-    ) -> Message:
-        """The answer to an offer of which only the header has come.
-
-        ``read`` brings the whole offer, or raises FramesCorrupt; it is not called when the header is enough to refuse.
-        """
-        ...
-
-    async def answer(self, offer: Message) -> Message:
-        """The answer to a whole offer, after it was applied; or a refusal."""
-        ...
-
-    async def show(self, request: Message) -> Message:
-        """The newest weights; or a refusal."""
-        ...

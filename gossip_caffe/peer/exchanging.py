@@ -106,7 +106,7 @@ class Exchanging:
         self._rng = rng
         self._log = log
         self._suspects = Suspects()
-        exchanger.watcher = AnswersLogged(log)
+        exchanger.watch(AnswersLogged(log))
 
     async def run(self) -> None:
         """Exchange whenever it is due, for ever."""

@@ -11,7 +11,8 @@ from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.checkpoint.pull import FileClient, pull
 from gossip_caffe.errors import NotFound
 from gossip_caffe.gossip.collect import Consensus, mean_of
-from gossip_caffe.gossip.message import Message, Transport
+from gossip_caffe.gossip.message import Message
+from gossip_caffe.gossip.transport import Transport
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.jobs import list_jobs, load_job
 from gossip_caffe.membership.keys import JobKeys

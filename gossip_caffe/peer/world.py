@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.pull import FileClient
 from gossip_caffe.clock import Clock
-from gossip_caffe.gossip.message import Answerer, Transport
 from gossip_caffe.gossip.seams import Offload
+from gossip_caffe.gossip.transport import Answerer, Transport
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import Store

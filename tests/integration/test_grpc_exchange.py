@@ -18,14 +18,16 @@ from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import CheckpointRefused, Conflict, ExchangeFailed, NotFound, UsageError
-from gossip_caffe.gossip import grpc_server
+from gossip_caffe.gossip import grpc_server, offering
 from gossip_caffe.gossip.collect import consensus, mean_of
-from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, OFFLOAD_FROM_VALUES, Exchanger, OutcomeKind
+from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, Exchanger, OutcomeKind
 from gossip_caffe.gossip.frames import FRAME_BYTES, to_frames
 from gossip_caffe.gossip.grpc_server import PeerServer, split_address
 from gossip_caffe.gossip.grpc_transport import SERVICE, GrpcTransport
 from gossip_caffe.gossip.message import Message, Refusal, Undelivered
+from gossip_caffe.gossip.offering import Offering
 from gossip_caffe.gossip.partners import Suspects, choose
+from gossip_caffe.gossip.party import OFFLOAD_FROM_VALUES
 from gossip_caffe.gossip.piece import serialized
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.solver.board import SnapshotInfo
@@ -86,6 +88,12 @@ class Peer:
         await self.server.stop()
 
 
+@pytest.fixture(autouse=True)
+def carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights travel in the messages, although there are many."""
+    monkeypatch.setattr(offering, "SWAP_FROM_VALUES", SIZE + 1)
+
+
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[tuple[Peer, Peer]]:
     a, b = Peer("a", tmp_path / "a", 1), Peer("b", tmp_path / "b", 2)
@@ -120,12 +128,12 @@ async def test_a_partner_that_stops_in_mid_answer_costs_a_deadline_and_changes_n
     a, b = pair
     hanging = asyncio.Event()
 
-    async def hang(offer: Message) -> Message:
+    async def hang(*_: Any) -> Message:
         await hanging.wait()
         raise ExchangeFailed("never answered")
 
-    monkeypatch.setattr(b.exchanger, "answer", hang)
-    monkeypatch.setattr(Exchanger, "deadline_s", 0.3)
+    monkeypatch.setattr(b.exchanger, "receive", hang)
+    monkeypatch.setattr(Offering, "deadline_s", 0.3)
     before = a.weights.values
     outcome = await a.exchanger.offer_to("b", b.address)
     hanging.set()
@@ -140,16 +148,16 @@ async def test_after_a_partner_that_hangs_the_next_exchange_goes_to_another(
     a, b = pair
     hanging = asyncio.Event()
 
-    async def hang(offer: Message) -> Message:
+    async def hang(*_: Any) -> Message:
         await hanging.wait()
         raise ExchangeFailed("never answered")
 
-    monkeypatch.setattr(b.exchanger, "answer", hang)
+    monkeypatch.setattr(b.exchanger, "receive", hang)
     c = Peer("c", tmp_path / "c", 3)
     await c.start()
     addresses, suspects, rng = {"b": b.address, "c": c.address}, Suspects(), random.Random(0)
     with monkeypatch.context() as patch:
-        patch.setattr(Exchanger, "deadline_s", 0.3)
+        patch.setattr(Offering, "deadline_s", 0.3)
         assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.FAILED
     suspects.failed("b", 0.0)
     for _ in range(5):

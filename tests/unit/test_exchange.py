@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -16,79 +16,22 @@ from hypothesis import strategies as st
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExchangeFailed
-from gossip_caffe.gossip import exchange
-from gossip_caffe.gossip.answers import KEPT_ANSWERS
-from gossip_caffe.gossip.average import distance
-from gossip_caffe.gossip.codec import CODECS, largest_payload_bytes
-from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, Exchanger, OutcomeKind
+from gossip_caffe.gossip import offering, party
+from gossip_caffe.gossip.codec import CODECS
+from gossip_caffe.gossip.exchange import Exchanger, OutcomeKind
 from gossip_caffe.gossip.memory_transport import MemoryNetwork, Weather
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal, Undelivered
+from gossip_caffe.gossip.offering import Offering
 from gossip_caffe.gossip.one_sided import AppliedHalf
-from gossip_caffe.solver.board import SnapshotInfo
+from tests.exchange_net import SIZE, Net, Weights, offered_by_p0, slow, spoilt_answer
 from tests.fake_clock import FakeClock
 
-SIZE = 33
 
-
-class Weights:
-    """A peer's weights without a solver: a correction is in the next snapshot."""
-
-    def __init__(self, seed: int, size: int = SIZE, frozen: int = 0) -> None:
-        self.values = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
-        self.applied = 0
-        self.exchanged = size - frozen
-
-    @property
-    def size(self) -> int:
-        return self.values.size
-
-    def snapshot(self, out: np.ndarray) -> SnapshotInfo:
-        np.copyto(out, self.values[: out.size])
-        return SnapshotInfo(self.applied, 0, 0, 0, 0)
-
-    def add_correction(self, delta: np.ndarray) -> None:
-        self.values = self.values.copy()
-        self.values[: self.exchanged] += delta
-        self.applied += 1
-
-
-class Net:
-    """Some peers on one network."""
-
-    def __init__(
-        self, count: int, codec: str = "float32", offload: Any = None, blobs: tuple[int, ...] = ()
-    ) -> None:
-        self.blobs = blobs
-        self.network = MemoryNetwork()
-        self.offload = offload
-        self.weights = {f"p{index}": Weights(index) for index in range(count)}
-        self.peers = {name: self.exchanger(name, weights, codec) for name, weights in self.weights.items()}
-        self.network.peers.update(self.peers)
-
-    def exchanger(self, name: str, weights: Weights, codec: str, fingerprint: str = "layout") -> Exchanger:
-        made = Exchanger(
-            peer=name,
-            job="job",
-            fingerprint=fingerprint,
-            codec=codec,
-            weights=weights,
-            transport=self.network,
-            clock=SystemClock(),
-            rng=random.Random(name),
-            offload=self.offload,
-            blobs=self.blobs,
-        )
-        made.accepting = None
-        return made
-
-    @property
-    def total(self) -> np.ndarray:
-        total: np.ndarray = sum(weights.values.astype(np.float64) for weights in self.weights.values())  # type: ignore[assignment]
-        return total
-
-    def spread(self) -> float:
-        values = [weights.values for weights in self.weights.values()]
-        return max(distance(a, b) for a in values for b in values)
+@pytest.fixture(autouse=True, scope="module", params=[10**9, 0], ids=["carried", "swapped"])
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test runs twice: weights in the messages, and weights both ways at once."""
+    with patch.object(offering, "SWAP_FROM_VALUES", request.param):
+        yield
 
 
 async def test_an_exchange_brings_both_sides_to_the_middle() -> None:
@@ -100,46 +43,11 @@ async def test_an_exchange_brings_both_sides_to_the_middle() -> None:
         np.testing.assert_allclose(weights.values, middle, atol=1e-6)
 
 
-async def test_frozen_weights_are_not_sent_in_an_exchange_but_are_in_what_is_shown() -> None:
-    net = Net(0)
-    for name, seed in (("p0", 0), ("p1", 1)):
-        net.weights[name] = Weights(seed, frozen=13)
-        net.peers[name] = net.network.peers[name] = net.exchanger(name, net.weights[name], "float32")
-    before = {name: weights.values for name, weights in net.weights.items()}
-    middle = net.total / 2
-    offers: list[Message] = []
-
-    async def note(offer: Message) -> Message:
-        offers.append(offer)
-        return offer
-
-    net.network.before_offer = note
-    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
-    assert [(offer.values, len(offer.payload)) for offer in offers] == [(SIZE - 13, 4 * (SIZE - 13))]
-    for name, weights in net.weights.items():
-        np.testing.assert_allclose(weights.values[:-13], middle[:-13], atol=1e-6)
-        assert np.array_equal(weights.values[-13:], before[name][-13:])
-    shown = await net.peers["p1"].show(Message("x", "p0", "job", "layout", values=SIZE))
-    assert np.array_equal(np.frombuffer(shown.payload, "<f4"), net.weights["p1"].values)
-    assert shown.values == SIZE
-
-
 async def test_with_a_lossy_codec_the_sum_is_kept_to_rounding() -> None:
     net = Net(2, "float16")
     before = net.total
     await net.peers["p0"].offer_to("p1", "p1")
     np.testing.assert_allclose(net.total, before, atol=1e-6)
-
-
-def slow(turns: Callable[[], int]) -> Callable[..., Awaitable[Any]]:
-    """Delays each message, and each computation, by so many turns of the loop."""
-
-    async def hold(what: Any, *arguments: Any) -> Any:
-        for _ in range(turns()):
-            await asyncio.sleep(0)
-        return what(*arguments) if callable(what) else what
-
-    return hold
 
 
 async def play(net: Net, offers: list[tuple[int, int]], hold: Callable[..., Awaitable[Any]]) -> None:
@@ -164,7 +72,7 @@ def played(count: int, seed: int) -> Net:
     offers = [(rng.randrange(4), rng.randrange(4)) for _ in range(rng.randint(1, 14))]
     hold = slow(lambda: rng.randrange(slowest))
     net = Net(count, offload=hold)
-    with patch.object(exchange, "OFFLOAD_FROM_VALUES", 1 if offloaded else SIZE + 1):
+    with patch.object(party, "OFFLOAD_FROM_VALUES", 1 if offloaded else SIZE + 1):
         asyncio.run(play(net, offers, hold))
     return net
 
@@ -281,54 +189,6 @@ async def test_an_answer_that_is_lost_leaves_the_offerer_as_it_was() -> None:
     assert net.weights["p1"].applied == 1
 
 
-async def test_a_repeated_offer_gets_the_same_answer_and_is_applied_once() -> None:
-    net = Net(2)
-    seen: list[Message] = []
-
-    async def twice(offer: Message) -> Message:
-        seen.append(await net.peers["p1"].answer(offer))
-        return offer
-
-    net.network.before_offer = twice
-    outcome = await net.peers["p0"].offer_to("p1", "p1")
-    assert outcome.kind is OutcomeKind.APPLIED
-    assert net.weights["p1"].applied == 1
-    assert net.weights["p0"].applied == 1
-
-
-@pytest.mark.parametrize(
-    ("spoil", "refusal"),
-    [
-        (lambda m: replace(m, payload=m.payload[:-1]), Refusal.CORRUPT_FRAME),
-        (lambda m: replace(m, payload=b""), Refusal.CORRUPT_FRAME),
-        (lambda m: replace(m, values=SIZE + 1), Refusal.LAYOUT_MISMATCH),
-        (lambda m: replace(m, fingerprint="another"), Refusal.LAYOUT_MISMATCH),
-        (lambda m: replace(m, codec="morse"), Refusal.UNKNOWN_CODEC),
-        (lambda m: replace(m, payload=np.full(SIZE, np.nan, "<f4").tobytes()), Refusal.NON_FINITE),
-        (lambda m: replace(m, payload=np.full(SIZE, np.inf, "<f4").tobytes()), Refusal.NON_FINITE),
-    ],
-)
-@pytest.mark.parametrize("side", ["offer", "answer"])
-async def test_what_is_not_whole_is_never_applied(
-    spoil: Callable[[Message], Message], refusal: Refusal, side: str
-) -> None:
-    net = Net(2)
-
-    async def spoilt(message: Message) -> Message:
-        return spoil(message)
-
-    if side == "offer":
-        net.network.before_offer = spoilt
-    else:
-        net.network.before_answer = spoilt
-    before = net.weights["p0"].values
-    outcome = await net.peers["p0"].offer_to("p1", "p1")
-    assert outcome.refusal is refusal
-    assert outcome.kind is (OutcomeKind.REFUSED if side == "offer" else OutcomeKind.REJECTED)
-    assert net.weights["p0"].values is before
-    assert net.weights["p1"].applied == (0 if side == "offer" else 1)
-
-
 async def test_a_peer_with_nan_of_its_own_neither_offers_nor_answers() -> None:
     net = Net(2)
     net.weights["p0"].values[3] = np.nan
@@ -384,13 +244,6 @@ async def test_offers_of_others_are_answered_while_an_own_offer_is_in_flight() -
     assert (await net.peers["p2"].offer_to("p0", "p0")).kind is OutcomeKind.APPLIED
     held.set()
     assert (await own).kind is OutcomeKind.APPLIED
-
-
-def spoilt_answer(error: ExchangeFailed) -> Callable[[Message], Awaitable[Message]]:
-    async def fail(message: Message) -> Message:
-        raise error
-
-    return fail
 
 
 @pytest.mark.parametrize(
@@ -463,7 +316,7 @@ async def test_a_late_answer_is_ignored_and_the_next_deadline_is_longer() -> Non
 
     net.network.before_answer = late
     first = net.peers["p0"].deadline_s
-    with patch.object(Exchanger, "deadline_s", 0.05):
+    with patch.object(Offering, "deadline_s", 0.05):
         outcome = await net.peers["p0"].offer_to("p1", "p1")
     assert outcome.kind is OutcomeKind.FAILED
     released.set()
@@ -482,117 +335,6 @@ async def test_an_answer_to_another_offer_is_not_applied() -> None:
     net.network.before_answer = mistaken
     assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.REJECTED
     assert net.weights["p0"].applied == 0
-
-
-async def offered_by_p0(net: Net) -> Message:
-    """An offer of p0 as it goes out, and nothing else."""
-    caught: list[Message] = []
-
-    async def catch(offer: Message) -> Message:
-        caught.append(offer)
-        raise Undelivered("caught")
-
-    before, net.network.before_offer = net.network.before_offer, catch
-    await net.peers["p0"].offer_to("p1", "p1")
-    net.network.before_offer = before
-    return caught[0]
-
-
-async def test_an_offer_that_comes_again_long_after_its_answer_was_forgotten_is_not_applied_again() -> None:
-    net = Net(2)
-    offer = await offered_by_p0(net)
-    first = await net.peers["p1"].answer(offer)
-    for _ in range(KEPT_ANSWERS):
-        assert await net.peers["p1"].answer(offer) is first
-        await net.peers["p0"].offer_to("p1", "p1")
-    applied = net.weights["p1"].applied
-    assert (await net.peers["p1"].answer(offer)).refusal is Refusal.REPEATED
-    assert net.weights["p1"].applied == applied
-
-
-async def test_an_offer_that_comes_twice_at_once_is_applied_once_although_arithmetic_takes_a_while() -> None:
-    net = Net(2, offload=slow(lambda: 3))
-    with patch.object(exchange, "OFFLOAD_FROM_VALUES", 1):
-        offer = await offered_by_p0(net)
-        one, two = await asyncio.gather(net.peers["p1"].answer(offer), net.peers["p1"].answer(offer))
-    assert one is two
-    assert net.weights["p1"].applied == 1
-
-
-async def test_a_peer_that_begins_to_leave_while_it_computes_an_answer_refuses() -> None:
-    net = Net(2)
-    offer = await offered_by_p0(net)
-
-    async def leaving(work: Callable[..., Any], *arguments: Any) -> Any:
-        net.peers["p1"].accepting = Refusal.SHUTTING_DOWN
-        return work(*arguments)
-
-    net.offload = leaving
-    net.peers["p1"] = net.exchanger("p1", net.weights["p1"], "float32")
-    with patch.object(exchange, "OFFLOAD_FROM_VALUES", 1):
-        assert (await net.peers["p1"].answer(offer)).refusal is Refusal.SHUTTING_DOWN
-    assert net.weights["p1"].applied == 0
-
-
-async def test_more_offers_at_once_than_the_cap_are_refused_unread_and_taken_again_afterwards() -> None:
-    net = Net(2)
-    offer = await offered_by_p0(net)
-    arrive = asyncio.Event()
-
-    async def receive(number: int) -> Message:
-        numbered = replace(offer, exchange_id=f"offer {number}", peer=f"stranger {number}")
-
-        async def read() -> Message:
-            await arrive.wait()
-            return numbered
-
-        return await net.peers["p1"].receive(numbered, len(offer.payload), read)
-
-    reading = [asyncio.create_task(receive(number)) for number in range(MOST_IN_FLIGHT)]
-    await asyncio.sleep(0)
-    assert (await receive(99)).refusal is Refusal.OVERLOADED
-    arrive.set()
-    assert all(answer.refusal is Refusal.NONE for answer in await asyncio.gather(*reading))
-    assert (await receive(100)).refusal is Refusal.NONE
-
-
-@pytest.mark.parametrize(
-    ("spoil", "payload_bytes", "refusal"),
-    [
-        (lambda m: replace(m, job="another"), 4 * SIZE, Refusal.LAYOUT_MISMATCH),
-        (lambda m: replace(m, values=SIZE + 1), 4 * SIZE, Refusal.LAYOUT_MISMATCH),
-        (lambda m: replace(m, codec="morse"), 4 * SIZE, Refusal.UNKNOWN_CODEC),
-        (lambda m: m, largest_payload_bytes(SIZE) + 1, Refusal.CORRUPT_FRAME),
-        (lambda m: replace(m, peer="p1"), 4 * SIZE, Refusal.NOT_TRAINING),
-    ],
-)
-async def test_an_offer_that_its_header_condemns_is_refused_unread(
-    spoil: Callable[[Message], Message], payload_bytes: int, refusal: Refusal
-) -> None:
-    net = Net(2)
-    header = spoil(replace(await offered_by_p0(net), payload=b""))
-
-    async def read() -> Message:
-        raise AssertionError("read all the same")
-
-    answer = await net.peers["p1"].receive(header, payload_bytes, read)
-    assert answer.refusal is refusal
-    assert answer.exchange_id == header.exchange_id
-    assert answer.reason
-
-
-async def test_an_offer_that_breaks_off_is_refused_and_holds_no_place() -> None:
-    net = Net(2)
-    offer = await offered_by_p0(net)
-
-    async def read() -> Message:
-        raise FramesCorrupt("only half of it came")
-
-    for number in range(2 * MOST_IN_FLIGHT):
-        header = replace(offer, exchange_id=str(number))
-        answer = await net.peers["p1"].receive(header, len(offer.payload), read)
-        assert (answer.refusal, answer.reason) == (Refusal.CORRUPT_FRAME, "only half of it came")
-    assert net.weights["p1"].applied == 0
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -708,7 +450,7 @@ def test_whatever_happens_the_sum_moves_only_by_halves_that_one_side_applied_and
     net = Net(count, codec)
     witnesses = {name: Witness() for name in net.peers}
     for name, exchanger in net.peers.items():
-        exchanger.watcher = witnesses[name]
+        exchanger.watch(witnesses[name])
     before = net.total
 
     async def run() -> tuple[dict[str, OutcomeKind], np.ndarray]:

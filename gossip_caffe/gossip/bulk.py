@@ -1,0 +1,280 @@
+"""Weights over a plain connection, both ways at once: gRPC copies each byte four times, a socket once.
+
+A connection begins with a ticket of 16 bytes that the listening side has given out over gRPC for one exchange. Then
+each side sends frames: length and CRC-32 of what follows, both uint32 little-endian, then that; a frame of length 0 is
+the last. Sending and receiving block a thread each, so that neither waits for the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
+
+import numpy as np
+from isal import isal_zlib
+
+from gossip_caffe.errors import ExchangeFailed
+from gossip_caffe.gossip.message import FramesCorrupt
+from gossip_caffe.gossip.swap import PIECE_BYTES, Swap
+from gossip_caffe.gossip.transport import Prepare
+
+TICKET_BYTES = 16
+SILENCE_S = 10.0
+"""A side that takes or sends nothing for so long is given up."""
+CONNECT_S = 5.0
+"""How long a connection, and the ticket on it, may take."""
+MOST_STRANGERS = 16
+"""Connections that have not shown their ticket yet; further ones are closed."""
+_HEAD = struct.Struct("<II")
+_TIME = struct.Struct("ll")
+
+
+class NoWayThrough(ExchangeFailed):
+    """The connection for the weights cannot be made; nothing was sent."""
+
+
+class Cut(FramesCorrupt):
+    """Nothing more comes."""
+
+
+def ready(wire: socket.socket) -> None:
+    """Let a connected socket block, but not for ever."""
+    wire.setblocking(True)
+    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    patience = _TIME.pack(int(SILENCE_S), int(SILENCE_S % 1 * 1e6))
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+
+
+def send(wire: socket.socket, pieces: Iterator[memoryview]) -> None:
+    """Send pieces, and that they are all. Raises OSError."""
+    for piece in pieces:
+        head = _HEAD.pack(len(piece), isal_zlib.crc32(piece))
+        sent = wire.sendmsg((head, piece)) - len(head)
+        if sent < 0:
+            wire.sendall(head[sent:])
+            sent = 0
+        if sent < len(piece):
+            wire.sendall(piece[sent:])
+    wire.sendall(_HEAD.pack(0, 0))
+
+
+def receive(wire: socket.socket, take: Callable[[memoryview], None]) -> None:
+    """Give every piece that comes to ``take``, until the last. Raises OSError, FramesCorrupt and what ``take`` raises.
+
+    A piece is overwritten by the next one.
+    """
+    scratch = np.empty(PIECE_BYTES, dtype=np.uint8).data
+    head = bytearray(_HEAD.size)
+    taken = 0
+    while True:
+        _fill(wire, memoryview(head), taken)
+        length, crc32 = _HEAD.unpack(head)
+        if length == 0:
+            return
+        if length > PIECE_BYTES:
+            raise FramesCorrupt(f"a frame of {length} bytes at {taken}, {PIECE_BYTES} is the most")
+        piece = scratch[:length]
+        _fill(wire, piece, taken)
+        if isal_zlib.crc32(piece) != crc32:
+            raise FramesCorrupt(f"the checksum of the frame at {taken} does not fit")
+        take(piece)
+        taken += length
+
+
+def _fill(wire: socket.socket, view: memoryview, taken: int) -> None:
+    here = 0
+    while here < len(view):
+        try:
+            count = wire.recv_into(view[here:], 0, socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise Cut(f"nothing came for {SILENCE_S:g} s after {taken + here} bytes of weights") from None
+        if not count:
+            raise Cut(f"the connection ended after {taken + here} bytes of weights")
+        here += count
+
+
+async def swap_over(connecting: Awaitable[socket.socket], prepare: Prepare, threads: Executor) -> None:
+    """Make ready while the connection is made, then ``carry``. Raises what these three raise."""
+    preparing = asyncio.ensure_future(prepare())
+    wire: socket.socket | None = None
+    try:
+        wire = await connecting
+        await carry(wire, await preparing, threads)
+    finally:
+        if wire is not None:
+            wire.close()
+        if not preparing.done():
+            await asyncio.wait((preparing,))  # a thread may still write into the snapshot
+        elif not preparing.cancelled():
+            preparing.exception()  # looked at, lest it be reported as forgotten
+
+
+async def carry(wire: socket.socket, swap: Swap, threads: Executor) -> None:
+    """Send and receive at the same time over a connected socket. Raises Broken."""
+    loop = asyncio.get_running_loop()
+    ready(wire)
+    sending = loop.run_in_executor(threads, send, wire, swap.leaving.pieces())
+    receiving = loop.run_in_executor(threads, receive, wire, swap.arriving.take)
+    try:
+        await asyncio.wait((sending, receiving), return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        # Whatever it was, even a cancelled wait: the threads end at once, and only then may the descriptor be closed.
+        if not (sending.done() and receiving.done()):
+            _hang_up(wire)
+            await asyncio.wait((sending, receiving))
+    sent, received = sending.exception(), receiving.exception()
+    if sent is not None or received is not None:
+        raise _broken(sent, received)
+
+
+def _hang_up(wire: socket.socket) -> None:
+    try:
+        wire.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the other side was first
+
+
+class Broken(FramesCorrupt):
+    """Weights did not come, or go, whole. ``all_sent``: ours went; ``is_cut``: theirs ended, and nothing was wrong."""
+
+    def __init__(self, message: str, all_sent: bool, is_cut: bool) -> None:
+        super().__init__(message)
+        self.all_sent = all_sent
+        self.is_cut = is_cut
+
+
+def _broken(sent: BaseException | None, received: BaseException | None) -> BaseException:
+    """What ended a swap: what came, if that was wrong; else that nothing came; else that nothing could be sent."""
+    for error in (received, sent):
+        if error is not None and not isinstance(error, ExchangeFailed | OSError):
+            return error
+    all_sent = sent is None
+    if isinstance(received, ExchangeFailed):
+        return Broken(received.message, all_sent, isinstance(received, Cut))
+    error = received or sent
+    silence = isinstance(error, BlockingIOError)
+    reason = f"the partner took nothing for {SILENCE_S:g} s" if silence else f"the connection broke ({error})"
+    return Broken(reason, all_sent, True)
+
+
+class Listener:
+    """Where others connect with the tickets that they were given."""
+
+    def __init__(self, host: str) -> None:
+        self.port = 0
+        self._host = host
+        self._expected: dict[bytes, asyncio.Future[socket.socket]] = {}
+        self._strangers: set[asyncio.Task[None]] = set()
+        self._accepting: asyncio.Task[None] | None = None
+        self._listening: socket.socket | None = None
+
+    def start(self) -> None:
+        """Listen on any free port. Raises OSError."""
+        host = self._host.strip("[]")
+        self._listening = socket.create_server((host, 0), family=family_of(host))
+        self._listening.setblocking(False)
+        self.port = int(self._listening.getsockname()[1])
+        self._accepting = asyncio.ensure_future(self._accept(self._listening))
+
+    def ticket(self) -> bytes:
+        """One for ``connection``, before it is given to the other side."""
+        ticket = secrets.token_bytes(TICKET_BYTES)
+        self._expected[ticket] = asyncio.get_running_loop().create_future()
+        return ticket
+
+    async def connection(self, ticket: bytes) -> socket.socket:
+        """The connection that comes with a ticket. Raises FramesCorrupt when none does in time."""
+        connected = self._expected[ticket]
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                return await connected
+        except TimeoutError:
+            raise FramesCorrupt(f"nobody came for the weights within {CONNECT_S:g} s") from None
+        finally:
+            self._expected.pop(ticket, None)
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        for task in (self._accepting, *self._strangers):
+            if task is not None:
+                task.cancel()
+        if self._listening is not None:
+            self._listening.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                wire, _ = await loop.sock_accept(listening)
+            except (
+                OSError
+            ):  # the other side was gone again, or descriptors are short: the offerer will try again
+                await asyncio.sleep(0.05)
+                continue
+            if len(self._strangers) >= MOST_STRANGERS:
+                wire.close()
+                continue
+            wire.setblocking(False)
+            task = asyncio.ensure_future(self._meet(wire))
+            self._strangers.add(task)
+            task.add_done_callback(self._strangers.discard)
+
+    async def _meet(self, wire: socket.socket) -> None:
+        """Hand a connection to whoever expects it, or close it."""
+        loop = asyncio.get_running_loop()
+        ticket = b""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                while len(ticket) < TICKET_BYTES and (
+                    more := await loop.sock_recv(wire, TICKET_BYTES - len(ticket))
+                ):
+                    ticket += more
+            connected = self._expected.pop(ticket, None)
+        except (OSError, TimeoutError):
+            connected = None
+        except asyncio.CancelledError:
+            wire.close()
+            raise
+        if connected is None or connected.done():
+            wire.close()
+        else:
+            connected.set_result(wire)
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """IPv6 for an address with colons."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+async def connect(host: str, port: int, ticket: bytes) -> socket.socket:
+    """A connection that has shown its ticket. Raises NoWayThrough."""
+    loop = asyncio.get_running_loop()
+    reason = "no address"
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            for family, kind, protocol, _, target in await loop.getaddrinfo(
+                host.strip("[]"), port, type=socket.SOCK_STREAM
+            ):
+                wire = socket.socket(family, kind, protocol)
+                wire.setblocking(False)
+                try:
+                    await loop.sock_connect(wire, target)
+                    await loop.sock_sendall(wire, ticket)
+                except OSError as error:
+                    wire.close()
+                    reason = error.strerror or str(error)
+                except BaseException:
+                    wire.close()
+                    raise
+                else:
+                    return wire
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except TimeoutError:
+        reason = f"nothing for {CONNECT_S:g} s"
+    raise NoWayThrough(f"cannot connect to {host}:{port} for the weights ({reason})")
