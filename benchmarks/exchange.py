@@ -147,7 +147,9 @@ async def offers(
     own = exchanger("a", PlainWeights(values, 1), codec, transport)
     exchanges, plain = [], []
     cpu_s = 0.0
-    payload = bytearray(b"\1") * CODECS[codec].payload_bytes(values)  # pages that are there, as the exchange's are
+    payload = bytearray(b"\1") * CODECS[codec].payload_bytes(
+        values
+    )  # pages that are there, as the exchange's are
     for repeat in range(repeats + WARM_UP):
         pushed = await asyncio.to_thread(push_pull, echo_port, payload)
         began, cpu_began_s = time.perf_counter(), used()[0]

@@ -117,7 +117,10 @@ async def swap_over(connecting: Awaitable[socket.socket], prepare: Prepare, thre
 async def carry(wire: socket.socket, swap: Swap, threads: Executor) -> None:
     """Send and receive at the same time over a connected socket. Raises Broken."""
     loop = asyncio.get_running_loop()
-    ready(wire)
+    try:
+        ready(wire)
+    except OSError as error:
+        raise _broken(error, None) from None
     sending = loop.run_in_executor(threads, send, wire, swap.leaving.pieces())
     receiving = loop.run_in_executor(threads, receive, wire, swap.arriving.take)
     try:
@@ -127,7 +130,7 @@ async def carry(wire: socket.socket, swap: Swap, threads: Executor) -> None:
         if not (sending.done() and receiving.done()):
             _hang_up(wire)
             await asyncio.wait((sending, receiving))
-    sent, received = sending.exception(), receiving.exception()
+        sent, received = sending.exception(), receiving.exception()
     if sent is not None or received is not None:
         raise _broken(sent, received)
 

@@ -66,6 +66,11 @@ class PeerServer:
         """From now on let ``answerer`` answer."""
         self._answerer = answerer
 
+    @property
+    def weights_port(self) -> int:
+        """Where large models' weights are swapped, once started."""
+        return self._listener.port
+
     async def start(self) -> int:
         """Bind and serve; returns the port. Raises Conflict when it is taken."""
         self._check_free()

@@ -1,0 +1,148 @@
+"""A swap's two sides, piece by piece: the same halves as those of whole payloads, and nothing else is taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gossip_caffe.gossip import swap
+from gossip_caffe.gossip.average import Halved, halve
+from gossip_caffe.gossip.codec import CODECS, largest_payload_bytes
+from gossip_caffe.gossip.message import FramesCorrupt, Refusal
+from gossip_caffe.gossip.swap import PIECE_BYTES, PIECE_VALUES, Arriving, Leaving
+
+SIZE = 2 * PIECE_VALUES + 77
+
+
+def weights(seed: int, size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(size, dtype=np.float32)
+
+
+def leaving(codec: str, mine: np.ndarray, blobs: tuple[int, ...] = (), seed: int = 5) -> Leaving:
+    made = Leaving.of(codec, mine, blobs, np.random.default_rng(seed))
+    assert made is not None
+    return made
+
+
+def pieces(side: Leaving) -> list[bytes]:
+    return [bytes(piece) for piece in side.pieces()]
+
+
+def arrived(codec: str, mine: Leaving, payload: list[bytes]) -> tuple[np.ndarray, object]:
+    out = np.empty_like(mine.mine)
+    arriving = Arriving(codec, mine, out)
+    for piece in payload:
+        arriving.take(memoryview(piece))
+    return out, arriving.half()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("size", [1, 77, PIECE_VALUES, SIZE])
+def test_pieces_together_are_the_codecs_payload(codec: str, size: int) -> None:
+    mine = weights(1, size)
+    payload = bytes(CODECS[codec].encode(mine, (), np.random.default_rng(5)))
+    parts = pieces(leaving(codec, mine.copy()))
+    assert b"".join(parts) == payload
+    assert max(map(len, parts)) <= PIECE_BYTES
+
+
+@settings(max_examples=40)
+@given(
+    codec=st.sampled_from(sorted(CODECS)),
+    seed=st.integers(0, 10**6),
+    wide=st.tuples(st.booleans(), st.booleans()),
+    cut=st.integers(0, 3000),
+)
+def test_both_halves_are_those_of_whole_payloads_and_exact_opposites(
+    codec: str, seed: int, wide: tuple[bool, bool], cut: int
+) -> None:
+    size = 3000
+    values = [weights(seed + side, size) for side in range(2)]
+    for side, beyond in enumerate(wide):
+        if beyond:
+            values[side][seed % size] = 1e6  # float16 cannot hold it, so its blob travels as float32
+    sides = [leaving(codec, mine.copy(), (cut, size - cut), seed) for mine in values]
+    halves = [arrived(codec, sides[side], pieces(sides[1 - side])) for side in range(2)]
+    quantised = []
+    for side in range(2):
+        decoded = np.empty(size, dtype=np.float32)
+        CODECS[codec].decode(b"".join(pieces(sides[side])), decoded)
+        quantised.append(decoded)
+    expected = np.empty(size, dtype=np.float32)
+    figures = halve(quantised[0], quantised[1], expected)
+    assert np.array_equal(halves[0][0], expected)
+    assert np.array_equal(halves[1][0], -expected)
+    assert isinstance(halves[0][1], Halved)
+    assert halves[0][1].total == pytest.approx(figures.total, abs=1e-6)
+    assert halves[0][1].distance == pytest.approx(figures.distance, rel=1e-9)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_weights_with_nan_do_not_leave(codec: str) -> None:
+    mine = weights(1, 100)
+    mine[99] = np.nan
+    assert Leaving.of(codec, mine) is None
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_with_nan_do_not_arrive(codec: str, bad: float) -> None:
+    theirs = weights(2, 100)
+    theirs[50] = bad
+    mine = leaving(codec, weights(1, 100))
+    with np.errstate(all="ignore"):
+        payload = {
+            "float32": [theirs.tobytes()],
+            "float16": [bytes(8), theirs.astype(np.float16).tobytes()],
+            "bfloat16": [bytes(8), (theirs.view(np.uint32) >> 16).astype(np.uint16).tobytes()],
+        }[codec]
+        _, half = arrived(codec, mine, payload)
+    assert isinstance(half, tuple)
+    assert half[0] is Refusal.NON_FINITE
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_too_few_pieces_are_no_half(codec: str) -> None:
+    mine, theirs = leaving(codec, weights(1)), leaving(codec, weights(2))
+    for cut in range(len(pieces(theirs))):
+        _, half = arrived(codec, mine, pieces(theirs)[:cut])
+        assert isinstance(half, tuple)
+        assert half[0] is Refusal.CORRUPT_FRAME
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_too_many_pieces_are_refused_before_they_take_memory(codec: str) -> None:
+    mine, theirs = leaving(codec, weights(1, 100)), leaving(codec, weights(2, 100))
+    out = np.empty(100, dtype=np.float32)
+    arriving = Arriving(codec, mine, out)
+    for piece in pieces(theirs):
+        arriving.take(memoryview(piece))
+    filler = memoryview(bytes(PIECE_BYTES))
+    assert len(filler) > largest_payload_bytes(100)
+    with pytest.raises(FramesCorrupt):
+        arriving.take(filler)
+
+
+def test_a_piece_that_ends_within_a_value_is_refused() -> None:
+    arriving = Arriving("float32", leaving("float32", weights(1, 100)), np.empty(100, dtype=np.float32))
+    with pytest.raises(FramesCorrupt, match="a piece of 6 bytes"):
+        arriving.take(memoryview(bytes(6)))
+
+
+def test_float32_and_float16_need_no_payload_in_memory() -> None:
+    for codec in ("float32", "float16"):
+        assert leaving(codec, weights(1)).payload is None
+    beyond = weights(1)
+    beyond[3] = 70_000.0
+    assert leaving("float16", beyond).payload is not None
+
+
+def test_a_refusal_says_why() -> None:
+    refused = swap.Refused(Refusal.CROSSING, "p offered first")
+    assert (refused.refusal, refused.reason, refused.message) == (
+        Refusal.CROSSING,
+        "p offered first",
+        "p offered first",
+    )
