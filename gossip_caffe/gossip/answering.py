@@ -28,6 +28,9 @@ Flat = NDArray[np.float32]
 MOST_IN_FLIGHT = 4
 """Offers that a peer receives and answers at one time; further ones are refused as OVERLOADED."""
 
+GIVEN_UP = "the offerer hung up before its offer was applied"
+"""Why nothing became of an offer whose call ended; nobody waits between applying a half and saying so."""
+
 
 class Answering:
     """How one peer answers.
@@ -64,6 +67,9 @@ class Answering:
             return await self.answer(await read())
         except FramesCorrupt as error:
             return self._refuse(header, Refusal.CORRUPT_FRAME, error.message)
+        except asyncio.CancelledError:
+            self._refuse(header, Refusal.CORRUPT_FRAME, GIVEN_UP)
+            raise
         finally:
             self._receiving -= 1
 
@@ -98,6 +104,9 @@ class Answering:
                 settled = Refusal.CORRUPT_FRAME, error.message
             except Refused as error:
                 settled = error.refusal, error.reason
+            except asyncio.CancelledError:
+                self._refuse(header, Refusal.CORRUPT_FRAME, GIVEN_UP)
+                raise
             finally:
                 self._receiving -= 1
             self._party.buffers.give(mine, out)

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 
 import numpy as np
 from isal import isal_zlib
@@ -33,7 +34,7 @@ _HEAD = struct.Struct("<II")
 _TIME = struct.Struct("ll")
 
 
-class NoWayThrough(ExchangeFailed):
+class NoWayThrough(FramesCorrupt):
     """The connection for the weights cannot be made; nothing was sent."""
 
 
@@ -99,18 +100,24 @@ def _fill(wire: socket.socket, view: memoryview, taken: int) -> None:
 
 
 async def swap_over(connecting: Awaitable[socket.socket], prepare: Prepare, threads: Executor) -> None:
-    """Make ready while the connection is made, then ``carry``. Raises what these three raise."""
+    """Make ready while the connection is made, then ``carry``.
+
+    Raises what these three raise, and NoWayThrough when the connection takes too long.
+    """
     preparing = asyncio.ensure_future(prepare())
     wire: socket.socket | None = None
     try:
-        wire = await connecting
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                wire = await connecting
+        except TimeoutError:
+            raise NoWayThrough(f"no connection for the weights within {CONNECT_S:g} s") from None
         await carry(wire, await preparing, threads)
     finally:
         if wire is not None:
             wire.close()
-        if not preparing.done():
-            await asyncio.wait((preparing,))  # a thread may still write into the snapshot
-        elif not preparing.cancelled():
+        await asyncio.wait((preparing,))  # a thread may still write into the snapshot
+        if not preparing.cancelled():
             preparing.exception()  # looked at, lest it be reported as forgotten
 
 
@@ -184,22 +191,17 @@ class Listener:
         self.port = int(self._listening.getsockname()[1])
         self._accepting = asyncio.ensure_future(self._accept(self._listening))
 
-    def ticket(self) -> bytes:
-        """One for ``connection``, before it is given to the other side."""
+    @contextmanager
+    def expecting(self) -> Iterator[tuple[bytes, asyncio.Future[socket.socket]]]:
+        """A new ticket, and the connection that will come with it, which is closed afterwards."""
         ticket = secrets.token_bytes(TICKET_BYTES)
-        self._expected[ticket] = asyncio.get_running_loop().create_future()
-        return ticket
-
-    async def connection(self, ticket: bytes) -> socket.socket:
-        """The connection that comes with a ticket. Raises FramesCorrupt when none does in time."""
-        connected = self._expected[ticket]
+        met = self._expected[ticket] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(CONNECT_S):
-                return await connected
-        except TimeoutError:
-            raise FramesCorrupt(f"nobody came for the weights within {CONNECT_S:g} s") from None
+            yield ticket, met
         finally:
-            self._expected.pop(ticket, None)
+            del self._expected[ticket]
+            if not met.cancel() and not met.cancelled():
+                met.result().close()
 
     async def stop(self) -> None:
         """Listen no more."""
@@ -237,7 +239,7 @@ class Listener:
                     more := await loop.sock_recv(wire, TICKET_BYTES - len(ticket))
                 ):
                     ticket += more
-            connected = self._expected.pop(ticket, None)
+            connected = self._expected.get(ticket)
         except (OSError, TimeoutError):
             connected = None
         except asyncio.CancelledError:
@@ -259,25 +261,21 @@ async def connect(host: str, port: int, ticket: bytes) -> socket.socket:
     loop = asyncio.get_running_loop()
     reason = "no address"
     try:
-        async with asyncio.timeout(CONNECT_S):
-            for family, kind, protocol, _, target in await loop.getaddrinfo(
-                host.strip("[]"), port, type=socket.SOCK_STREAM
-            ):
-                wire = socket.socket(family, kind, protocol)
-                wire.setblocking(False)
-                try:
-                    await loop.sock_connect(wire, target)
-                    await loop.sock_sendall(wire, ticket)
-                except OSError as error:
-                    wire.close()
-                    reason = error.strerror or str(error)
-                except BaseException:
-                    wire.close()
-                    raise
-                else:
-                    return wire
+        found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except OSError as error:
-        reason = error.strerror or str(error)
-    except TimeoutError:
-        reason = f"nothing for {CONNECT_S:g} s"
+        found, reason = [], error.strerror or str(error)
+    for family, kind, protocol, _, target in found:
+        wire = socket.socket(family, kind, protocol)
+        wire.setblocking(False)
+        try:
+            await loop.sock_connect(wire, target)
+            await loop.sock_sendall(wire, ticket)
+        except OSError as error:
+            wire.close()
+            reason = error.strerror or str(error)
+        except asyncio.CancelledError:
+            wire.close()
+            raise
+        else:
+            return wire
     raise NoWayThrough(f"cannot connect to {host}:{port} for the weights ({reason})")

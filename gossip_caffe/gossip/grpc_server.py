@@ -147,10 +147,10 @@ class PeerServer:
 
     async def _carry(self, context: Any, prepare: Prepare) -> None:
         """Tell the offerer where to connect, and swap weights with it there."""
-        ticket = self._listener.ticket()
-        ready = wire.Ready(port=self._listener.port, ticket=ticket)
-        await context.write(wire.ExchangeMessage(ready=ready))
-        await bulk.swap_over(self._listener.connection(ticket), prepare, self._threads)
+        with self._listener.expecting() as (ticket, connection):
+            ready = wire.Ready(port=self._listener.port, ticket=ticket)
+            await context.write(wire.ExchangeMessage(ready=ready))
+            await bulk.swap_over(connection, prepare, self._threads)
 
     async def _snapshot(self, request: Any, context: Any) -> AsyncIterator[Any]:
         asked = Message("snapshot", request.peer, request.job, request.fingerprint)

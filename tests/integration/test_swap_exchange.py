@@ -206,6 +206,7 @@ class Between:
     def __init__(self, to_answerer: Spoil, to_offerer: Spoil) -> None:
         self._spoils = to_answerer, to_offerer
         self._tasks: list[asyncio.Task[None]] = []
+        self._sockets: list[socket.socket] = []
 
     async def connect(self, host: str, port: int, ticket: bytes) -> socket.socket:
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -213,6 +214,7 @@ class Between:
             theirs, _ = listening.accept()
         onward = socket.create_connection((host, port))
         onward.sendall(ticket)
+        self._sockets += [ours, theirs, onward]
         theirs.setblocking(False)
         onward.setblocking(False)
         self._tasks += [
@@ -238,6 +240,8 @@ class Between:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for mine in self._sockets:
+            mine.close()
 
 
 def unspoilt(data: bytes, before: int) -> bytes:
