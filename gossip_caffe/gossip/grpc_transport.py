@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -98,12 +98,9 @@ class GrpcTransport:
             async with asyncio.timeout(deadline_s):
                 if isinstance(first := await incoming.header_or_ready(), Message):
                     return first
-                try:
-                    connecting = bulk.connect(address.rpartition(":")[0], first.port, first.ticket)
-                    await bulk.swap_over(connecting, prepare, self._threads)
-                except bulk.Broken as error:
-                    return await _last_word(incoming, error)
-                return await incoming.header()
+                connecting = bulk.connect(address.rpartition(":")[0], first.port, first.ticket)
+                carrying = bulk.swap_over(connecting, prepare, self._threads)
+                return await _both(carrying, incoming.header())
         except TimeoutError:
             raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
         except bulk.NoWayThrough as error:
@@ -163,16 +160,32 @@ class GrpcTransport:
         self._threads.shutdown(wait=False)
 
 
-async def _last_word(incoming: Incoming, broken: bulk.Broken) -> Message:
-    """Weights did not come through: the partner's refusal, which may say why; else raises ExchangeFailed."""
+async def _both(carrying: Coroutine[Any, Any, None], answering: Coroutine[Any, Any, Message]) -> Message:
+    """The answer, once the weights have come through; or a refusal, as soon as it comes."""
+    weights, answer = asyncio.ensure_future(carrying), asyncio.ensure_future(answering)
     try:
-        async with asyncio.timeout(LAST_WORD_S):
-            answer = await incoming.header()
-    except (TimeoutError, ExchangeFailed, grpc.aio.AioRpcError):
-        pass
-    else:
-        if answer.refusal:
-            return answer
+        await asyncio.wait((weights, answer), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done() and (refused := answer.result()).refusal:
+            return refused
+        try:
+            await weights
+        except bulk.Broken as error:
+            return await _last_word(answer, error)
+        return await answer
+    finally:
+        weights.cancel()
+        answer.cancel()
+        await asyncio.wait((weights, answer))
+        for ended in (weights, answer):
+            if not ended.cancelled():
+                ended.exception()  # looked at, lest it be reported as forgotten
+
+
+async def _last_word(answering: asyncio.Future[Message], broken: bulk.Broken) -> Message:
+    """Weights did not come through: the partner's refusal, which may say why; else raises ExchangeFailed."""
+    await asyncio.wait((answering,), timeout=LAST_WORD_S)
+    if answering.done() and answering.exception() is None and (answer := answering.result()).refusal:
+        return answer
     if not broken.all_sent:
         raise Undelivered(broken.message)
     if broken.is_cut:
