@@ -15,7 +15,7 @@ import click
 from gossip_caffe.cli.detach import run_detached
 from gossip_caffe.cli.new_job import NewJob, named_after, new_job_options, read_spec
 from gossip_caffe.cli.output import print_json, print_table
-from gossip_caffe.cli.peer import data_root_option
+from gossip_caffe.cli.peer import data_root_option, from_checkpoint_option
 from gossip_caffe.cli.screen import screen
 from gossip_caffe.cluster.view import HEADINGS, headline, rows
 from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
@@ -52,6 +52,7 @@ def cluster() -> None:
 @click.option("--restart", is_flag=True, help="Start another peer in the place of one that is killed.")
 @new_job_options
 @data_root_option
+@from_checkpoint_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
 def up(
@@ -60,6 +61,7 @@ def up(
     job_name: str,
     new: NewJob,
     data_roots: tuple[str, ...],
+    from_checkpoint: str,
     etcd: str,
     detach: bool,
     restart: bool,
@@ -92,7 +94,9 @@ def up(
     for root in data_roots:
         DataRoot.parse(root)
     of_peers = tuple(word for root in data_roots for word in ("--data-root", root))
-    options = ClusterOptions(state, peers, job_name, spec, endpoints, engine, restart, of_peers)
+    options = ClusterOptions(
+        state, peers, job_name, spec, endpoints, engine, restart, of_peers, from_checkpoint
+    )
     if not detach:
         sys.exit(asyncio.run(_supervise(options)))
     command = [sys.executable, "-m", "gossip_caffe", "cluster", "up", "--name", name, "--peers", str(peers)]
@@ -100,6 +104,7 @@ def up(
     command += ["--solver", solver] if solver else []
     command += ["--etcd", etcd] if etcd else []
     command += ["--restart"] if restart else []
+    command += ["--from-checkpoint", from_checkpoint] if from_checkpoint else []
     command += [*of_peers, *new.words]
     run_detached(state, command)
 

@@ -27,6 +27,12 @@ data_root_option = click.option(
     metavar="OLD=NEW",
     help="The job's data below the folder OLD is below NEW on this machine.",
 )
+from_checkpoint_option = click.option(
+    "--from-checkpoint",
+    default="",
+    metavar="ID",
+    help="Go back to this checkpoint, when no peer lives: what was learned after it is trained again.",
+)
 job_option = click.option("--job", default="", help="Only peers of this job.")
 
 
@@ -70,6 +76,7 @@ def peer() -> None:
     help="Where its events and checkpoints go.",
 )
 @data_root_option
+@from_checkpoint_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @etcd_option
 def start(
@@ -80,6 +87,7 @@ def start(
     zone: str,
     run_dir: Path,
     data_roots: tuple[str, ...],
+    from_checkpoint: str,
     engine: str,
     etcd: str | None,
 ) -> None:
@@ -87,6 +95,7 @@ def start(
 
     It loads the consensus, trains its share of the data, and exchanges weights with the others. Ctrl-C or SIGTERM: it
     finishes what it began, shares it, and leaves. A second Ctrl-C ends it at once; nothing is lost then either.
+    When no peer of the job lives any more it goes on from the newest checkpoint.
 
     \b
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
@@ -106,6 +115,7 @@ def start(
         engine=engine,
         zone=zone,
         data_roots=tuple(map(DataRoot.parse, data_roots)),
+        from_checkpoint=from_checkpoint,
     )
     run_peer(options, click.echo)
 

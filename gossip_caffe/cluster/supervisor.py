@@ -28,6 +28,7 @@ from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import load_job
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.observe.status import PeerStatus
+from gossip_caffe.peer.resuming import go_back_to
 
 LEAVE_DEADLINE_S = 12.0
 LOOK_EVERY_S = 0.5
@@ -40,7 +41,7 @@ class ClusterOptions:
     """What a cluster is started with. ``spec`` is a job to create, None to train ``job``, which exists.
 
     ``etcd`` empty: an etcd of its own. ``restart``: another peer takes the place of one that is killed.
-    ``of_peers``: more words for each ``peer start``.
+    ``of_peers``: more words for each ``peer start``. ``from_checkpoint``: the job goes back to that one first.
     """
 
     state: ClusterState
@@ -51,6 +52,7 @@ class ClusterOptions:
     engine: str = "pycaffe"
     restart: bool = False
     of_peers: tuple[str, ...] = ()
+    from_checkpoint: str = ""
 
 
 class Supervisor:
@@ -112,18 +114,30 @@ class Supervisor:
         self.fleet.on_end.append(self._peer_ended)
 
     async def _start_peers(self) -> None:
+        if self._options.from_checkpoint:
+            await self._go_back()
         finished = await self._store.get(JobKeys(self._options.job).finished)
         if finished is not None:
             self._say("nothing is left to train; to train it again, give the job a new name with --job")
             return
         async with self._scaling:
-            names = [self.fleet.name(number) for number in range(self._options.peers)]
-            await old_leases_end(self._store, self._options.job, names, self._say, self._down)
+            await self._old_leases_end()
             if self._down.is_set():
                 return
             for _ in range(self._options.peers):
                 self.fleet.start()
         self._say("1 peer starts" if self._options.peers == 1 else f"{self._options.peers} peers start")
+
+    async def _old_leases_end(self) -> None:
+        names = [self.fleet.name(number) for number in range(self._options.peers)]
+        await old_leases_end(self._store, self._options.job, names, self._say, self._down)
+
+    async def _go_back(self) -> None:
+        await self._old_leases_end()
+        back_to = await go_back_to(
+            self._store, SystemClock(), self._options.job, self._options.from_checkpoint, os.getpid()
+        )
+        self._say(f"job {self._options.job} goes back to checkpoint {back_to.checkpoint}")
 
     def _peer_ended(self, peer: PeerProcess) -> None:
         cause = self.fleet.cause(peer)

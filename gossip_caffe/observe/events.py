@@ -7,6 +7,7 @@ fields depend on the event and are listed in docs/events.md. A killed writer lea
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +25,9 @@ class Event(StrEnum):
     STATE = "state"  # old, new, reason
     FOUNDED = "founded"  # this peer made the job's first weights
     JOINED = "joined"  # checkpoint, progress_samples: weights loaded, training begins
+    RESUMED = (
+        "resumed"  # checkpoint, progress_samples, folded, done, freed_samples, reason: nobody lived any more
+    )
     CLAIMED = "claimed"  # epoch, chunks
     SKIPPED = "record-skipped"  # epoch, record, reason: corrupt, and in no batch
     TRAINED = "trained"  # epoch, chunk, records, batch
@@ -58,6 +62,8 @@ class JsonLinesLog:
     def __init__(self, path: Path, peer: str, clock: Clock) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = path.open("a", buffering=1, encoding="utf-8")
+        if _is_torn(path):
+            self._file.write("\n")  # an earlier process of that name was killed in the middle of a line
         self._peer = peer
         self._clock = clock
 
@@ -76,6 +82,14 @@ class JsonLinesLog:
         self._file.close()
 
 
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
 class MemoryLog:
     """Events kept in a list, for tests and the simulator."""
 
@@ -88,11 +102,14 @@ class MemoryLog:
 
 
 def read_events(path: Path) -> Iterator[dict[str, object]]:
-    """Yield the events of one log file; a torn last line (the writer was killed) is left out."""
+    """Yield the events of one log file; a torn line (its writer was killed) is left out."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if not line.endswith("\n"):
                 return
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
             if isinstance(event, dict):
                 yield event

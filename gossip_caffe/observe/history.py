@@ -2,7 +2,8 @@
 
 The logs are evidence of their own: nothing here trusts the ledger. A peer that was killed may have settled a chunk and
 died before it wrote that down, and one that lost its lease may not know whether the store took a settlement; what it
-trained of a chunk that nobody else settled is then credited to it.
+trained of a chunk that nobody else settled is then credited to it. When a job went back to a checkpoint because nobody
+lived any more, whatever was done before and is not in that checkpoint counts for nothing.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Account:
 @dataclass(slots=True)
 class _Peer:
     trained: dict[int, Counts] = field(default_factory=dict)
+    taken_back: dict[int, Counts] = field(default_factory=dict)
     skipped: dict[int, set[int]] = field(default_factory=dict)
     done: dict[int, set[int]] = field(default_factory=dict)
     unknown: dict[int, set[int]] = field(default_factory=dict)
@@ -100,7 +102,9 @@ def account_of(run_dir: Path, job: Budgeted) -> Account:
 def account(logs: Mapping[str, Iterable[Mapping[str, Any]]], job: Budgeted) -> Account:
     """The account of each peer's events, in the order in which it wrote them."""
     records = job.data.records
-    peers = [_peer(events, records) for events in logs.values()]
+    lives = [life for events in logs.values() for life in _lives(events)]
+    resumes = [_resume(event) for life in lives for event in life if event["event"] == Event.RESUMED]
+    peers = [_peer(life, job, resumes) for life in lives]
     received = set().union(*(peer.received for peer in peers))
     alone = [
         half_sum for peer in peers for exchange, half_sum in peer.answered.items() if exchange not in received
@@ -130,19 +134,50 @@ def _note_exchange(peer: _Peer, event: Mapping[str, Any]) -> None:
         peer.answered[event["exchange"]] = event["half_sum"]
 
 
-def _peer(events: Iterable[Mapping[str, Any]], records: int) -> _Peer:
+def _lives(events: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The events of one name, cut where a new process took the name."""
+    lives: list[list[Mapping[str, Any]]] = []
+    for event in events:
+        if not lives or event["event"] == Event.STARTED:
+            lives.append([])
+        lives[-1].append(event)
+    return lives
+
+
+@dataclass(frozen=True, slots=True)
+class _Resume:
+    """At wall second ``at`` the job went back; what was done then is in ``done`` or an epoch before ``folded``."""
+
+    at: float
+    folded: int
+    done: Mapping[int, frozenset[int]]
+
+    def keeps(self, epoch: int, chunk: int) -> bool:
+        return epoch < self.folded or chunk in self.done.get(epoch, frozenset())
+
+
+def _resume(event: Mapping[str, Any]) -> _Resume:
+    done = {int(epoch): frozenset(chunks) for epoch, chunks in event["done"].items()}
+    return _Resume(event["t"], event["folded"], done)
+
+
+def _peer(events: Iterable[Mapping[str, Any]], job: Budgeted, resumes: Iterable[_Resume]) -> _Peer:
+    records = job.data.records
     peer = _Peer()
     for event in events:
+        later = [resume for resume in resumes if event.get("t", math.inf) < resume.at]
         match event["event"]:
             case Event.TRAINED:
                 for epoch, start, stop in event["parts"]:
                     peer.trained.setdefault(epoch, np.zeros(records, np.uint16))[start:stop] += 1
+                    if later:
+                        _forget(peer, epoch, start, stop, job.data, later)
             case Event.SKIPPED:
                 peer.skipped.setdefault(event["epoch"], set()).add(event["record"])
             case Event.DONE:
-                peer.done.setdefault(event["epoch"], set()).update(event["chunks"])
+                peer.done.setdefault(event["epoch"], set()).update(_kept(event, later))
             case Event.UNKNOWN:
-                peer.unknown.setdefault(event["epoch"], set()).update(event["chunks"])
+                peer.unknown.setdefault(event["epoch"], set()).update(_kept(event, later))
             case Event.JOINED | Event.FOUNDED:
                 peer.joined = True
             case Event.LEFT:
@@ -154,6 +189,21 @@ def _peer(events: Iterable[Mapping[str, Any]], records: int) -> _Peer:
     for epoch, numbers in peer.skipped.items():  # its batches were planned with them, and filled without
         peer.trained.setdefault(epoch, np.zeros(records, np.uint16))[sorted(numbers)] = 0
     return peer
+
+
+def _kept(event: Mapping[str, Any], later: Iterable[_Resume]) -> set[int]:
+    """The chunks of an event that no later resume took back."""
+    epoch = event["epoch"]
+    return {chunk for chunk in event["chunks"] if all(resume.keeps(epoch, chunk) for resume in later)}
+
+
+def _forget(peer: _Peer, epoch: int, start: int, stop: int, data: Cut, later: Iterable[_Resume]) -> None:
+    """Note the records of [start, stop) whose training a later resume took back."""
+    lost = peer.taken_back.setdefault(epoch, np.zeros(data.records, np.uint16))
+    for chunk in range(start // data.chunk_records, -(-stop // data.chunk_records)):
+        if not all(resume.keeps(epoch, chunk) for resume in later):
+            first, end = chunk * data.chunk_records, (chunk + 1) * data.chunk_records
+            lost[max(start, first) : min(stop, end)] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +227,8 @@ def _epoch(epoch: int, peers: list[_Peer], job: Budgeted) -> _Epoch:
         mine = _chunks(peer.done.get(epoch, set()) | unknown, job.data)
         if not peer.left:
             mine |= ~_chunks(settled_by_all, job.data)
-        learned |= (trained > 0) & mine
+        taken_back = peer.taken_back.get(epoch)
+        learned |= (trained > 0 if taken_back is None else trained > taken_back) & mine
         twice += trained
     skipped = set().union(*(peer.skipped.get(epoch, set()) for peer in peers)) if peers else set()
     skipped = {record for record in skipped if not learned[record]}

@@ -86,12 +86,18 @@ class Agent:
             self.leave(by)
 
     async def _sync(self, incarnation: Incarnation) -> Training:
-        """Load the consensus, or found it: no exchange before that."""
-        joining = Joining(self._world, self._trainer, self._view, incarnation)
-        source = await self._tasks.beside(joining.sync())
-        self._training = Training(self._world, self._trainer, self._view, incarnation, self._enter)
+        """Load the consensus, or found it, and hear what others learned since: no claim before that."""
+        while True:
+            joining = Joining(self._world, self._trainer, self._view, incarnation)
+            synced = await self._tasks.beside(joining.sync())
+            self._training = Training(self._world, self._trainer, self._view, incarnation, self._enter)
+            if synced.known or await self._tasks.beside(self._training.meet()):
+                break
+            # All who trained have died: their learning is lost, and the account has to go back with the weights.
+            self._world.say(f"{self._record.peer}: those who trained are gone; looking for weights again")
+            await self._tasks.beside(self._trainer.renew())
         await incarnation.registration.publish(state=State.TRAINING.value)
-        self._enter(Cause.SYNCED, source)
+        self._enter(Cause.SYNCED, synced.source)
         return self._training
 
     async def _train(self, training: Training) -> Cause:

@@ -25,6 +25,7 @@ from gossip_caffe.peer.pace import checkpoint_interval
 from gossip_caffe.peer.progress import Progress, look_after_s
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
+from gossip_caffe.shards.epochs import ChunkId
 from gossip_caffe.solver.board import SnapshotInfo
 
 ALONE_EVERY_S = 2.0
@@ -154,9 +155,11 @@ class Checkpointing:
         What is done is read before the weights are collected, so that the weights hold all of it.
         """
         member = self._member
-        progress = member.progress.samples
         states = await member.incarnation.ledger.states()
         folded = member.incarnation.ledger.folded
+        progress = self._world.epochs.samples_of(
+            folded, (ChunkId(epoch, chunk) for epoch, state in states.items() for chunk in state.done)
+        )
         done = [(epoch, ranges_of(state.done)) for epoch, state in states.items() if state.done]
         snapshot, agreed = await collect(member)
         manifest = Manifest(

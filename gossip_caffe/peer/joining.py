@@ -7,9 +7,12 @@ after this is done, and only one peer founds a job.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gossip_caffe.checkpoint.announce import Announcement, add_holder, announce, announced, checkpoint_id
 from gossip_caffe.checkpoint.manifest import Manifest
@@ -19,16 +22,29 @@ from gossip_caffe.gossip.collect import mean_of
 from gossip_caffe.gossip.message import Message
 from gossip_caffe.job.starting import not_as_it_was
 from gossip_caffe.membership.members import MembersView
-from gossip_caffe.membership.store import Absent, Put
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import State
+from gossip_caffe.peer.resuming import candidates, living_peers, take_job_back, take_right
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
+from gossip_caffe.shards.epochs import by_epoch
 
 LOOK_EVERY_S = 0.2
+LATE_PEERS_S = 1.5
 WAIT_FOR_HOLDERS_S = 30.0
 """How long to look for a holder of the job's checkpoints, or for a peer that trains, before giving up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """From where the solver has its weights. ``known``: everything that the account calls done is in them.
+
+    It is not where others train, who have learned more meanwhile: a peer has to hear of that before it claims anything.
+    """
+
+    source: str
+    known: bool
 
 
 class Joining:
@@ -42,38 +58,108 @@ class Joining:
         self._peer = incarnation.registration.record.peer
         self._address = incarnation.registration.record.address
         self._lacks: str | None = None
+        self._reasons: list[str] = []
+        self._have: tuple[Manifest, NDArray[np.float32]] | None = None
 
-    async def sync(self) -> str:
-        """Start the solver from the job's weights; returns in words from where.
+    async def sync(self) -> Synced:
+        """Start the solver from the job's weights.
 
-        Raises CheckpointRefused when the job has checkpoints, none of them is to be had, and nobody lives who could
-        be asked, and ModelError when the files that it begins with are nowhere.
+        Where peers train: from a checkpoint, or from the mean of those who train. Where none does any more the job goes
+        back to its newest checkpoint. Without any checkpoint it is founded. Raises CheckpointRefused when the job has
+        checkpoints, none of them is to be had, and nobody lives who could be asked, and ModelError when the files that
+        it begins with are nowhere.
         """
-        give_up_at = self._world.clock.monotonic() + WAIT_FOR_HOLDERS_S
+        began_at = self._world.clock.monotonic()
         while True:
+            looked_for_s = self._world.clock.monotonic() - began_at
             listed = await announced(self._world.store, self._world.keys)
-            reasons: list[str] = []
-            for announcement in listed:
-                try:
-                    return await self._from_checkpoint(announcement)
-                except (CheckpointRefused, NotFound) as error:
-                    reasons.append(error.message)
-            if (source := await self._from_living_peers()) is not None:
-                return source
-            if listed and self._world.clock.monotonic() > give_up_at:
+            self._reasons = []
+            if self._view.in_state(State.TRAINING.value):
+                synced = await self._join(listed)
+            elif listed:
+                synced = await self._resume(candidates(listed, looked_for_s).checkpoints)
+            elif await self._may_found(looked_for_s):
+                synced = await self._found()
+            else:
+                synced = None
+            if synced is not None:
+                return synced
+            if self._reasons and looked_for_s > WAIT_FOR_HOLDERS_S:
                 raise CheckpointRefused(
-                    f"no checkpoint of job {self._world.spec.name!r} can be had ({'; '.join(reasons)})",
+                    f"no checkpoint of job {self._world.spec.name!r} can be had ({'; '.join(self._reasons)})",
                     remedy="start a peer with the --run-dir of one that held a checkpoint",
                 )
-            if (
-                not listed
-                and await self._may_found(give_up_at)
-                and (source := await self._found()) is not None
-            ):
-                return source
             await self._world.clock.sleep(LOOK_EVERY_S)
 
-    async def _from_checkpoint(self, announcement: Announcement) -> str:
+    async def _join(self, listed: Sequence[Announcement]) -> Synced | None:
+        """Others train: begin with whatever is at hand; what they learned since comes with the first exchanges."""
+        for announcement in listed:
+            if (loaded := await self._loaded(announcement)) is not None:
+                manifest, weights = loaded
+                await self._trainer.start(weights)
+                self._world.log.emit(
+                    Event.JOINED, checkpoint=manifest.checkpoint, progress_samples=manifest.progress_samples
+                )
+                return Synced(f"from checkpoint {manifest.checkpoint}", known=False)
+        return await self._from_living_peers()
+
+    async def _resume(self, checkpoints: Sequence[Announcement]) -> Synced | None:
+        """Nobody trains: take the job back to a checkpoint; None when somebody else does, or trains after all."""
+        for announcement in checkpoints:
+            if (loaded := await self._loaded(announcement)) is not None:
+                break
+        else:
+            return None
+        manifest, weights = loaded
+        if (right := await self._right()) is None:
+            return None
+        # A peer whose lease ended while the store was away registers again as soon as it is back.
+        await self._world.clock.sleep(LATE_PEERS_S)
+        if await living_peers(self._world.store, self._world.keys):
+            return None
+        still = await announced(self._world.store, self._world.keys)
+        if manifest.checkpoint not in {entry.checkpoint for entry in still}:
+            return None  # somebody has gone back further meanwhile
+        incarnation = self._incarnation
+        done = await take_job_back(
+            self._world.store, incarnation.writer, self._world.keys, self._world.epochs, manifest, right
+        )
+        await incarnation.ledger.refresh()
+        await self._trainer.start(weights)
+        self._world.log.emit(
+            Event.RESUMED,
+            checkpoint=manifest.checkpoint,
+            progress_samples=manifest.progress_samples,
+            folded=done.folded,
+            done=by_epoch(done.done),
+            freed_samples=done.freed_samples,
+            reason=done.reason,
+        )
+        self._world.log.emit(
+            Event.JOINED, checkpoint=manifest.checkpoint, progress_samples=manifest.progress_samples
+        )
+        again = f", {done.freed_samples:,} samples are trained again" if done.freed_samples else ""
+        return Synced(f"the job goes on from checkpoint {manifest.checkpoint}{again}", known=True)
+
+    async def _right(self) -> int | None:
+        """The right to found the job or to take it back; it is kept until this peer's lease ends."""
+        incarnation = self._incarnation
+        return await take_right(
+            self._world.store, incarnation.writer, self._world.keys, self._peer, incarnation.session.id
+        )
+
+    async def _loaded(self, announcement: Announcement) -> tuple[Manifest, NDArray[np.float32]] | None:
+        """A checkpoint, whole and verified; None when it cannot be had now."""
+        if self._have is not None and self._have[0].digest == announcement.digest:
+            return self._have
+        self._have = None
+        try:
+            self._have = await self._load(announcement)
+        except (CheckpointRefused, NotFound) as error:
+            self._reasons.append(error.message)
+        return self._have
+
+    async def _load(self, announcement: Announcement) -> tuple[Manifest, NDArray[np.float32]]:
         folder, checkpoint = self._world.folder, announcement.checkpoint
         here = checkpoint in folder.ids() and folder.manifest(checkpoint).digest == announcement.digest
         if not here and not folder.adopt(checkpoint, announcement.digest):
@@ -91,7 +177,6 @@ class Joining:
             job_fingerprint=self._world.spec.fingerprint,
             layout_fingerprint=self._trainer.layout.fingerprint,
         )
-        await self._trainer.start(weights)
         await add_holder(
             self._world.store,
             self._incarnation.writer,
@@ -100,10 +185,9 @@ class Joining:
             self._peer,
             self._address,
         )
-        self._world.log.emit(Event.JOINED, checkpoint=checkpoint, progress_samples=manifest.progress_samples)
-        return f"from checkpoint {checkpoint}"
+        return manifest, weights
 
-    async def _from_living_peers(self) -> str | None:
+    async def _from_living_peers(self) -> Synced | None:
         """When no checkpoint can be had: the mean of those who train."""
         training = {
             peer: record.address for peer, record in self._view.in_state(State.TRAINING.value).items()
@@ -120,28 +204,27 @@ class Joining:
         self._world.log.emit(
             Event.JOINED, checkpoint="", progress_samples=0, contributors=list(agreed.contributors)
         )
-        return f"from the mean of {', '.join(agreed.contributors)}"
+        return Synced(f"from the mean of {', '.join(agreed.contributors)}", known=False)
 
-    async def _may_found(self, give_up_at: float) -> bool:
+    async def _may_found(self, looked_for_s: float) -> bool:
         """Whether the files that the job starts from are here. Raises ModelError when nobody had them for long."""
         if self._lacks is None:
             self._lacks = await asyncio.to_thread(not_as_it_was, self._trainer.begins_with)
             if self._lacks:
                 self._world.say(f"{self._peer}: {self._lacks}; another peer has to found the job")
-        if self._lacks and self._world.clock.monotonic() > give_up_at:
+        if self._lacks and looked_for_s > WAIT_FOR_HOLDERS_S:
             raise ModelError(
                 f"{self._lacks}, and no other peer has founded the job",
                 remedy="bring the file to this machine, or start a peer where it is",
             )
         return not self._lacks
 
-    async def _found(self) -> str | None:
+    async def _found(self) -> Synced | None:
         """Make the job's first weights, unless another peer does; they count once their checkpoint is announced."""
-        founder = Put(self._world.keys.founder, self._peer.encode(), self._incarnation.session.id)
-        if not (
-            await self._incarnation.writer.transact([Absent(self._world.keys.founder)], [founder])
-        ).succeeded:
+        if await self._right() is None:
             return None
+        if await announced(self._world.store, self._world.keys):
+            return None  # it was founded a moment ago
         await self._trainer.start(None)
         weights = np.empty(self._trainer.layout.size, dtype=np.float32)
         self._trainer.board.snapshot(weights)
@@ -161,4 +244,4 @@ class Joining:
         await announce(self._incarnation.writer, self._world.keys, manifest, self._address)
         self._world.log.emit(Event.FOUNDED, checkpoint=manifest.checkpoint)
         names = ", ".join(Path(file.path).name for file in self._trainer.begins_with.files)
-        return f"founded the job with {names or 'fresh weights'}"
+        return Synced(f"founded the job with {names or 'fresh weights'}", known=True)

@@ -15,7 +15,7 @@ class PeerOptions:
     ``listen`` is where its gRPC server binds ("host:port", port 0 picks a free one), ``advertise`` what others call;
     empty means the address with which etcd is reached. ``run_dir`` takes its events and checkpoints.
     ``zone``: where this machine is; partners of the same zone are asked more often.
-    ``data_roots``: where this machine has the job's data, if elsewhere.
+    ``data_roots``: where this machine has the job's data, if elsewhere. ``from_checkpoint``: let the job go back to it.
     """
 
     endpoints: tuple[str, ...]
@@ -27,3 +27,4 @@ class PeerOptions:
     engine: str = "pycaffe"
     zone: str = ""
     data_roots: tuple[DataRoot, ...] = ()
+    from_checkpoint: str = ""

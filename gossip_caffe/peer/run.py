@@ -29,6 +29,7 @@ from gossip_caffe.peer.address import address_towards, choose_address
 from gossip_caffe.peer.agent import Agent
 from gossip_caffe.peer.lifecycle import State
 from gossip_caffe.peer.options import PeerOptions
+from gossip_caffe.peer.resuming import go_back_to
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.solver.board import WeightBoard
@@ -62,6 +63,9 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
     log: JsonLinesLog | None = None
     try:
         spec = await load_job(store, options.job)
+        if options.from_checkpoint:
+            back_to = await go_back_to(store, clock, spec.name, options.from_checkpoint, rng.getrandbits(32))
+            say(f"job {spec.name} goes back to checkpoint {back_to.checkpoint}")
         if await store.get(JobKeys(spec.name).finished) is not None:
             say(f"job {spec.name} is finished already; nothing to do")
             return ExitCode.OK

@@ -98,6 +98,11 @@ class Trainer:
         await self._solver.start(weights)
         self.board = self._solver.board
 
+    async def renew(self) -> None:
+        """Begin again with new children, before anything was fed."""
+        await self.stop()
+        await self.build()
+
     def feed(self, chunk: ChunkId, start: int, stop: int) -> None:
         """Queue the records [start, stop) of a claimed chunk."""
         self.stream.add(chunk, start, stop)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gossip_caffe.errors import Conflict, EnvironmentProblem, LeaseLost, StoreError
-from gossip_caffe.gossip.exchange import Exchanger, Outcome
+from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
 from gossip_caffe.gossip.message import Refusal
 from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.observe.events import Event
@@ -34,6 +34,11 @@ SETTLE_EVERY_S = 0.25
 """At the most: exchanges that follow each other closely are settled together."""
 DRAIN_DEADLINE_S = 8.0
 END_CLAIMS_S = 2.0
+MEETINGS = 3
+"""Exchanges of a joiner before its first claim."""
+MEETINGS_S = 5.0
+"""After the first of them has succeeded, and so long, the others are not waited for."""
+MEET_AGAIN_S = 0.1
 
 Enter = Callable[[Cause, str], State]
 
@@ -91,6 +96,26 @@ class Training:
         self.checkpointing = Checkpointing(self)
         self.testing = Testing(self)
         self.throughput = Throughput(world.clock)
+
+    async def meet(self) -> bool:
+        """Exchange with some of those who train, before anything is claimed; False when nobody trains any more.
+
+        One is needed: the weights that this peer loaded lack what was learned since, which the account calls done. The
+        others bring it nearer to the consensus.
+        """
+        clock, met = self.world.clock, 0
+        given_up_at = clock.monotonic() + MEETINGS_S
+        while met < MEETINGS and (partners := self.partners()):
+            outcome = await self._exchanging.exchange()
+            if outcome is not None and outcome.kind is OutcomeKind.APPLIED:
+                met += 1
+            elif met and clock.monotonic() >= given_up_at:
+                break
+            else:
+                await clock.sleep(MEET_AGAIN_S)
+            if met >= len(partners):
+                break
+        return met > 0
 
     def begin(self, tasks: Tasks) -> None:
         """Answer offers, and start all tasks."""

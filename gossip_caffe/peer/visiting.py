@@ -20,10 +20,8 @@ from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.membership.store import Store
 from gossip_caffe.observe.status import PeerStatus
 from gossip_caffe.peer.lifecycle import State
+from gossip_caffe.peer.resuming import VISITOR, chosen
 from gossip_caffe.solver.layout import WeightLayout
-
-VISITOR = "visitor"
-"""What a visitor calls itself to peers."""
 
 
 async def job_or_only_one(store: Store, name: str) -> JobSpec:
@@ -44,16 +42,10 @@ async def fetch(
 
     Raises NotFound when there is none, CheckpointRefused when no holder has it whole.
     """
-    listed = await announced(store, JobKeys(spec.name))
-    if not listed:
-        raise NotFound(f"job {spec.name!r} has no checkpoint yet", remedy="try again when its peers train")
-    chosen = next((entry for entry in listed if entry.checkpoint.startswith(wanted)), None)
-    if chosen is None:
-        known = ", ".join(entry.checkpoint for entry in listed)
-        raise NotFound(f"job {spec.name!r} has no checkpoint {wanted!r}", remedy=f"choose one of {known}")
-    manifest = await pull(chosen, job=spec.name, client=files, folder=folder, rng=rng)
+    entry = chosen(await announced(store, JobKeys(spec.name)), wanted, spec.name)
+    manifest = await pull(entry, job=spec.name, client=files, folder=folder, rng=rng)
     folder.load(
-        chosen.checkpoint,
+        entry.checkpoint,
         job_fingerprint=spec.fingerprint,
         layout_fingerprint=manifest.weight_layout().fingerprint,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gossip_caffe.job.spec import JobSpec
@@ -63,6 +64,10 @@ class Epochs:
         """Samples of the budget that epoch ``epoch`` holds."""
         return self.samples_before(epoch + 1) - self.samples_before(epoch)
 
+    def samples_of(self, folded: int, done: Iterable[ChunkId]) -> int:
+        """Samples of the budget in the epochs before ``folded`` and in chunks of later ones."""
+        return self.samples_before(folded) + sum(stop - start for start, stop in map(self.extent, done))
+
     def order(self, epoch: int) -> tuple[int, ...]:
         """The chunks of an epoch that the budget reaches, in the order in which they are to be trained."""
         return _order(self, epoch)
@@ -94,3 +99,11 @@ def _order(epochs: Epochs, epoch: int) -> tuple[int, ...]:
         reached.append(chunk)
         samples += min(epochs.chunk_records, epochs.records - chunk * epochs.chunk_records)
     return tuple(reached)
+
+
+def by_epoch(chunks: Iterable[ChunkId]) -> dict[int, list[int]]:
+    """The numbers of chunks, ascending, under their epochs."""
+    numbers: dict[int, list[int]] = {}
+    for chunk in chunks:
+        numbers.setdefault(chunk.epoch, []).append(chunk.chunk)
+    return {epoch: sorted(numbers[epoch]) for epoch in sorted(numbers)}

@@ -1,11 +1,124 @@
-"""A job without living peers goes on from its newest checkpoint when one comes back."""
+"""A job without living peers goes on from its newest checkpoint when one comes back, and loses nothing."""
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
-from tests.cluster_run import cluster_run, wait_for
-from tests.tiny_job import write_job
+import pytest
+
+from gossip_caffe.data.source import measure
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.observe.history import account_of
+from tests.cluster_run import ClusterRun, cluster_run, wait_for
+from tests.tiny_job import TinyJob, write_job
+
+DEATHS = int(os.environ.get("GOSSIP_CAFFE_RESUME_DEATHS", "2"))
+"""How often everything is killed; 20 is the long form, for which the budget grows."""
+ITERATIONS_A_DEATH = 6_000
+
+
+def kill_everything(run: ClusterRun, process: subprocess.Popen[bytes]) -> None:
+    """Supervisor, etcd, agents, solvers and loaders, at once."""
+    for pid in run.processes():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.wait()
+    run.assert_nothing_is_left()
+
+
+def events_of(run: ClusterRun, kind: Event) -> list[dict[str, Any]]:
+    folder = run.folder / "clusters" / "local" / "run" / "events"
+    found = [
+        event
+        for path in sorted(folder.glob("*.jsonl"))
+        for event in read_events(path)
+        if event["event"] == kind
+    ]
+    return sorted(found, key=lambda event: float(str(event["t"])))
+
+
+def accuracy(run: ClusterRun, job: TinyJob, model: Path) -> float:
+    done = run.run("evaluate", "--solver", str(job.solver), "--weights", str(model), "--json")
+    assert done.returncode == 0, done.stderr
+    outputs = {output["name"]: output["means"][0] for output in json.loads(done.stdout)["outputs"]}
+    return float(outputs["accuracy"])
+
+
+@pytest.mark.timeout(600 + 120 * DEATHS)
+def test_when_everything_is_killed_at_random_moments_the_job_ends_with_every_record_of_every_epoch_trained(
+    tmp_path: Path,
+) -> None:
+    job = write_job(tmp_path / "job", records=8000, iterations=ITERATIONS_A_DEATH * (DEATHS + 1))
+    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
+    spec = read_job("solver", job.solver, JobSettings(lease_ttl_s=2.0), measure)
+    rng = random.Random(4)
+    with cluster_run(tmp_path / "state") as run:
+        for death in range(DEATHS):
+            process = run.start(*up)
+            wait_for("both train", lambda: len(run.training()) == 2)
+            reached = max(peer["progress_samples"] for peer in run.peers().values())
+            goal = reached + rng.random() * 16 * ITERATIONS_A_DEATH
+
+            def far_enough(goal: float = goal) -> bool:
+                return any(peer["progress_samples"] >= goal for peer in run.peers().values())
+
+            wait_for(f"it is time for death {death}", far_enough)
+            kill_everything(run, process)
+        process = run.start(*up)
+        wait_for("the job is finished", lambda: process.poll() is not None, 600.0)
+        log = (run.folder / "up.log").read_text()
+        assert process.returncode == 0, log
+        run.assert_nothing_is_left()
+        assert len(events_of(run, Event.RESUMED)) == DEATHS
+        found = account_of(run.folder / "clusters" / "local" / "run", spec)
+        assert (found.records_lost, found.records_trained) == (0, spec.budget_samples)
+        assert found.peers_killed == 2 * DEATHS
+        (finished,) = {event["checkpoint"] for event in events_of(run, Event.FINISHED)}
+        model = next(
+            (run.folder / "clusters" / "local" / "run").glob(f"checkpoints/*/{finished}/*.caffemodel")
+        )
+        assert accuracy(run, job, model) > 0.95
+
+
+def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", records=4000, iterations=3_000)
+    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
+    spec = read_job("solver", job.solver, JobSettings(lease_ttl_s=2.0), measure)
+    with cluster_run(tmp_path / "state") as run:
+        process = run.start(*up)
+        wait_for("some checkpoints are made", lambda: len(events_of(run, Event.CHECKPOINTED)) >= 3)
+        made = [event["checkpoint"] for event in events_of(run, Event.CHECKPOINTED)]
+        etcd = run.status()["etcd"]
+        living = run.run("peer", "start", "--job", "solver", "--etcd", etcd, "--from-checkpoint", made[0])
+        assert living.returncode != 0
+        assert "while its peers live" in living.stderr
+        wait_for("the job is finished", lambda: process.poll() is not None)
+        assert process.returncode == 0, (run.folder / "up.log").read_text()
+        (unknown := run.start(*up, "--from-checkpoint", "77")).wait()
+        assert unknown.returncode != 0
+        back_to = events_of(run, Event.CHECKPOINTED)[-3]
+        process = run.start(*up, "--from-checkpoint", back_to["checkpoint"])
+        wait_for("the job is finished again", lambda: process.poll() is not None)
+        log = (run.folder / "up.log").read_text()
+        assert process.returncode == 0, log
+        assert f"goes back to checkpoint {back_to['checkpoint']}" in log
+        (resumed,) = events_of(run, Event.RESUMED)
+        assert resumed["checkpoint"] == back_to["checkpoint"]
+        assert resumed["progress_samples"] == back_to["progress_samples"] < spec.budget_samples
+        assert resumed["freed_samples"] == spec.budget_samples - back_to["progress_samples"]
+        found = account_of(run.folder / "clusters" / "local" / "run", spec)
+        assert (found.records_lost, found.records_trained) == (0, spec.budget_samples)
+        run.assert_nothing_is_left()
 
 
 def test_when_all_peers_have_left_new_ones_go_on_from_the_checkpoint_that_they_left(tmp_path: Path) -> None:

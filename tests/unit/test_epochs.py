@@ -52,3 +52,11 @@ def test_without_shuffling_chunks_come_as_they_are_stored() -> None:
     epochs = Epochs(records=100, chunk_records=10, budget_samples=150, seed=3, shuffle=False)
     assert epochs.order(0) == tuple(range(10))
     assert epochs.order(1) == tuple(range(5))
+
+
+def test_samples_are_those_of_whole_epochs_and_of_single_chunks_of_their_true_size() -> None:
+    epochs = Epochs(records=25, chunk_records=10, budget_samples=60, seed=1)
+    assert epochs.samples_of(1, (ChunkId(1, 0), ChunkId(1, 2))) == 25 + 10 + 5
+    everything = (ChunkId(epoch, chunk) for epoch in range(3) for chunk in epochs.order(epoch))
+    assert epochs.samples_of(0, everything) == 60
+    assert epochs.samples_of(3, ()) == 60

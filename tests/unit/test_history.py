@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from gossip_caffe.observe.events import Event, JsonLinesLog, read_events
 from gossip_caffe.observe.history import Account, account
+from tests.fake_clock import FakeClock
 
 
 @dataclass(frozen=True)
@@ -117,3 +120,54 @@ def test_an_exchange_that_only_its_answering_side_applied_is_half_applied_and_it
     found = account(logs, Job(10))
     assert found.exchanges == {"applied": 1, "failed": 2}
     assert (found.half_applied, found.mass_error) == (2, -1.5)
+
+
+def resumed(at: float, folded: int, **done: list[int]) -> dict[str, Any]:
+    kept = {epoch.removeprefix("e"): chunks for epoch, chunks in done.items()}
+    return {"event": "resumed", "t": at, "checkpoint": "c", "folded": folded, "done": kept}
+
+
+def at(seconds: float, event: dict[str, Any]) -> dict[str, Any]:
+    return {**event, "t": seconds}
+
+
+FORTY = Data(records=40)
+
+
+def test_what_a_job_lost_by_going_back_to_a_checkpoint_counts_only_when_it_is_trained_again() -> None:
+    before = [at(1, trained((0, 0, 30))), at(2, done(0, 0, 1)), at(3, done(0, 2))]
+    after = [at(9, resumed(9, 0, e0=[0])), at(10, trained((0, 10, 20))), at(11, done(0, 1)), at(12, LEFT)]
+    assert figures(account({"a": before, "b": after}, Job(30, FORTY))) == (20, 10, 10)
+    more = [*after[:-1], at(12, trained((0, 20, 30))), at(13, done(0, 2)), at(14, LEFT)]
+    assert figures(account({"a": before, "b": more}, Job(30, FORTY))) == (30, 0, 20)
+
+
+def test_what_a_killed_peer_trained_after_the_checkpoint_is_not_credited_to_it() -> None:
+    killed = [at(1, trained((0, 0, 20)))]
+    assert figures(account({"a": killed, "b": [at(9, resumed(9, 0, e0=[0])), LEFT]}, Job(20))) == (10, 10, 0)
+
+
+def test_an_epoch_that_the_checkpoint_holds_whole_stays_done() -> None:
+    before = [at(1, trained((0, 0, 40), (1, 0, 10))), at(2, done(0, 0, 1, 2, 3)), at(2, done(1, 0))]
+    found = account({"a": [*before, LEFT], "b": [at(9, resumed(9, 1)), LEFT]}, Job(50, FORTY))
+    assert figures(found) == (40, 10, 0)
+
+
+def test_a_name_that_is_used_again_is_another_life() -> None:
+    started = {"event": "started", "t": 0.0}
+    first = [started, at(1, JOINED), at(1, trained((0, 0, 10)))]
+    second = [started, at(5, JOINED), at(6, trained((0, 0, 10))), at(7, done(0, 0)), at(8, LEFT)]
+    found = account({"a": [*first, *second]}, Job(10))
+    assert (found.peers_joined, found.peers_killed) == (2, 1)
+    assert figures(found) == (10, 0, 10)
+
+
+def test_a_torn_line_of_a_killed_process_does_not_hide_what_the_next_one_of_its_name_wrote(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.jsonl"
+    JsonLinesLog(path, "a", FakeClock()).emit(Event.STARTED)
+    with path.open("a") as file:
+        file.write('{"t":1.0,"event":"tra')
+    JsonLinesLog(path, "a", FakeClock()).emit(Event.LEFT)
+    assert [event["event"] for event in read_events(path)] == ["started", "left"]
