@@ -23,13 +23,15 @@ DEADLINE_S = 180.0
 """Far more than anything takes: a machine may be busy with other things."""
 
 
-def wait_for(what: str, condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
+def wait_for(
+    what: str, condition: Callable[[], Any], deadline_s: float = DEADLINE_S, look_every_s: float = 0.1
+) -> Any:
     """The first true value of a condition; fails the test when there is none in time."""
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.1)
+        time.sleep(look_every_s)
     raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
 
 

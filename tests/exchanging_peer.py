@@ -1,0 +1,208 @@
+"""A small peer in a process of its own: the product's exchange, transport, weight board, solver loop and event log.
+
+It takes commands as JSON lines (one exchange at a time) and tells what it reaches in the same way. ``hold`` names
+where it stops until it is told to go on: "checked" (what came is whole and in order, nothing is applied yet) or
+"answered" (the answering side has applied its half, and nothing of its answer has left).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from unittest.mock import patch
+
+import numpy as np
+
+from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.gossip import bulk, grpc_server, offering, party
+from gossip_caffe.gossip.exchange import Exchanger
+from gossip_caffe.gossip.grpc_server import PeerServer
+from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.gossip.message import Message
+from gossip_caffe.gossip.offering import Offering
+from gossip_caffe.gossip.payload import decoded
+from gossip_caffe.gossip.transport import Carry
+from gossip_caffe.job.spec import JobSettings, RateSchedule, TopSpec
+from gossip_caffe.observe.events import JsonLinesLog
+from gossip_caffe.peer.exchanging import Exchanging
+from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.stepped_solver import SteppedSolver
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FEATURES = 30_000
+"""300,010 weights: more than one frame, and more than one piece."""
+FIXED = RateSchedule("fixed", 0.1, 0.0, 0.0, 0, (), 1)
+
+
+def say(**message: object) -> None:
+    print(json.dumps(message), flush=True)
+
+
+class Gate:
+    """Where an exchange is held."""
+
+    def __init__(self) -> None:
+        self.hold = ""
+        self._open = asyncio.Event()
+
+    async def reached(self, point: str) -> None:
+        if point == self.hold and not self._open.is_set():
+            say(at=point)
+            await self._open.wait()
+
+    def go(self) -> None:
+        self._open.set()
+
+
+class HeldAnswerer:
+    """An exchanger that is held between applying and answering, and says when an offer comes and when it is over."""
+
+    def __init__(self, exchanger: Exchanger, gate: Gate) -> None:
+        self._exchanger = exchanger
+        self._gate = gate
+
+    async def receive(
+        self, header: Message, payload_bytes: int, read: Callable[[], Awaitable[Message]]
+    ) -> Message:
+        return await self._told(header, self._exchanger.receive(header, payload_bytes, read))
+
+    async def receive_swap(self, header: Message, carry: Carry) -> Message:
+        return await self._told(header, self._exchanger.receive_swap(header, carry))
+
+    async def _told(self, header: Message, answering: Awaitable[Message]) -> Message:
+        say(receiving=header.exchange_id)
+        try:
+            answer = await answering
+            await self._gate.reached("answered")
+            return answer
+        finally:
+            say(over=header.exchange_id)
+
+    async def answer(self, offer: Message) -> Message:
+        return await self._exchanger.answer(offer)
+
+    async def show(self, request: Message) -> Message:
+        return await self._exchanger.show(request)
+
+
+class Life:
+    """One peer's weights and exchanges, from fresh ones on."""
+
+    def __init__(self, name: str, seed: int, hold: str, log: Path, transport: GrpcTransport) -> None:
+        self.gate = Gate()
+        self.gate.hold = hold
+        self._name = name
+        self._transport = transport
+        ring = BatchRing.create((TopSpec("data", (FEATURES,)), TopSpec("label", ())), 1, 1)
+        spec = EngineSpec("numpy", "", iter_size=1, batch_records=1, seed=seed)
+        self._solver = SteppedSolver(spec, FIXED, ring, monotonic=time.monotonic)
+        self._log = JsonLinesLog(log, name, SystemClock())
+        self._seed = seed
+        self.exchanger: Exchanger
+
+    async def begin(self) -> None:
+        layout = await self._solver.build()
+        await self._solver.start(None)
+        self.exchanger = Exchanger(
+            peer=self._name,
+            job="job",
+            fingerprint=layout.fingerprint,
+            codec="float32",
+            weights=self._solver.board,
+            transport=self._transport,
+            clock=SystemClock(),
+            rng=random.Random(self._seed),
+            offload=self._elsewhere,
+        )
+        self.exchanger.accepting = None
+        self._exchanging(0)  # its log is that of the answers, too
+
+    async def _elsewhere(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result = await asyncio.to_thread(work, *args, **kwargs)
+        if work is decoded or work.__name__ == "half":
+            await self.gate.reached("checked")
+        return result
+
+    def _exchanging(self, port: int) -> Exchanging:
+        return Exchanging(
+            exchanger=self.exchanger,
+            board=self._solver.board,
+            settings=JobSettings(),
+            own=lambda: (self._name, ""),
+            partners=lambda: {"b": f"127.0.0.1:{port}"},
+            zone_of=lambda _: "",
+            shared=lambda _: None,
+            urgent=lambda: False,
+            clock=SystemClock(),
+            rng=random.Random(self._seed),
+            log=self._log,
+        )
+
+    async def offer(self, port: int) -> None:
+        outcome = await self._exchanging(port).exchange()
+        if outcome is not None:
+            say(outcome=outcome.kind.value, exchange=outcome.exchange_id, reason=outcome.reason)
+
+    def write_weights(self, path: Path) -> None:
+        """What others would get now, which is what the solver has once it has made its way between two steps."""
+        board = self._solver.board
+        waiting, added = (np.empty(board.size, dtype=np.float32) for _ in range(2))
+        board.snapshot(waiting)
+        self._solver.advance(1)
+        board.snapshot(added)
+        np.save(path, waiting if np.array_equal(waiting, added) else np.full_like(waiting, np.nan))
+        say(weights=str(path))
+
+
+async def serve(name: str, patience_s: float) -> None:
+    bulk.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = patience_s
+    party.OFFLOAD_FROM_VALUES = 1
+    server, transport = PeerServer("127.0.0.1:0", CheckpointFolder(Path())), GrpcTransport()
+    port = await server.start()
+    weights_port = server.weights_port
+    say(port=port, weights_port=weights_port)
+    commands = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(commands), sys.stdin
+    )
+    lives: list[Life] = []
+    tasks: set[asyncio.Task[None]] = set()
+    while line := await commands.readline():
+        command = json.loads(line)
+        match command.pop("do"):
+            case "begin":
+                lives = [Life(name, command["seed"], command["hold"], Path(command["log"]), transport)]
+                await lives[0].begin()
+                offering.SWAP_FROM_VALUES = 0 if command["swaps"] else 1 << 60
+                server._listener.port = command["weights_port"] or weights_port
+                server.serve(HeldAnswerer(lives[0].exchanger, lives[0].gate))
+                say(begun=name)
+            case "offer":
+                task = asyncio.ensure_future(offer(lives[0], **command))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            case "straight":
+                server._listener.port = weights_port
+            case "go":
+                lives[0].gate.go()
+            case "weights":
+                lives[0].write_weights(Path(command["path"]))
+
+
+async def offer(life: Life, port: int, deadline_s: float) -> None:
+    with patch.object(Offering, "deadline_s", deadline_s):
+        await life.offer(port)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1], float(sys.argv[2])))
