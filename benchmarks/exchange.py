@@ -1,6 +1,9 @@
 """What one exchange of weights costs: two processes over loopback, against plain sockets that push and pull as much.
 
     python benchmarks/exchange.py [--models 2,50,244] [--codecs float32,float16] [--repeats 5]
+                                  [--others-python /venv/with/torch/bin/python]
+
+With --others-python also against torch.distributed's gloo, mpi4py and hivemind, as far as that Python has them.
 
 docs/benchmarks.md says what each figure means.
 """
@@ -16,7 +19,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -170,10 +175,15 @@ def offer(values: int, codec: str, port: int, echo_port: int, repeats: int) -> N
     print(json.dumps(asyncio.run(offers(values, codec, port, echo_port, repeats))), flush=True)
 
 
-def child(*arguments: object) -> subprocess.Popen[str]:
-    """This script in another role."""
+@contextmanager
+def child(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """This script in another role, for as long as it is needed."""
     command = [sys.executable, __file__, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
@@ -188,7 +198,6 @@ def measure(megabytes: int, values: int, codec: str, repeats: int) -> dict[str, 
         with child("--offer", values, codec, port, echo_port, repeats) as own:
             exchanges, plain, own_cpu_s = json.loads(first_line(own))
         partner_cpu_s, partner_peak_bytes = json.loads(partner.communicate(input="")[0])
-        plain_end.terminate()
     with child("--answer", 1, codec) as empty:  # what the interpreter and its libraries take
         first_line(empty)
         _, base_bytes = json.loads(empty.communicate(input="")[0])
@@ -206,6 +215,30 @@ def measure(megabytes: int, values: int, codec: str, repeats: int) -> dict[str, 
         f"{codec:>10} {4 * values / 1e6:>9.1f}", *(f"{figure:>18}" for figure in figures.values()), flush=True
     )
     return {f"{name}_{codec}_{megabytes}": figure for name, figure in figures.items()}
+
+
+def others(python: str, megabytes: int, values: int, repeats: int, exchange_s: float) -> dict[str, float]:
+    """What others take for as many float32, and how many times as long that is; those that run."""
+    figures = {}
+    for name in ("gloo", "mpi", "hivemind"):
+        command = [python, str(Path(__file__).with_name("_others.py")), name, str(values), str(repeats)]
+        try:
+            ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=False)
+        except subprocess.TimeoutExpired:
+            print(f"{name:>10} {4 * values / 1e6:>9.1f}  not done within 300 s", flush=True)
+            continue
+        lists = [line for line in ran.stdout.splitlines() if line.startswith("[")]
+        if ran.returncode != 0 or not lists:
+            print(
+                f"{name:>10} {4 * values / 1e6:>9.1f}  does not run here (status {ran.returncode})",
+                flush=True,
+            )
+            continue
+        took_s = median(json.loads(lists[-1]))
+        figures[f"{name}_s_{megabytes}"] = round(took_s, 4)
+        figures[f"ratio_{name}_float32_{megabytes}"] = round(took_s / exchange_s, 3)
+        print(f"{name:>10} {4 * values / 1e6:>9.1f} {took_s:>18.4f}", flush=True)
+    return figures
 
 
 MODELS = {2: 431_080, 50: 12_500_000, 244: 60_965_224}
@@ -231,12 +264,15 @@ def main() -> int:
     parser.add_argument("--models", default="2,50,244", help=f"which of {', '.join(map(str, MODELS))} (MB)")
     parser.add_argument("--codecs", default="float32,float16", help=f"which of {', '.join(CODECS)}")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--others-python", default="", help="a Python that has torch, mpi4py or hivemind")
     options = parser.parse_args()
     figures: dict[str, float] = {}
     print(f"{'codec':>10} {'MB':>9}", *(f"{heading:>18}" for heading in HEADINGS))
     for megabytes in map(int, options.models.split(",")):
         for codec in options.codecs.split(","):
             figures |= measure(megabytes, MODELS[megabytes], codec, options.repeats)
+        if options.others_python and (ours_s := figures.get(f"exchange_s_float32_{megabytes}")):
+            figures |= others(options.others_python, megabytes, MODELS[megabytes], options.repeats, ours_s)
         rates = [figures.get(f"model_bytes_per_s_{codec}_{megabytes}") for codec in ("float16", "float32")]
         if rates[0] and rates[1]:
             figures[f"ratio_float16_over_float32_{megabytes}"] = round(rates[0] / rates[1], 3)
