@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
@@ -20,6 +21,34 @@ from gossip_caffe.solver.board import WeightBoard
 SHORTEST_LOOK_S = 0.002
 LONGEST_LOOK_S = 0.25
 IDLE_PAUSE_S = 0.1
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 0.8
+URGENT_LOOK_S = 0.02
+"""After an urgent exchange: what it settled may show only then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """How long to leave others in peace, and why."""
+
+    seconds: float
+    reason: str
+
+
+def pause_after(kind: OutcomeKind | None, *, in_vain: int, urgent: bool, draw: float) -> Pause:
+    """The pause after an exchange; None: there was no partner.
+
+    ``in_vain``: how many offers in a row, with this one, came to nothing; ``draw``: a random number from 0 to 1, so
+    that two urgent peers that offer to each other do not do so in step.
+    """
+    if kind is None:
+        return Pause(IDLE_PAUSE_S, "nobody to ask")
+    if kind is OutcomeKind.APPLIED:
+        return Pause(URGENT_LOOK_S if urgent else 0.0, "it was applied")
+    if not urgent:
+        return Pause(IDLE_PAUSE_S, f"the offer was {kind.value}; the next is due some iterations on")
+    longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(in_vain - 1, 10))
+    return Pause(longest_s * (1 + draw) / 2, f"{in_vain} offers in a row came to nothing")
 
 
 def until_due_s(iterations_left: int, step_s: float) -> float:
@@ -99,7 +128,7 @@ class Exchanging:
         self._partners = partners
         self._zone_of = zone_of
         self._choose = STRATEGIES[settings.partners]
-        self._turn = 0
+        self._turn = self._in_vain = 0
         self._shared = shared
         self._urgent = urgent
         self._clock = clock
@@ -119,8 +148,15 @@ class Exchanging:
                 continue
             outcome = await self.exchange()
             due = self._next_due()
-            if outcome is None or outcome.kind is not OutcomeKind.APPLIED:
-                await self._clock.sleep(IDLE_PAUSE_S if left <= 0 else SHORTEST_LOOK_S)
+            await self.pause(outcome, urgent=left > 0)
+
+    async def pause(self, outcome: Outcome | None, *, urgent: bool) -> None:
+        """Leave the others in peace after an exchange; ``urgent``: it was not due, but learning waits to leave."""
+        kind = None if outcome is None else outcome.kind
+        self._in_vain = 0 if kind is OutcomeKind.APPLIED else self._in_vain + 1
+        pause = pause_after(kind, in_vain=self._in_vain, urgent=urgent, draw=self._rng.random())
+        if pause.seconds:
+            await self._clock.sleep(pause.seconds)
 
     async def exchange(self) -> Outcome | None:
         """One exchange with the partner whose turn it is, now; None when there is no partner to be had."""

@@ -177,8 +177,7 @@ class Training:
         while self.trainer.stream.unsettled:
             self.trainer.board.request_publication()
             if self.partners():
-                await self._exchanging.exchange()
-                await self.world.clock.sleep(LOOK_EVERY_S)
+                await self._exchanging.pause(await self._exchanging.exchange(), urgent=True)
             else:
                 await self.checkpointing.make("leaving alone")
 
