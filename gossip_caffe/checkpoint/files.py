@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.checkpoint.caffemodel import read_caffemodel, write_caffemodel
-from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, FileEntry, Manifest
+from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, FileEntry, Manifest
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound
 from gossip_caffe.gossip.average import all_finite
 
@@ -46,13 +46,20 @@ class CheckpointFolder:
                 raise NotFound(f"no checkpoint file {checkpoint!r}/{file!r}", remedy="list the checkpoints")
         return self.root / checkpoint / file if file else self.root / checkpoint
 
-    def write(self, manifest: Manifest, weights: NDArray[np.float32]) -> Manifest:
+    def write(
+        self,
+        manifest: Manifest,
+        weights: NDArray[np.float32],
+        state: Callable[[BinaryIO], None] | None = None,
+    ) -> Manifest:
         """Write a checkpoint of flat weights; returns its manifest with the files in it.
 
-        Raises EnvironmentProblem when the disk does not take it; nothing of it is left then.
+        ``state`` writes the .solverstate. Raises EnvironmentProblem when the disk does not take it; nothing of it is
+        left then.
         """
         layout = manifest.weight_layout()
-        return self.write_files(manifest, {MODEL: lambda file: write_caffemodel(file, layout, weights)})
+        files = {MODEL: lambda file: write_caffemodel(file, layout, weights)}
+        return self.write_files(manifest, {**files, STATE: state} if state is not None else files)
 
     def write_files(self, manifest: Manifest, files: Mapping[str, Callable[[BinaryIO], None]]) -> Manifest:
         """Write any files and the manifest that lists them, atomically."""
@@ -110,23 +117,43 @@ class CheckpointFolder:
         layout = manifest.weight_layout()
         if layout.fingerprint != layout_fingerprint:
             raise self._refused(checkpoint, "it is of another net")
-        model = b""
+        model: bytes | None = None
         for entry in manifest.files:
-            content = self._read(checkpoint, entry.name)
-            if len(content) != entry.size_bytes:
-                raise self._refused(
-                    checkpoint, f"{entry.name} has {len(content)} bytes, not {entry.size_bytes}"
-                )
-            if hashlib.sha256(content).hexdigest() != entry.sha256:
-                raise self._refused(checkpoint, f"{entry.name} is not what was written (SHA-256 differs)")
             if entry.name == MODEL:
-                model = content
-        if not model:
+                model = self._content(checkpoint, entry)
+            else:
+                self._check(checkpoint, entry)
+        if model is None:
             raise self._refused(checkpoint, f"it has no {MODEL}")
         weights = read_caffemodel(model, layout)
         if not all_finite(weights):
             raise self._refused(checkpoint, "its weights hold NaN or Inf")
         return manifest, weights
+
+    def _content(self, checkpoint: str, entry: FileEntry) -> bytes:
+        """A whole file, which was verified as it was read: what is hashed is what is returned."""
+        try:
+            content = self.path(checkpoint, entry.name).read_bytes()
+        except FileNotFoundError:
+            raise self._refused(checkpoint, f"{entry.name} is missing") from None
+        self._compare(checkpoint, entry, len(content), hashlib.sha256(content).hexdigest())
+        return content
+
+    def _check(self, checkpoint: str, entry: FileEntry) -> None:
+        """Verify a file that is not needed in memory."""
+        try:
+            with self.path(checkpoint, entry.name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size_bytes = file.tell()
+        except FileNotFoundError:
+            raise self._refused(checkpoint, f"{entry.name} is missing") from None
+        self._compare(checkpoint, entry, size_bytes, digest)
+
+    def _compare(self, checkpoint: str, entry: FileEntry, size_bytes: int, sha256: str) -> None:
+        if size_bytes != entry.size_bytes:
+            raise self._refused(checkpoint, f"{entry.name} has {size_bytes} bytes, not {entry.size_bytes}")
+        if sha256 != entry.sha256:
+            raise self._refused(checkpoint, f"{entry.name} is not what was written (SHA-256 differs)")
 
     def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
         """Size of a file in bytes, and its pieces from an offset on, for others to pull. Raises NotFound."""
@@ -162,12 +189,6 @@ class CheckpointFolder:
         for checkpoint in removed:
             shutil.rmtree(self.path(checkpoint))
         return removed
-
-    def _read(self, checkpoint: str, name: str) -> bytes:
-        try:
-            return self.path(checkpoint, name).read_bytes()
-        except FileNotFoundError:
-            raise self._refused(checkpoint, f"{name} is missing") from None
 
     def _refused(self, checkpoint: str, why: str) -> CheckpointRefused:
         return CheckpointRefused(f"checkpoint {checkpoint}: {why}", remedy="use another checkpoint")

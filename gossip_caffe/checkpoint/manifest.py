@@ -14,6 +14,8 @@ from gossip_caffe.solver.layout import Entry, WeightLayout, read_entries
 FORMAT = 1
 MANIFEST = "manifest.json"
 MODEL = "model.caffemodel"
+STATE = "model.solverstate"
+"""The maker's momentum, for plain Caffe's ``solver.restore``; not there when the maker's Caffe does not give it."""
 
 
 @dataclass(frozen=True, slots=True)

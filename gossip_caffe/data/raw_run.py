@@ -15,6 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from gossip_caffe.protofields import varint
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 # Field keys of Datum in caffe.proto: number << 3 | wire type.
@@ -46,7 +47,7 @@ class RawRun:
         if datum.encoded or min(shape) <= 0 or len(datum.data) != math.prod(shape):
             return None
         fields = zip((_CHANNELS, _HEIGHT, _WIDTH, _DATA), (*shape, len(datum.data)), strict=True)
-        head = b"".join(bytes([key]) + _varint(value) for key, value in fields)
+        head = b"".join(bytes([key]) + varint(value) for key, value in fields)
         return cls(head, shape) if serialized.startswith(head) else None
 
     @property
@@ -77,15 +78,6 @@ class RawRun:
             found[index] = label[0]
         pixels = [np.frombuffer(value, np.uint8, self.pixels, start).reshape(self.shape) for value in values]
         return pixels, found
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _labels(tails: Pixels) -> NDArray[np.int64] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gossip_caffe.protofields import varint
 from gossip_caffe.wire import gossip_pb2 as wire
 
 _FRAME, _OFFSET, _CRC32, _DATA = 0x12, 0x08, 0x18, 0x12
@@ -30,14 +31,14 @@ def serialized(part: Any) -> bytes:
     fields = b"".join(
         (
             bytes((_OFFSET,)),
-            _varint(part.offset),
+            varint(part.offset),
             bytes((_CRC32,)),
-            _varint(part.crc32),
+            varint(part.crc32),
             bytes((_DATA,)),
-            _varint(len(part.data)),
+            varint(len(part.data)),
         )
     )
-    return b"".join((bytes((_FRAME,)), _varint(len(fields) + len(part.data)), fields, part.data))
+    return b"".join((bytes((_FRAME,)), varint(len(fields) + len(part.data)), fields, part.data))
 
 
 def parsed(message: bytes) -> Any:
@@ -58,15 +59,6 @@ def _piece(message: bytes) -> Piece | None:
     if here + length != len(message):
         return None
     return Piece(offset, memoryview(message)[here:], crc32)
-
-
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number >= 0x80:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)
 
 
 def _read_varint(message: bytes, here: int) -> tuple[int, int]:

@@ -175,6 +175,7 @@ class JobSettings:
     lease_ttl_s: float = 5.0
     checkpoint_every_samples: int = 0
     keep_checkpoints: int = 5
+    joiner_momentum: str = "zero"
     seed: int = 1
     prefetch_batches: int = 8
     shuffle: bool = True
@@ -184,6 +185,7 @@ class JobSettings:
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _CHOICES = {
     "corrupt_records": ("stop", "skip"),
+    "joiner_momentum": ("zero", "checkpoint"),
     "codec": ("float32", "float16", "bfloat16", "int8", "int4"),
     "partners": ("uniform", "exponential", "ring"),
     "lr_scaling": ("none", "sqrt", "linear"),

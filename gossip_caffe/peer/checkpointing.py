@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from gossip_caffe.checkpoint.announce import Announcement, add_holder, announce, announced, checkpoint_id
 from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held, due, take
-from gossip_caffe.checkpoint.manifest import Manifest, ranges_of
+from gossip_caffe.checkpoint.manifest import MODEL, Manifest, ranges_of
 from gossip_caffe.checkpoint.pull import pull
+from gossip_caffe.checkpoint.solverstate import current_step, write_solverstate
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, StoreError
 from gossip_caffe.gossip.collect import Consensus, consensus
 from gossip_caffe.gossip.message import Message
@@ -27,6 +28,7 @@ from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.shards.epochs import ChunkId
 from gossip_caffe.solver.board import SnapshotInfo
+from gossip_caffe.solver.history import SolverHistory
 
 ALONE_EVERY_S = 2.0
 COPIES = 2
@@ -161,6 +163,7 @@ class Checkpointing:
             folded, (ChunkId(epoch, chunk) for epoch, state in states.items() for chunk in state.done)
         )
         done = [(epoch, ranges_of(state.done)) for epoch, state in states.items() if state.done]
+        history = await member.trainer.history()  # first: a solver at rest is then at the iteration of both
         snapshot, agreed = await collect(member)
         manifest = Manifest(
             checkpoint=checkpoint_id(progress, f"{member.peer}-{self._world.rng.getrandbits(16):04x}"),
@@ -174,7 +177,12 @@ class Checkpointing:
             contributors=agreed.contributors,
             made_at=self._world.clock.wall(),
         )
-        manifest = await asyncio.to_thread(self._world.folder.write, manifest, agreed.weights)
+        state = self._state_of(history, progress)
+        try:
+            manifest = await asyncio.to_thread(self._world.folder.write, manifest, agreed.weights, state)
+        finally:
+            if history is not None:
+                history.close()
         guards: tuple[Guard, ...] = ()
         if held is not None:
             guards = (CreatedAt(self._world.keys.duty(CHECKPOINTS), held.revision),)
@@ -192,6 +200,17 @@ class Checkpointing:
         )
         member.durable(snapshot.batches, manifest.checkpoint)
         return manifest.checkpoint
+
+    def _state_of(self, history: SolverHistory | None, progress: int) -> Callable[[BinaryIO], None] | None:
+        """What writes the .solverstate of a checkpoint after ``progress`` samples."""
+        if history is None or not history.blobs:
+            return None
+        spec, blobs = self._world.spec, tuple(history.blobs)
+        iteration = spec.iteration_at(progress)
+        step = current_step(spec.schedule, iteration)
+        return lambda file: write_solverstate(
+            file, iteration=iteration, learned_net=MODEL, history=blobs, step=step
+        )
 
     async def _finish(self, checkpoint: str, held: Held) -> None:
         """The budget is trained and the last checkpoint is there: say so, once."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.checkpoint.announce import Announcement, add_holder, announce, announced, checkpoint_id
-from gossip_caffe.checkpoint.manifest import Manifest
+from gossip_caffe.checkpoint.manifest import STATE, Manifest
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.errors import CheckpointRefused, ModelError, NotFound
 from gossip_caffe.gossip.collect import mean_of
@@ -96,7 +96,8 @@ class Joining:
         for announcement in listed:
             if (loaded := await self._loaded(announcement)) is not None:
                 manifest, weights = loaded
-                await self._trainer.start(weights)
+                momentum = self._world.spec.settings.joiner_momentum == "checkpoint"
+                await self._trainer.start(weights, self._state_of(manifest) if momentum else "")
                 self._world.log.emit(
                     Event.JOINED, checkpoint=manifest.checkpoint, progress_samples=manifest.progress_samples
                 )
@@ -125,7 +126,8 @@ class Joining:
             self._world.store, incarnation.writer, self._world.keys, self._world.epochs, manifest, right
         )
         await incarnation.ledger.refresh()
-        await self._trainer.start(weights)
+        # The maker's momentum belongs to these weights, or nearly so: a job of one peer goes on as if nothing had been.
+        await self._trainer.start(weights, self._state_of(manifest))
         self._world.log.emit(
             Event.RESUMED,
             checkpoint=manifest.checkpoint,
@@ -140,6 +142,11 @@ class Joining:
         )
         again = f", {done.freed_samples:,} samples are trained again" if done.freed_samples else ""
         return Synced(f"the job goes on from checkpoint {manifest.checkpoint}{again}", known=True)
+
+    def _state_of(self, manifest: Manifest) -> str:
+        """Path of the .solverstate of a checkpoint here; "" when it has none."""
+        path = self._world.folder.path(manifest.checkpoint, STATE)
+        return str(path.absolute()) if path.is_file() else ""
 
     async def _right(self) -> int | None:
         """The right to found the job or to take it back; it is kept until this peer's lease ends."""

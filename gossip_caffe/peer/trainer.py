@@ -22,6 +22,7 @@ from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.shards.epochs import ChunkId
 from gossip_caffe.shards.stream import Batch, RecordStream, records_of
 from gossip_caffe.solver.board import WeightBoard
+from gossip_caffe.solver.history import SolverHistory
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.solver_port import Solver
 
@@ -93,10 +94,22 @@ class Trainer:
         self._loader_ready = True
         return self.layout
 
-    async def start(self, weights: NDArray[np.float32] | None) -> None:
-        """Let the solver run, from ``weights`` (flat, shape (layout.size,)) or from its own fresh ones."""
-        await self._solver.start(weights)
+    async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
+        """Let the solver run, from ``weights`` (flat, shape (layout.size,)) or from its own fresh ones.
+
+        ``history``: a .solverstate whose momentum it takes.
+        """
+        await self._solver.start(weights, history)
         self.board = self._solver.board
+
+    async def history(self) -> SolverHistory | None:
+        """The solver's momentum; None when there is no solver to give it now."""
+        if self._restarting:
+            return None
+        try:
+            return await self._solver.history()
+        except SolverDied:
+            return None  # whoever supervises it starts another
 
     async def renew(self) -> None:
         """Begin again with new children, before anything was fed."""

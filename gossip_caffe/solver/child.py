@@ -1,8 +1,10 @@
 """The solver process: owns the engine, steps while there are batches, adds corrections between two steps.
 
 Messages to it: {"build": EngineSpec, "schedule": RateSchedule} with the ring's descriptors; {"start": "fresh" |
-"board"} with the board's; {"stop": true}. From it: {"layout": […]}, {"started": true}, and {"failed": one line,
-"remedy": …} before it ends with that error's exit code. What changes with every step is in the board's counters.
+"board", "history": path or ""} with the board's; {"history": number} with a descriptor to write momentum to;
+{"stop": true}. From it: {"layout": […]}, {"started": true}, {"history": number, "shapes": […], "iteration": …}, and
+{"failed": one line, "remedy": …} before it ends with that error's exit code. What changes with every step is in the
+board's counters.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import select
 import sys
 import time
 from typing import Any
+
+import numpy as np
 
 from gossip_caffe.children import Control, run_child
 from gossip_caffe.data.ring import BatchRing
@@ -45,12 +49,19 @@ def serve(control: Control) -> None:
     message, fds = _received(control)
     board = WeightBoard.attach(fds[0])
     loop = SolverLoop(engine, spec, schedule, ring, board, time.monotonic)
+    if message.get("history"):
+        engine.load_history(message["history"])
     loop.start(fresh=message["start"] == "fresh")
     control.send({"started": True})
     waiting = select.poll()
     waiting.register(control.fd, select.POLLIN)
     waiting.register(ring.ready_fd, select.POLLIN)
     while (received := control.receive(0.0)) is None or "stop" not in received[0]:
+        if received is not None and "history" in received[0]:
+            loop.settle()
+            shapes = _write_history(engine, received[1][0])
+            told = {"history": received[0]["history"], "shapes": shapes, "iteration": board.iteration}
+            control.send(told)
         loop.between_steps()
         if batches := loop.batches_due:
             loop.step(batches)
@@ -61,6 +72,17 @@ def serve(control: Control) -> None:
         ring.drain_ready()
         board.note_stall(time.monotonic() - stalled_at)
     loop.settle()
+
+
+def _write_history(engine: SolverEngine, fd: int) -> list[tuple[int, ...]]:
+    """Copy momentum, blob after blob, into the descriptor's memory; returns the blobs' shapes."""
+    history = engine.history()
+    with open(fd, "wb", buffering=0) as file:
+        for values in history:
+            left = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+            while left:  # the kernel takes no more than 2 GiB at once
+                left = left[file.write(left) :]
+    return [tuple(values.shape) for values in history]
 
 
 def _received(control: Control) -> tuple[dict[str, Any], list[int]]:

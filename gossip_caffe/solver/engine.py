@@ -56,6 +56,14 @@ class SolverEngine(Protocol):
         """Take what the job starts from, when its spec names files. Only the founder does."""
         ...
 
+    def history(self) -> list[NDArray[np.float32]]:
+        """The solver's own memory (momentum), as views and in Caffe's order; empty where it cannot be had."""
+        ...
+
+    def load_history(self, path: str) -> None:
+        """Take momentum, and no weights, from a .solverstate. Raises ModelError when it is none."""
+        ...
+
     def draw_noise_from(self, seed: int) -> None:
         """Begin a new stream of random numbers, for everything that is drawn from here on; ``seed``: 0 to 2³¹ − 1."""
         ...

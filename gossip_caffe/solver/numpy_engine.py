@@ -40,6 +40,13 @@ class NumpyEngine:
     def load_first_weights(self) -> None:
         """It knows no files."""
 
+    def history(self) -> list[NDArray[np.float32]]:
+        """The velocity of both blobs."""
+        return list(self.layout.split(self._velocity))
+
+    def load_history(self, path: str) -> None:
+        """It knows no files."""
+
     def draw_noise_from(self, seed: int) -> None:
         """Nothing is drawn in training."""
 

@@ -90,6 +90,14 @@ class PycaffeEngine:
         if self._state:
             restore(self._solver, self._state)
 
+    def history(self) -> list[NDArray[np.float32]]:
+        """The history of the learnable parameters; AdaDelta and Adam have a second round of it."""
+        return list(_gossip.history(self._solver)) if _gossip is not None else []
+
+    def load_history(self, path: str) -> None:
+        """As ``solver.restore``, but for the weights."""
+        restore(self._solver, path)
+
     def draw_noise_from(self, seed: int) -> None:
         """Seed Caffe's generator: dropout, DummyData and whatever else draws from it."""
         caffe.set_random_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import signal
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from gossip_caffe.job.spec import RateSchedule
 from gossip_caffe.solver.abort import abort_cause
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.solver.history import SolverHistory
 from gossip_caffe.solver.layout import WeightLayout
 
 STOP_DEADLINE_S = 5.0
@@ -41,8 +43,15 @@ class Solver(Protocol):
         """Start it and build the net. Raises SolverDied with the cause."""
         ...
 
-    async def start(self, weights: NDArray[np.float32] | None) -> None:
-        """Let it train: from ``weights``, or from the board's newest snapshot, or from its own fresh weights."""
+    async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
+        """Let it train: from ``weights``, or from the board's newest snapshot, or from its own fresh weights.
+
+        ``history``: a .solverstate whose momentum it takes.
+        """
+        ...
+
+    async def history(self) -> SolverHistory:
+        """Its momentum, just after it has published its weights. Raises SolverDied."""
         ...
 
     async def wait(self) -> ProcessEnd:
@@ -73,6 +82,7 @@ class SolverProcess:
         self._child = Child("gossip_caffe.solver.child", self._heard)
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._failed: SolverDied | None = None
+        self._asked = 0
 
     @property
     def pid(self) -> int:
@@ -101,13 +111,26 @@ class SolverProcess:
             )
         return layout
 
-    async def start(self, weights: NDArray[np.float32] | None) -> None:
+    async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
         """Let it train; returns when its first snapshot is published."""
         if weights is not None:
             self.board.install(weights)
         source = "board" if self.board.published.version else "fresh"
-        self._child.send({"start": source}, [self.board.fd])
+        self._child.send({"start": source, "history": history}, [self.board.fd])
         await self._answer("started")
+
+    async def history(self) -> SolverHistory:
+        """Its momentum; costs the solver one copy between two steps."""
+        self._asked += 1
+        number, fd = self._asked, os.memfd_create("gossip-caffe-history", os.MFD_CLOEXEC)
+        try:
+            self._child.send({"history": number}, [fd])
+            while (answer := await self._answer("history"))["history"] != number:
+                pass  # the answer to somebody who has stopped waiting for it
+            return SolverHistory(fd, answer["shapes"], answer["iteration"])
+        except BaseException:
+            os.close(fd)
+            raise
 
     async def _answer(self, kind: str) -> dict[str, Any]:
         answer = asyncio.ensure_future(self._messages.get())

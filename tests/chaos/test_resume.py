@@ -59,8 +59,11 @@ def test_when_everything_is_killed_at_random_moments_the_job_ends_with_every_rec
     tmp_path: Path,
 ) -> None:
     job = write_job(tmp_path / "job", records=8000, iterations=ITERATIONS_A_DEATH * (DEATHS + 1))
-    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
-    spec = read_job("solver", job.solver, JobSettings(lease_ttl_s=2.0), measure)
+    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver)]
+    up += ["--set", "lease_ttl_s=2", "--set", "checkpoint_every_samples=20000"]
+    spec = read_job(
+        "solver", job.solver, JobSettings(lease_ttl_s=2.0, checkpoint_every_samples=20_000), measure
+    )
     rng = random.Random(4)
     with cluster_run(tmp_path / "state") as run:
         for death in range(DEATHS):

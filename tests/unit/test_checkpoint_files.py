@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from gossip_caffe.checkpoint.announce import checkpoint_id
 from gossip_caffe.checkpoint.caffemodel import read_caffemodel
 from gossip_caffe.checkpoint.duty import due
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, Manifest, numbers_of, ranges_of
+from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, Manifest, numbers_of, ranges_of
+from gossip_caffe.checkpoint.solverstate import current_step, learned_net_field, write_solverstate
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound
+from gossip_caffe.job.spec import RateSchedule
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
@@ -27,6 +30,10 @@ LAYOUT = WeightLayout.of(
 )
 OTHER = WeightLayout.of([("ip", 0, (10, 16)), ("ip", 1, (10,))])
 WEIGHTS = np.random.default_rng(1).standard_normal(LAYOUT.size).astype(np.float32)
+
+
+def write_state(file: BinaryIO, values: np.ndarray = WEIGHTS) -> None:
+    write_solverstate(file, iteration=7, learned_net=MODEL, history=[values], step=0)
 
 
 def manifest_of(name: str, layout: WeightLayout = LAYOUT) -> Manifest:
@@ -92,7 +99,8 @@ def vanish(path: Path, rng: random.Random) -> None:
 
 def foreign(path: Path, rng: random.Random) -> None:
     stranger = CheckpointFolder(path.parent.parent / "stranger")
-    stranger.write(manifest_of("c1", OTHER), np.zeros(OTHER.size, np.float32))
+    zeros = np.zeros(OTHER.size, np.float32)
+    stranger.write(manifest_of("c1", OTHER), zeros, lambda file: write_state(file, zeros))
     shutil.copy(stranger.path("c1", path.name), path)
 
 
@@ -101,14 +109,14 @@ DAMAGES: list[Callable[[Path, random.Random], None]] = [flip, truncate, append, 
 
 def test_five_hundred_damages_are_five_hundred_refusals(tmp_path: Path) -> None:
     whole = CheckpointFolder(tmp_path / "whole")
-    whole.write(manifest_of("c1"), WEIGHTS)
+    whole.write(manifest_of("c1"), WEIGHTS, write_state)
     digest = whole.manifest("c1").digest
     refused = 0
     for seed in range(500):
         rng = random.Random(seed)
         folder = CheckpointFolder(tmp_path / f"damaged{seed}")
         shutil.copytree(whole.path("c1"), folder.path("c1"))
-        name = rng.choice([MODEL, MODEL, MANIFEST])
+        name = rng.choice([MODEL, MODEL, STATE, MANIFEST])
         rng.choice(DAMAGES)(folder.path("c1", name), rng)
         try:
             manifest, _ = load(folder, "c1")
@@ -209,3 +217,31 @@ def test_a_checkpoint_is_due_by_progress_by_need_and_at_the_end() -> None:
     assert due(100, 0, 100, **quiet).now
     assert due(5, 0, 100, finished=True, alone_unsettled=False).reason == "the budget is trained"
     assert due(5, 0, 100, finished=False, alone_unsettled=True).now
+
+
+def test_a_state_is_a_solverstate_as_protobuf_reads_it_and_may_be_told_other_weights(tmp_path: Path) -> None:
+    path = tmp_path / "a.solverstate"
+    history = [WEIGHTS[:36].reshape(4, 1, 3, 3), WEIGHTS[36:40]]
+    with path.open("wb") as file:
+        write_solverstate(file, iteration=300, learned_net=MODEL, history=history, step=2)
+    state = wire.SolverState.FromString(path.read_bytes())
+    assert (state.iter, state.learned_net, state.current_step) == (300, MODEL, 2)
+    assert [list(blob.shape.dim) for blob in state.history] == [[4, 1, 3, 3], [4]]
+    assert np.array_equal(np.array(state.history[0].data, np.float32), WEIGHTS[:36])
+    told = wire.SolverState.FromString(path.read_bytes() + learned_net_field("/a/b.caffemodel"))
+    assert (told.learned_net, len(told.history)) == ("/a/b.caffemodel", 2)
+
+
+def test_steps_of_the_rate_are_counted_as_caffe_does_before_each_iteration() -> None:
+    step = RateSchedule("step", 0.1, gamma=0.1, stepsize=5)
+    assert [current_step(step, iteration) for iteration in (0, 5, 6, 11)] == [0, 0, 1, 2]
+    multistep = RateSchedule("multistep", 0.1, gamma=0.1, stepvalues=(5, 8))
+    assert [current_step(multistep, iteration) for iteration in (0, 5, 6, 8, 9)] == [0, 0, 1, 1, 2]
+    assert current_step(RateSchedule("inv", 0.1), 9) == 0
+
+
+@pytest.mark.parametrize("torn", range(1, 60, 7))
+def test_a_torn_model_is_refused_by_its_reader_too(folder: CheckpointFolder, torn: int) -> None:
+    content = folder.path("c1", MODEL).read_bytes()
+    with pytest.raises(CheckpointRefused):
+        read_caffemodel(content[:-torn], LAYOUT)

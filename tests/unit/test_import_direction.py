@@ -23,7 +23,17 @@ FLOORS = (
     ("data",),
     ("job",),
     ("observe",),
-    ("errors", "clock", "processes", "children", "sharedmem", "mixing", "grpc_runtime", "wire"),
+    (
+        "errors",
+        "clock",
+        "processes",
+        "children",
+        "sharedmem",
+        "mixing",
+        "protofields",
+        "grpc_runtime",
+        "wire",
+    ),
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The processes that are Caffe; everything else must live when Caffe aborts.

@@ -19,6 +19,7 @@ from gossip_caffe.observe.events import MemoryLog
 from gossip_caffe.peer.trainer import MAX_DEATHS_WITHOUT_PROGRESS, Trainer
 from gossip_caffe.shards.epochs import ChunkId
 from gossip_caffe.solver.board import WeightBoard
+from gossip_caffe.solver.history import SolverHistory
 from gossip_caffe.solver.layout import WeightLayout
 
 LAYOUT = WeightLayout.of([("ip", 0, (3,))])
@@ -62,7 +63,10 @@ class FakeSolver(FakeChild):
     async def build(self) -> WeightLayout:
         return LAYOUT
 
-    async def start(self, weights: NDArray[np.float32] | None) -> None:
+    async def history(self) -> SolverHistory:
+        raise SolverDied("it has none")
+
+    async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
         if weights is not None:
             self.board.install(weights)
         out = np.empty(LAYOUT.size, np.float32)
