@@ -89,7 +89,7 @@ def train_screen(budget_samples: int, *, on_terminal: bool, to_stderr: bool) -> 
         yield TrainScreen(budget_samples, lambda line: click.echo(line, err=to_stderr))
         return
     from rich.live import Live  # noqa: PLC0415 - only where there is a terminal
-    from rich.progress import (  # noqa: PLC0415  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
         Progress,

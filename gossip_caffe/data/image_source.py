@@ -28,10 +28,8 @@ class ImageDataSet:
         self.records = len(images.entries)
         self.digest = images.listed.digest
         record = images.record(0)
-        Transformer(spec.transform, seed=0).check(record)
-        channels, height, width = record.values.shape
-        crop = spec.transform.crop_size
-        self.shapes: tuple[tuple[int, ...], ...] = ((channels, crop or height, crop or width), ())
+        shape = Transformer(spec.transform, seed=0).shape_of(record)
+        self.shapes: tuple[tuple[int, ...], ...] = (shape, ())
 
     def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
         """Numbers are enough to find a picture."""

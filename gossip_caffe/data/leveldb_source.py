@@ -45,11 +45,8 @@ class LevelDbDataSet:
                 raise DataError(f"the LevelDB at {spec.path} is empty", remedy="write the data set")
             record = decode(first[1], _where(spec.path, first[0]), spec.transform)
             self.records = sum(1 for _ in database.iterator(include_value=False))
-        Transformer(spec.transform, seed=0).check(record)
-        channels, height, width = record.values.shape
-        crop = spec.transform.crop_size
-        shapes = ((channels, crop or height, crop or width), ())
-        self.shapes: tuple[tuple[int, ...], ...] = shapes[: len(spec.tops)]
+        shape = Transformer(spec.transform, seed=0).shape_of(record)
+        self.shapes: tuple[tuple[int, ...], ...] = (shape, ())[: len(spec.tops)]
 
     def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
         """Find the key of the first record of each chunk, by one pass over the keys."""

@@ -64,11 +64,8 @@ class LmdbDataSet:
         with _cursor(path) as cursor:
             cursor.first()
             record = decode(bytes(cursor.value()), _where(path, bytes(cursor.key())), spec.transform)
-        Transformer(spec.transform, seed=0).check(record)
-        channels, height, width = record.values.shape
-        crop = spec.transform.crop_size
-        shapes = ((channels, crop or height, crop or width), ())
-        self.shapes: tuple[tuple[int, ...], ...] = shapes[: len(spec.tops)]
+        shape = Transformer(spec.transform, seed=0).shape_of(record)
+        self.shapes: tuple[tuple[int, ...], ...] = (shape, ())[: len(spec.tops)]
 
     def chunk_keys(
         self, chunk_records: int, progress: Callable[[int], None] | None = None
@@ -117,13 +114,11 @@ class LmdbSource:
         run = RawRun.of(bytes(self._cursor.value()))
         if run is None:
             return None
-        crop = spec.transform.crop_size
-        channels, height, width = run.shape
         try:
-            self._transformer.check(Record(np.empty(run.shape, np.uint8), 0, ""))
+            shape = self._transformer.shape_of(Record(np.empty(run.shape, np.uint8), 0, ""))
         except DataError:
             return None
-        return run if (channels, crop or height, crop or width) == spec.tops[0].shape else None
+        return run if shape == spec.tops[0].shape else None
 
     def fill(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> None:
         """Write the records [start, stop) in cursor order. Raises DataError naming the LMDB and the key."""

@@ -75,6 +75,12 @@ class Transformer:
             )
         self._fits = shape
 
+    def shape_of(self, record: Record) -> tuple[int, ...]:
+        """What a record's shape is once it is transformed. Raises CorruptRecord like ``check``."""
+        self.check(record)
+        channels, height, width = record.values.shape
+        return channels, self._crop or height, self._crop or width
+
     def apply(self, records: Sequence[Record], epoch: int, first: int, out: NDArray[np.float32]) -> None:
         """Transform the records number ``first``, ``first`` + 1, … of an epoch into ``out``.
 

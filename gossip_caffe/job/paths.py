@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,19 +33,26 @@ class Paths:
         return str(path.relative_to(self.working)) if path.is_relative_to(self.working) else str(path)
 
 
-def read_text(path: Path, what: str) -> str:
-    """Read a file's text: UTF-8, or else one character a byte, as old comments are written.
-
-    Raises ModelError when it cannot be read.
-    """
+@contextmanager
+def readable(path: Path, what: str) -> Iterator[None]:
+    """Reading a file that a user named: what goes wrong is raised as ModelError."""
     try:
-        content = path.read_bytes()
+        yield
     except FileNotFoundError:
         raise ModelError(f"there is no {what} at {path}", remedy="check the path") from None
     except OSError as error:
         raise ModelError(
             f"cannot read the {what} {path} ({error.strerror})", remedy="check the file"
         ) from None
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a file's text: UTF-8, or else one character a byte, as old comments are written.
+
+    Raises ModelError when it cannot be read.
+    """
+    with readable(path, what):
+        content = path.read_bytes()
     if b"\0" in content:
         raise ModelError(f"the {what} {path} is a binary file", remedy="give a prototxt, which is text")
     try:

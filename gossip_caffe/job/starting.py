@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gossip_caffe.errors import ModelError, UsageError
-from gossip_caffe.job.paths import Paths
+from gossip_caffe.job.paths import Paths, readable
 from gossip_caffe.job.prototxt import Document
 from gossip_caffe.job.solver_states import read_state
 from gossip_caffe.job.spec import FileSpec, StartSpec
@@ -32,14 +32,8 @@ def read_start(solver: Document, paths: Paths, weights: Sequence[str], state: st
 
 def file_at(path: Path, what: str) -> FileSpec:
     """A file as it is now. Raises ModelError when it cannot be read."""
-    try:
+    with readable(path, what):
         return FileSpec(str(path), _digest(path))
-    except FileNotFoundError:
-        raise ModelError(f"there is no {what} at {path}", remedy="check the path") from None
-    except OSError as error:
-        raise ModelError(
-            f"cannot read the {what} {path} ({error.strerror})", remedy="check the file"
-        ) from None
 
 
 def not_as_it_was(start: StartSpec) -> str:
