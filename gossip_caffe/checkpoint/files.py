@@ -28,10 +28,11 @@ _UNFINISHED = ".unfinished-"
 class CheckpointFolder:
     """The checkpoints that one peer holds."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, sweep: bool = True) -> None:
+        """With ``sweep`` what a crash left is removed: only for whoever alone writes here."""
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
-        for leftover in root.glob(f"{_UNFINISHED}*"):
+        for leftover in root.glob(f"{_UNFINISHED}*") if sweep else ():
             shutil.rmtree(leftover, ignore_errors=True)
 
     def ids(self) -> list[str]:

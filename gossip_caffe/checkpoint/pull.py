@@ -27,7 +27,8 @@ class Torn(GossipCaffeError):
     """A holder's copy is not what was announced: start the file again elsewhere."""
 
 
-def _silent(done_bytes: int, total_bytes: int) -> None:
+def silent(done_bytes: int, total_bytes: int) -> None:
+    """Show no progress."""
     del done_bytes, total_bytes
 
 
@@ -38,7 +39,7 @@ async def pull(
     client: FileClient,
     folder: CheckpointFolder,
     rng: random.Random,
-    on_progress: Callable[[int, int], None] = _silent,
+    on_progress: Callable[[int, int], None] = silent,
 ) -> Manifest:
     """Bring a checkpoint into ``folder``; ``on_progress`` gets (bytes here, bytes in all).
 

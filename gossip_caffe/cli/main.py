@@ -14,6 +14,10 @@ from gossip_caffe import __version__
 from gossip_caffe.errors import ExitCode, GossipCaffeError
 
 _COMMANDS = {
+    "checkpoint": (
+        "gossip_caffe.cli.checkpoint:checkpoint",
+        "List, fetch, check and export what a job has kept.",
+    ),
     "cluster": (
         "gossip_caffe.cli.cluster:cluster",
         "Run a job on this machine, with as many peers as you like.",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +28,38 @@ def told_when_slow(news: str) -> Iterator[None]:
     finally:
         timer.cancel()
         timer.join()
+
+
+@contextmanager
+def transfer(news: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Show how far a transfer is, to be told (bytes here, bytes in all), when it takes a while.
+
+    On a terminal by a bar, elsewhere by one line; with ``shown`` False by nothing. It goes to stderr.
+    """
+    if not shown:
+        yield _unseen
+        return
+    if not sys.stderr.isatty():
+        with told_when_slow(f"{news} …"):
+            yield _unseen
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    began = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(news, total=None, visible=False)
+
+        def on_bytes(done: int, total: int) -> None:
+            slow = time.monotonic() - began > SLOW_AFTER_S
+            bar.update(task, completed=done, total=total, visible=slow)
+
+        yield on_bytes
+
+
+def _unseen(done: int, total: int) -> None:
+    del done, total
 
 
 def print_json(value: Any) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from gossip_caffe.checkpoint.announce import announced
+from gossip_caffe.checkpoint.announce import Announcement, announced
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import Manifest
-from gossip_caffe.checkpoint.pull import FileClient, pull
-from gossip_caffe.errors import NotFound
+from gossip_caffe.checkpoint.pull import FileClient, pull, silent
+from gossip_caffe.errors import CheckpointRefused, NotFound
 from gossip_caffe.gossip.collect import Consensus, mean_of
 from gossip_caffe.gossip.message import Message
 from gossip_caffe.gossip.transport import Transport
@@ -36,16 +36,45 @@ async def job_or_only_one(store: Store, name: str) -> JobSpec:
 
 
 async def fetch(
-    store: Store, files: FileClient, spec: JobSpec, wanted: str, folder: CheckpointFolder, rng: random.Random
+    store: Store,
+    files: FileClient,
+    spec: JobSpec,
+    wanted: str,
+    folder: CheckpointFolder,
+    rng: random.Random,
+    on_progress: Callable[[int, int], None] = silent,
 ) -> Manifest:
     """Bring a checkpoint into ``folder``, whole and verified: the newest, or the one whose name begins with ``wanted``.
 
-    Raises NotFound when there is none, CheckpointRefused when no holder has it whole.
+    One that is there already, and whole, is not fetched again. Raises NotFound when there is none, CheckpointRefused
+    when no holder has it whole.
     """
     entry = chosen(await announced(store, JobKeys(spec.name)), wanted, spec.name)
-    manifest = await pull(entry, job=spec.name, client=files, folder=folder, rng=rng)
+    try:
+        manifest = folder.manifest(entry.checkpoint)
+        if manifest.digest == entry.digest:
+            return _verified(folder, spec, manifest)
+    except (NotFound, CheckpointRefused):
+        pass  # not here, or not whole
+    return await fetch_announced(files, spec, entry, folder, rng, on_progress)
+
+
+async def fetch_announced(
+    files: FileClient,
+    spec: JobSpec,
+    entry: Announcement,
+    folder: CheckpointFolder,
+    rng: random.Random,
+    on_progress: Callable[[int, int], None] = silent,
+) -> Manifest:
+    """Bring one from its holders. Raises CheckpointRefused when none has it whole."""
+    manifest = await pull(entry, job=spec.name, client=files, folder=folder, rng=rng, on_progress=on_progress)
+    return _verified(folder, spec, manifest)
+
+
+def _verified(folder: CheckpointFolder, spec: JobSpec, manifest: Manifest) -> Manifest:
     folder.load(
-        entry.checkpoint,
+        manifest.checkpoint,
         job_fingerprint=spec.fingerprint,
         layout_fingerprint=manifest.weight_layout().fingerprint,
     )

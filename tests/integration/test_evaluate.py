@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gossip_caffe.errors import ExitCode
-from tests.cluster_run import ClusterRun, cluster_run, wait_for
+from tests.cluster_run import ClusterRun, cluster_run, one_line, wait_for
 from tests.tiny_job import TinyJob, write_job
 
 _PLAIN_CAFFE = """
@@ -105,8 +105,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     done = run.run("evaluate", *words, cwd=job.folder)
     assert done.returncode == code
-    assert says in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert says in one_line(done)
 
 
 def test_a_solver_that_tests_nothing_cannot_be_evaluated(run: ClusterRun, job: TinyJob) -> None:
@@ -122,5 +121,4 @@ def test_weights_that_caffe_refuses_are_one_line(run: ClusterRun, job: TinyJob) 
     (job.folder / "a.caffemodel").write_bytes(b"no weights at all")
     done = run.run("evaluate", "--solver", "solver.prototxt", "--weights", "a.caffemodel", cwd=job.folder)
     assert done.returncode == ExitCode.MODEL
-    assert done.stderr.startswith("gossip-caffe: the test failed: Caffe refused ")
-    assert done.stderr.count("\n") == 1
+    assert one_line(done).startswith("gossip-caffe: the test failed: Caffe refused ")
