@@ -20,7 +20,7 @@ from gossip_caffe.observe.history import account_of
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import TinyJob, write_job
 
-DEATHS = int(os.environ.get("GOSSIP_CAFFE_RESUME_DEATHS", "2"))
+DEATHS = int(os.environ.get("GOSSIP_CAFFE_RESUME_DEATHS", "1"))
 """How often everything is killed; 20 is the long form, for which the budget grows."""
 ITERATIONS_A_DEATH = 6_000
 
