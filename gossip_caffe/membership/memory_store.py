@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -235,7 +236,9 @@ class MemoryStore:
                     seen = listing.revision
                     yield Reset(listing)
                     continue
-                news = [change for change in server.history if change.revision > seen]
+                news = server.history[
+                    bisect_right(server.history, seen, key=lambda change: change.revision) :
+                ]
                 seen = server.revision
                 for change in news:
                     if change.key.startswith(prefix):
@@ -244,7 +247,11 @@ class MemoryStore:
                     continue
             await server.something(changed)
 
-    async def close(self) -> None:
-        """End all watches."""
+    def cut_off(self) -> None:
+        """Nothing that this client asks for arrives any more, as when its machine dies; watches end."""
         self._closed = True
         self._server._wake()
+
+    async def close(self) -> None:
+        """End all watches."""
+        self.cut_off()

@@ -48,6 +48,7 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
                 f"the net's data layer has {len(top)} tops, and there are {expected}",
                 remedy="create the job again",
             )
+        self._ring = _ring  # several solvers of one process, as in a simulation, have one each
         self._fill_up = _fill_up
         self._before_pass = _before_pass if first == 0 else None
         self._own = slice(first, first + count)
@@ -57,7 +58,7 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
 
     def reshape(self, bottom: Any, top: Any) -> None:
         """Follow the next batch's number of records."""
-        if _ring is None or self._fill_up or (batch := _ring.take(0.0)) is None:
+        if self._ring is None or self._fill_up or (batch := self._ring.take(0.0)) is None:
             return
         for index, array in enumerate(batch.arrays[self._own]):
             if top[index].shape[0] != len(array):
@@ -65,7 +66,7 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
 
     def forward(self, bottom: Any, top: Any) -> None:
         """Copy the next batch in; the last source layer frees its slot."""
-        if _ring is None or (batch := _ring.take(0.0)) is None:
+        if self._ring is None or (batch := self._ring.take(0.0)) is None:
             raise RuntimeError("the net ran without a batch in the ring")
         if self._before_pass is not None:
             self._before_pass()
@@ -75,7 +76,7 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
             for row in range(rows, len(data)):
                 data[row] = array[row % rows]
         if self._last:
-            _ring.release()
+            self._ring.release()
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
         """Data has no gradient."""

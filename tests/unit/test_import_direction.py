@@ -13,7 +13,7 @@ import gossip_caffe
 ROOT = Path(gossip_caffe.__file__).parent
 FLOORS = (
     ("cli", "demo"),
-    ("cluster",),
+    ("cluster", "sim"),
     ("peer",),
     ("checkpoint",),
     ("gossip",),
@@ -43,6 +43,7 @@ CAFFES_PROCESSES = {
     "solver/trial_child.py",
     "solver/evaluation_child.py",
     "demo/plain_caffe.py",
+    "sim/course.py",
 }
 
 

@@ -1,0 +1,164 @@
+"""A whole job on virtual time: agents on one network and one store in memory, that come, die, and finish it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.manifest import MODEL
+from gossip_caffe.data.loader import OpenSources
+from gossip_caffe.errors import NotFound
+from gossip_caffe.gossip.memory_transport import MemoryNetwork, Weather
+from gossip_caffe.gossip.message import Message
+from gossip_caffe.gossip.transport import Answerer
+from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.membership.jobs import create_job
+from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.observe.events import MemoryLog
+from gossip_caffe.peer.world import World
+from gossip_caffe.sim.peer import MakeEngine, Pace, SimulatedPeer
+from gossip_caffe.sim.virtual_time import VirtualClock
+
+MESSAGE_S = (0.005, 0.02)
+"""How long an offer, and an answer, take on their way."""
+
+
+@dataclass(slots=True)
+class Carried:
+    """What the network has carried: weights only, not the few bytes of a header."""
+
+    messages: int = 0
+    payload_bytes: int = 0
+
+    async def note(self, message: Message) -> Message:
+        """Count a message, and let it pass."""
+        self.messages += bool(message.payload)
+        self.payload_bytes += len(message.payload)
+        return message
+
+
+class Folders:
+    """Reads the files of others' checkpoints, as long as they live."""
+
+    def __init__(self) -> None:
+        self.by_address: dict[str, CheckpointFolder] = {}
+
+    async def pull(
+        self, address: str, job: str, checkpoint: str, file: str, offset: int
+    ) -> AsyncIterator[bytes]:
+        """The file's bytes from an offset on."""
+        del job
+        if (folder := self.by_address.get(address)) is None:
+            raise NotFound(f"nobody answers at {address}")
+        _, pieces = folder.open_file(checkpoint, file, offset)
+        async for piece in pieces:
+            yield piece
+
+
+def _say_nothing(line: str) -> None:
+    del line
+
+
+class SimulatedJob:
+    """One job. ``seed`` decides everything that is random; ``message_s``: how long messages take.
+
+    To be made and used in a VirtualTimeLoop.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        folder: Path,
+        make_engine: MakeEngine,
+        *,
+        seed: int,
+        message_s: tuple[float, float] = MESSAGE_S,
+    ) -> None:
+        self.spec = spec
+        self.clock = VirtualClock()
+        self.carried = Carried()
+        self.peers: dict[str, SimulatedPeer] = {}
+        self.logs: dict[str, MemoryLog] = {}
+        self._folder = folder
+        self._make_engine = make_engine
+        self._seed = seed
+        self._etcd = MemoryEtcd(self.clock)
+        self._files = Folders()
+        self._network = MemoryNetwork(
+            before_offer=self.carried.note,
+            before_answer=self.carried.note,
+            weather=Weather(self.clock, random.Random(f"{seed}: weather"), message_s),
+        )
+        self._sources = OpenSources(spec.data, spec.settings.seed)
+        self._killed: set[str] = set()
+        self._began = self.clock.monotonic()
+
+    @property
+    def passed_s(self) -> float:
+        """Virtual seconds since the job was made."""
+        return self.clock.monotonic() - self._began
+
+    @property
+    def living(self) -> list[str]:
+        """Peers that nobody has killed."""
+        return [name for name in self.peers if name not in self._killed]
+
+    async def start(self, name: str, pace: Pace) -> SimulatedPeer:
+        """Start a peer, under a new name."""
+        store = MemoryStore(self._etcd)
+        await create_job(store, self.spec)
+        folder = self._files.by_address[name] = CheckpointFolder(self._folder / name / "checkpoints")
+        self.logs[name] = log = MemoryLog()
+
+        def serve(answerer: Answerer) -> None:
+            self._network.peers[name] = answerer
+
+        world = World(
+            spec=self.spec,
+            store=store,
+            transport=self._network,
+            serve=serve,
+            folder=folder,
+            files=self._files,
+            clock=self.clock,
+            rng=random.Random(f"{self._seed}: {name}"),
+            log=log,
+            say=_say_nothing,
+        )
+        peer = SimulatedPeer(world, store, self._sources, self._make_engine, name, pace)
+        self.peers[name] = peer
+        return peer
+
+    def kill(self, name: str) -> None:
+        """As kill -9 of all its processes, and of its machine."""
+        self._killed.add(name)
+        self._network.peers.pop(name, None)
+        self._files.by_address.pop(name, None)
+        self.peers[name].kill()
+
+    async def finished(self) -> Path:
+        """Wait until every peer has left; returns the model of the job's last checkpoint. Raises what ended a peer."""
+        seen: set[str] = set()
+        while waiting := [name for name in self.living if name not in seen]:
+            await asyncio.gather(*(self.peers[name].ended() for name in waiting))
+            seen.update(waiting)
+        item = await MemoryStore(self._etcd).get(JobKeys(self.spec.name).finished)
+        if item is None:
+            raise NotFound("every peer has left, and the job is not finished")
+        checkpoint = json.loads(item.value)["checkpoint"]
+        for folder in self._files.by_address.values():
+            if checkpoint in folder.ids():
+                return folder.path(checkpoint, MODEL)
+        raise NotFound(f"nobody who lives has the last checkpoint {checkpoint}")
+
+    def close(self) -> None:
+        """Let go of memory and files."""
+        self._sources.close()
+        for peer in self.peers.values():
+            peer.close()

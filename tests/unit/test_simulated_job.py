@@ -1,0 +1,84 @@
+"""Whole jobs on virtual time: the agents themselves, a small trainer in NumPy, a network and a store in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gossip_caffe.data import source
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec import JobSettings, JobSpec
+from gossip_caffe.observe.history import Account, account
+from gossip_caffe.sim.job import SimulatedJob
+from gossip_caffe.sim.peer import Pace
+from gossip_caffe.sim.virtual_time import run
+from gossip_caffe.solver.numpy_engine import NumpyEngine
+from tests.tiny_job import write_job
+
+BATCH = 16
+STEP_S = 0.02
+
+
+@dataclass(frozen=True)
+class Course:
+    logs: dict[str, list[dict[str, Any]]]
+    account: Account
+    model: bytes
+    iterations: dict[str, int]
+    passed_s: float
+
+
+def spec_in(folder: Path, iterations: int) -> JobSpec:
+    job = write_job(folder / "job", records=400, batch=BATCH, iterations=iterations)
+    return read_job("tiny", job.solver, JobSettings(), source.measure)
+
+
+def trained(spec: JobSpec, folder: Path, *, seed: int = 1, churn: bool = False) -> Course:
+    async def course() -> Course:
+        job = SimulatedJob(spec, folder, NumpyEngine, seed=seed)
+        try:
+            for index in range(3):
+                await job.start(f"p{index}", Pace(STEP_S))
+            if churn:
+                await job.clock.sleep(2.0)
+                job.kill("p0")
+                await job.clock.sleep(1.0)
+                await job.start("p3", Pace(STEP_S))
+            model = await job.finished()
+            logs = {name: log.events for name, log in job.logs.items()}
+            steps = {name: len(peer.stepped_at) for name, peer in job.peers.items()}
+            return Course(logs, account(logs, spec), model.read_bytes(), steps, job.passed_s)
+        finally:
+            job.close()
+
+    return run(course())
+
+
+def test_peers_on_virtual_time_train_every_record_once_and_finish_their_job(tmp_path: Path) -> None:
+    found = trained(spec_in(tmp_path, 600), tmp_path / "run")
+    assert found.account.records_trained == 600 * BATCH
+    assert found.account.records_lost == found.account.records_twice == 0
+    assert sum(found.iterations.values()) >= 600
+    assert found.passed_s > 200 * STEP_S
+    for log in found.logs.values():
+        assert any(event["event"] == "exchanged" and event["outcome"] == "applied" for event in log)
+
+
+def test_one_seed_has_one_course_and_another_seed_another(tmp_path: Path) -> None:
+    spec = spec_in(tmp_path, 300)
+    first, again, other = (
+        trained(spec, tmp_path / str(number), seed=seed) for number, seed in enumerate((1, 1, 2))
+    )
+    assert first.model == again.model
+    assert first.iterations == again.iterations
+    assert first.model != other.model
+
+
+def test_when_one_dies_and_another_comes_nothing_is_lost(tmp_path: Path) -> None:
+    found = trained(spec_in(tmp_path, 1200), tmp_path / "run", churn=True)
+    assert found.account.records_trained == 1200 * BATCH
+    assert found.account.records_lost == 0
+    assert found.iterations["p3"] > 10
+    assert any(event["event"] == "joined" for event in found.logs["p3"])
+    assert not any(event["event"] == "finished" for event in found.logs["p0"])

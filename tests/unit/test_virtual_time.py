@@ -1,0 +1,61 @@
+"""An event loop whose time jumps."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from gossip_caffe.sim.virtual_time import EverybodyWaits, VirtualClock, run
+
+
+def test_an_hour_of_sleep_takes_no_time_and_wakes_come_in_their_order() -> None:
+    clock, woken = VirtualClock(), []
+
+    async def sleeper(seconds: float) -> None:
+        await clock.sleep(seconds)
+        woken.append((seconds, clock.monotonic()))
+
+    async def course() -> float:
+        began = clock.monotonic()
+        await asyncio.gather(sleeper(3600), sleeper(0.25), sleeper(60))
+        return began
+
+    began_really = time.monotonic()
+    began = run(course())
+    assert woken == [(0.25, began + 0.25), (60, began + 60), (3600, began + 3600)]
+    assert time.monotonic() - began_really < 60
+
+
+def test_a_timeout_is_of_virtual_seconds() -> None:
+    clock = VirtualClock()
+
+    async def course() -> float:
+        began = clock.monotonic()
+        with pytest.raises(TimeoutError):
+            async with clock.timeout(100):
+                await clock.sleep(1000)
+        return clock.monotonic() - began
+
+    assert run(course()) == pytest.approx(100)
+
+
+def test_work_for_another_thread_is_done_at_once_with_its_error() -> None:
+    def fails() -> None:
+        raise OSError("no disk")
+
+    async def course() -> int:
+        with pytest.raises(OSError, match="no disk"):
+            await asyncio.to_thread(fails)
+        return await asyncio.to_thread(int, "7")
+
+    assert run(course()) == 7
+
+
+def test_when_everybody_waits_for_ever_that_is_said() -> None:
+    async def course() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(EverybodyWaits):
+        run(course())
