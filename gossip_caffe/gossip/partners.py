@@ -140,6 +140,6 @@ def choose(candidates: Collection[str], suspects: Suspects, now: float, rng: ran
     return Choice(rng.choice(well), f"one of {len(well)}")
 
 
-def next_exchange(iteration: int, every: int, jitter: float, rng: random.Random) -> int:
+def next_exchange(iteration: int, every: float, jitter: float, rng: random.Random) -> int:
     """The iteration of the next own exchange: ``every`` from now ± ``jitter`` of it, so that peers do not lock step."""
     return iteration + max(1, round(every * rng.uniform(1 - jitter, 1 + jitter)))

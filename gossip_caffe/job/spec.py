@@ -168,6 +168,8 @@ class JobSettings:
 
     exchange_every_iterations: int = 8
     exchange_jitter: float = 0.2
+    cadence: str = "fixed"
+    cadence_distance: float = 1e-3
     codec: str = "float16"
     partners: str = "uniform"
     lr_scaling: str = "sqrt"
@@ -186,6 +188,7 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 _CHOICES = {
     "corrupt_records": ("stop", "skip"),
     "joiner_momentum": ("zero", "checkpoint"),
+    "cadence": ("fixed", "auto"),
     "codec": ("float32", "float16", "bfloat16", "int8", "int4"),
     "partners": ("uniform", "exponential", "ring"),
     "lr_scaling": ("none", "sqrt", "linear"),
@@ -193,6 +196,7 @@ _CHOICES = {
 _RANGES = {
     "exchange_every_iterations": (1, 1_000_000),
     "exchange_jitter": (0.0, 0.9),
+    "cadence_distance": (1e-9, 1.0),
     "warmup": (0.0, 1.0),
     "lease_ttl_s": (2.0, 600.0),
     "checkpoint_every_samples": (0, 2**62),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gossip_caffe.clock import Clock
+from gossip_caffe.gossip.cadence import Cadence, steered
 from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
 from gossip_caffe.gossip.message import Message, Refusal
 from gossip_caffe.gossip.one_sided import AppliedHalf
@@ -135,6 +136,7 @@ class Exchanging:
         self._rng = rng
         self._log = log
         self._suspects = Suspects()
+        self._cadence = Cadence(settings.exchange_every_iterations, "as the job begins")
         exchanger.watch(AnswersLogged(log))
 
     async def run(self) -> None:
@@ -190,10 +192,12 @@ class Exchanging:
         )
         if outcome.kind is OutcomeKind.APPLIED:
             self._shared(outcome)
+            if self._settings.cadence == "auto":
+                distance, held = self._exchanger.mean_distance, self._settings.cadence_distance
+                self._cadence = steered(self._cadence, distance, held)
         return outcome
 
     def _next_due(self) -> int:
-        settings = self._settings
         return next_exchange(
-            self._board.iteration, settings.exchange_every_iterations, settings.exchange_jitter, self._rng
+            self._board.iteration, self._cadence.every, self._settings.exchange_jitter, self._rng
         )
