@@ -159,6 +159,8 @@ class _Timed:
         self.write_weights = engine.write_weights
         self.add_to_weights = engine.add_to_weights
         self.load_first_weights = engine.load_first_weights
+        self.history = engine.history
+        self.load_history = engine.load_history
         self.draw_noise_from = engine.draw_noise_from
         self._engine = engine
         self._clock = clock

@@ -14,13 +14,12 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
-
 from gossip_caffe.children import Control, run_child
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.job.spec import RateSchedule, read_fields
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import EngineSpec, SolverEngine
+from gossip_caffe.solver.history import write_history
 from gossip_caffe.solver.loop import SolverLoop
 
 IDLE_LOOK_S = 0.02
@@ -59,7 +58,7 @@ def serve(control: Control) -> None:
     while (received := control.receive(0.0)) is None or "stop" not in received[0]:
         if received is not None and "history" in received[0]:
             loop.settle()
-            shapes = _write_history(engine, received[1][0])
+            shapes = write_history(engine.history(), received[1][0])
             told = {"history": received[0]["history"], "shapes": shapes, "iteration": board.iteration}
             control.send(told)
         loop.between_steps()
@@ -72,17 +71,6 @@ def serve(control: Control) -> None:
         ring.drain_ready()
         board.note_stall(time.monotonic() - stalled_at)
     loop.settle()
-
-
-def _write_history(engine: SolverEngine, fd: int) -> list[tuple[int, ...]]:
-    """Copy momentum, blob after blob, into the descriptor's memory; returns the blobs' shapes."""
-    history = engine.history()
-    with open(fd, "wb", buffering=0) as file:
-        for values in history:
-            left = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-            while left:  # the kernel takes no more than 2 GiB at once
-                left = left[file.write(left) :]
-    return [tuple(values.shape) for values in history]
 
 
 def _received(control: Control) -> tuple[dict[str, Any], list[int]]:

@@ -41,3 +41,13 @@ class SolverHistory:
         elif self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def write_history(blobs: Sequence[NDArray[np.float32]], fd: int) -> list[tuple[int, ...]]:
+    """Copy momentum, blob after blob, into the descriptor's memory, and close it; returns the blobs' shapes."""
+    with open(fd, "wb", buffering=0) as file:
+        for values in blobs:
+            left = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+            while left:  # the kernel takes no more than 2 GiB at once
+                left = left[file.write(left) :]
+    return [tuple(values.shape) for values in blobs]

@@ -15,6 +15,7 @@ from gossip_caffe.errors import GossipCaffeError, SolverDied
 from gossip_caffe.job.spec import RateSchedule
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import EngineSpec, SolverEngine
+from gossip_caffe.solver.history import SolverHistory, write_history
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.loop import SolverLoop
 from gossip_caffe.solver.numpy_engine import NumpyEngine
@@ -69,8 +70,11 @@ class SteppedSolver:
             self._board = WeightBoard.create(layout.size, layout.exchanged)
         return self._engine.layout
 
-    async def start(self, weights: NDArray[np.float32] | None) -> None:
-        """From here on ``advance`` trains: from ``weights``, the board's newest snapshot, or fresh ones."""
+    async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
+        """From here on ``advance`` trains: from ``weights``, the board's newest snapshot, or fresh ones.
+
+        ``history``: a .solverstate whose momentum it takes.
+        """
         if self._engine is None:
             raise SolverDied("the solver was not built", remedy="report this defect")
         if weights is not None:
@@ -80,6 +84,16 @@ class SteppedSolver:
             self._engine, self._spec, self._schedule, self._ring, own_view, self._monotonic
         )
         self._loop.start(fresh=not self.board.published.version)
+        if history:
+            self._engine.load_history(history)
+
+    async def history(self) -> SolverHistory:
+        """Its momentum, just after it has published its weights. Raises SolverDied."""
+        if self._engine is None or self._loop is None or self._ended.done():
+            raise SolverDied("the solver does not run", remedy="report this defect")
+        self._loop.settle()
+        fd = os.memfd_create("gossip-caffe-history", os.MFD_CLOEXEC)
+        return SolverHistory(fd, write_history(self._engine.history(), os.dup(fd)), self.board.iteration)
 
     def advance(self, iterations: int) -> int:
         """Make up to so many iterations, as the batches allow; returns how many. Publishes as the process does.
