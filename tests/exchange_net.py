@@ -26,6 +26,7 @@ class Weights:
     def __init__(self, seed: int, size: int = SIZE, frozen: int = 0) -> None:
         self.values = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
         self.applied = 0
+        self.last = np.zeros(size - frozen, dtype=np.float32)
         self.exchanged = size - frozen
 
     @property
@@ -39,6 +40,7 @@ class Weights:
     def add_correction(self, delta: np.ndarray) -> None:
         self.values = self.values.copy()
         self.values[: self.exchanged] += delta
+        self.last = delta.copy()
         self.applied += 1
 
 
@@ -55,7 +57,9 @@ class Net:
         self.peers = {name: self.exchanger(name, weights, codec) for name, weights in self.weights.items()}
         self.network.peers.update(self.peers)
 
-    def exchanger(self, name: str, weights: Weights, codec: str, fingerprint: str = "layout") -> Exchanger:
+    def exchanger(
+        self, name: str, weights: Weights, codec: str, fingerprint: str = "layout", offload: Any = None
+    ) -> Exchanger:
         made = Exchanger(
             peer=name,
             job="job",
@@ -65,7 +69,7 @@ class Net:
             transport=self.network,
             clock=SystemClock(),
             rng=random.Random(name),
-            offload=self.offload,
+            offload=offload or self.offload,
             blobs=self.blobs,
         )
         made.accepting = None

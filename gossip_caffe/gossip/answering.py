@@ -200,7 +200,9 @@ class Answering:
         return settled
 
     def _refuse(self, offer: Message, refusal: Refusal, reason: str) -> Message:
-        """The refusal of an offer; final, so it is what the same offer gets again."""
+        """The refusal of an offer; final, so it is what the same offer gets again, and what it got before."""
+        if (before := self._given.find(offer.exchange_id)) is not None:
+            return before  # another copy of it came whole meanwhile
         self.answers[refusal] += 1
         if self.watcher is not None:
             self.watcher.refused(offer, refusal, reason)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip import offering, party
+from gossip_caffe.gossip.answers import KEPT_ANSWERS
 from gossip_caffe.gossip.codec import CODECS
 from gossip_caffe.gossip.exchange import Exchanger, OutcomeKind
 from gossip_caffe.gossip.memory_transport import MemoryNetwork, Weather
@@ -390,14 +391,17 @@ async def test_the_running_distance_falls_as_peers_agree() -> None:
 class Witness:
     """Keeps what a peer's exchanger tells."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Weights) -> None:
         self.halves: dict[str, AppliedHalf] = {}
+        self.added: dict[str, np.ndarray] = {}
+        self._weights = weights
         self.one_sided: list[AppliedHalf] = []
         self.refusals: list[Refusal] = []
 
     def applied(self, half: AppliedHalf) -> None:
         assert half.exchange_id not in self.halves
         self.halves[half.exchange_id] = half
+        self.added[half.exchange_id] = self._weights.last.astype(np.float64)
 
     def alone(self, half: AppliedHalf) -> None:
         self.one_sided.append(half)
@@ -448,7 +452,7 @@ def test_whatever_happens_the_sum_moves_only_by_halves_that_one_side_applied_and
     count: int, seed: int, loss: float, repetition: float, codec: str
 ) -> None:
     net = Net(count, codec)
-    witnesses = {name: Witness() for name in net.peers}
+    witnesses = {name: Witness(weights) for name, weights in net.weights.items()}
     for name, exchanger in net.peers.items():
         exchanger.watch(witnesses[name])
     before = net.total
@@ -471,8 +475,10 @@ def test_whatever_happens_the_sum_moves_only_by_halves_that_one_side_applied_and
         if ended.get(half.exchange_id, OutcomeKind.APPLIED) is not OutcomeKind.APPLIED
     ]
     moved = sum(half.total for half in alone)
-    assert (after - before).sum() == pytest.approx(moved, abs=1e-4)
-    assert np.linalg.norm(after - before) <= sum(half.norm for half in alone) + 1e-4
+    added = {name: vector for witness in witnesses.values() for name, vector in witness.added.items()}
+    by_those = sum((added[half.exchange_id] for half in alone), start=np.zeros(SIZE))
+    np.testing.assert_allclose(after, before + by_those, atol=1e-5)
+    assert moved == pytest.approx(by_those.sum(), abs=1e-9)
     # And each peer knows its part of it.
     known = [half for witness in witnesses.values() for half in witness.one_sided]
     assert sorted(half.exchange_id for half in known) == sorted(half.exchange_id for half in alone)
@@ -529,3 +535,69 @@ async def test_nobody_is_told_what_others_gave_up() -> None:
     stranger = replace(await offered_by_p0(net), exchange_id="x", peer="p2", withdraws="lost")
     await net.peers["p1"].answer(stranger)
     assert net.peers["p1"].one_sided.count == 0
+
+
+async def test_an_offer_that_comes_twice_at_the_same_time_is_applied_once() -> None:
+    net = Net(2)
+    offer = await offered_by_p0(net)
+    computing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held(work: Callable[..., Any], *arguments: Any) -> Any:
+        computing.set()
+        await go_on.wait()
+        return work(*arguments)
+
+    answerer = net.peers["p1"] = net.exchanger("p1", net.weights["p1"], "float32", offload=held)
+    if not offer.payload:
+        offer = replace(offer, payload=net.weights["p0"].values.tobytes())
+    with patch.object(party, "OFFLOAD_FROM_VALUES", 1):
+        answers = [asyncio.ensure_future(answerer.answer(offer)) for _ in range(2)]
+        await computing.wait()
+        go_on.set()
+        first, second = await asyncio.gather(*answers)
+    assert first is second
+    assert net.weights["p1"].applied == answerer.answers[Refusal.NONE] == 1
+
+
+async def test_an_answer_to_an_offer_that_was_withdrawn_is_not_applied_although_the_partner_took_it_late() -> (
+    None
+):
+    net = Net(2)
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_p1s(offer: Message) -> Message:
+        if offer.peer == "p1":
+            reached.set()
+            await go_on.wait()
+        return offer
+
+    async def lose_p1s(answer: Message) -> Message:
+        if answer.peer == "p1":
+            raise ExchangeFailed("the answer was lost")
+        return answer
+
+    net.network.before_offer, net.network.before_answer = hold_p1s, lose_p1s
+    own = asyncio.ensure_future(net.peers["p1"].offer_to("p0", "p0"))
+    await reached.wait()
+    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.FAILED  # p1 has applied its half
+    go_on.set()
+    assert (await own).kind is OutcomeKind.WITHDRAWN  # p0 would take it: it knows of no crossing any more
+    assert net.weights["p1"].applied == 1
+    assert net.weights["p0"].applied == net.peers["p0"].answers[Refusal.NONE]
+
+
+async def test_a_torn_copy_of_an_offer_that_was_applied_does_not_make_it_look_refused() -> None:
+    net = Net(2)
+    offer = await offered_by_p0(net)
+    answerer = net.peers["p1"]
+
+    async def torn() -> Message:
+        assert (await answerer.answer(offer)).refusal is Refusal.NONE  # the other copy was faster
+        raise FramesCorrupt("the connection ended")
+
+    if not offer.payload:
+        offer = replace(offer, payload=net.weights["p0"].values.tobytes())
+    await answerer.receive(offer, len(offer.payload), torn)
+    for number in range(2 * KEPT_ANSWERS):
+        await answerer.answer(replace(offer, exchange_id=f"later {number}"))
+    assert (await answerer.answer(offer)).refusal is Refusal.REPEATED
