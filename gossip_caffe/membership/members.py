@@ -18,9 +18,9 @@ from gossip_caffe.membership.store import Put, Reset, Store
 class PeerRecord:
     """What others need to know of a peer. Rewritten only when one of these changes: every peer watches it.
 
-    ``address`` is "host:port" of its gRPC server; ``weight`` its share of the data relative to others;
-    ``fingerprint`` that of its weight layout, empty until its net stands; ``zone`` where it runs, empty
-    when it was told nothing.
+    ``address`` is "host:port" of its gRPC server; ``weight`` the samples a second that it trains, 0.0 until that is
+    measured; ``fingerprint`` that of its weight layout, empty until its net stands; ``zone`` where it runs, empty when
+    it was told nothing.
     """
 
     peer: str
@@ -31,7 +31,7 @@ class PeerRecord:
     state: str
     device: str = "cpu"
     fingerprint: str = ""
-    weight: float = 1.0
+    weight: float = 0.0
     version: str = ""
     zone: str = ""
 

@@ -43,6 +43,7 @@ class Event(StrEnum):
     SOLVER_DIED = "solver-died"  # cause, batches_lost
     LOADER_DIED = "loader-died"  # cause
     PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_share
+    WEIGHED = "weighed"  # weight, reason: what others plan this peer's share by
     LEASE_LOST = "lease-lost"
     FINISHED = "finished"  # checkpoint
     LEFT = "left"  # reason

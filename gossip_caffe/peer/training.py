@@ -24,9 +24,10 @@ from gossip_caffe.peer.tasks import Tasks
 from gossip_caffe.peer.testing import Testing
 from gossip_caffe.peer.throughput import Throughput
 from gossip_caffe.peer.trainer import Trainer
+from gossip_caffe.peer.weighing import Weighing
 from gossip_caffe.peer.world import World
 from gossip_caffe.shards.choice import Chooser
-from gossip_caffe.shards.plan import quantised, shard
+from gossip_caffe.shards.plan import planned_weights, shard
 
 LOOK_EVERY_S = 0.02
 STORE_AWAY_PAUSE_S = 0.5
@@ -34,6 +35,7 @@ SETTLE_EVERY_S = 0.25
 """At the most: exchanges that follow each other closely are settled together."""
 DRAIN_DEADLINE_S = 8.0
 END_CLAIMS_S = 2.0
+WEIGH_EVERY_S = 1.0
 MEETINGS = 3
 """Exchanges of a joiner before its first claim."""
 MEETINGS_S = 5.0
@@ -71,6 +73,7 @@ class Training:
         self._chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
         self._orphans = False
         self._claiming = True
+        self._had_work = True
         self.claims = Claims(
             ledger=incarnation.ledger,
             lease=incarnation.session.id,
@@ -128,6 +131,7 @@ class Training:
         tasks.spawn("progress", self._follow_progress())
         tasks.spawn("checkpoints", self.checkpointing.run())
         tasks.spawn("tests", self.testing.run())
+        tasks.spawn("weight", self._weigh())
         tasks.spawn("lease", self._keep_registered())
 
     async def drain(self, tasks: Tasks, cause: Cause) -> None:
@@ -136,7 +140,7 @@ class Training:
         What cannot be settled in time is freed by the lease, and trained again by others.
         """
         await self._end_claims(tasks)
-        await tasks.cancel("exchanges", "checkpoints", "tests", "progress")
+        await tasks.cancel("exchanges", "checkpoints", "tests", "progress", "weight")
         if cause is Cause.JOB_FINISHED:
             return
         try:
@@ -189,6 +193,7 @@ class Training:
         again_at = settle_at = float("-inf")
         while self._claiming:
             trainer.note_trained()
+            self._had_work = self._had_work and trainer.stream.untrained
             # With nothing left to claim a short batch is trained rather than waited for, and a short iteration too:
             # but not while the loader still fills what makes it a whole one.
             dry = clock.monotonic() < again_at
@@ -216,7 +221,7 @@ class Training:
         before, after = _training_weight(was), _training_weight(now)
         if before != after:
             self._chooser.members_changed(self.world.clock.monotonic())
-        if before and not after:
+        if before is not None and after is None:
             self._orphans = True
 
     def _wanted(self) -> int:
@@ -245,6 +250,21 @@ class Training:
             except StoreError:
                 pass  # the last known progress stands
             await self.world.clock.sleep(look_after_s(len(training)))
+
+    async def _weigh(self) -> None:
+        """Measure how fast this peer trains, and tell the others when that has changed for long."""
+        weighing, clock = Weighing(), self.world.clock
+        while True:
+            registration, samples = self.incarnation.registration, self.trainer.board.samples
+            weighed = weighing.note(clock.monotonic(), samples, self._had_work, registration.record.weight)
+            self._had_work = True
+            if weighed is not None:
+                try:
+                    await registration.publish(weight=weighed.weight)
+                    self.world.log.emit(Event.WEIGHED, weight=weighed.weight, reason=weighed.reason)
+                except StoreError:
+                    pass  # the record is written again with the next registration, or the next change
+            await clock.sleep(WEIGH_EVERY_S)
 
     async def _keep_registered(self) -> None:
         """When the lease is lost, own nothing, train on, and register as a new incarnation as soon as that goes."""
@@ -287,8 +307,8 @@ class Training:
         }
 
     def _shard(self) -> list[int]:
-        weights = {peer: quantised(record.weight) for peer, record in self.training.items()}
-        weights.setdefault(self.peer, 1.0)
+        own = {self.peer: self.incarnation.registration.record.weight}
+        weights = planned_weights(own | {peer: record.weight for peer, record in self.training.items()})
         epochs = self.world.epochs
         return [int(chunk) for chunk in shard(self.peer, weights, epochs.chunks, epochs.seed)]
 
@@ -302,6 +322,6 @@ class Training:
         self.claims.shared(self.trainer.stream.durable(batches), via)
 
 
-def _training_weight(record: PeerRecord | None) -> float:
-    """The weight of a peer in the plan; 0.0 when it does not train."""
-    return quantised(record.weight) if record is not None and record.state == State.TRAINING.value else 0.0
+def _training_weight(record: PeerRecord | None) -> float | None:
+    """The weight of a peer in the plan; None when it does not train."""
+    return record.weight if record is not None and record.state == State.TRAINING.value else None

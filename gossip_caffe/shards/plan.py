@@ -25,17 +25,24 @@ from gossip_caffe.mixing import mixed, uniform
 TOLERANCE = 0.04
 """How far a share may be from its member's weight, as a part of it."""
 
-_WEIGHT_STEP = 2.0 ** (1 / 4)
+_WEIGHT_STEP = 2.0 ** (1 / 16)
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
 def quantised(weight: float) -> float:
-    """A throughput weight on a scale of quarter octaves, so that noise in a measurement moves no chunk."""
-    if not weight > 0:
-        return 1.0
+    """A throughput on a scale of sixteenths of an octave; 0.0, not known, for what is none."""
+    if not 0 < weight < np.inf:
+        return 0.0
     return float(_WEIGHT_STEP ** round(np.log(weight) / np.log(_WEIGHT_STEP)))
+
+
+def planned_weights(measured: Mapping[str, float]) -> dict[str, float]:
+    """The weights to plan with: a member whose own is not known yet (0.0) counts as the middle one of the others."""
+    known = sorted(weight for weight in measured.values() if 0 < weight < np.inf)
+    middle = known[len(known) // 2] if known else 1.0
+    return {member: weight if 0 < weight < np.inf else middle for member, weight in measured.items()}
 
 
 def shard(member: str, weights: Mapping[str, float], chunks: int, seed: int) -> Indices:

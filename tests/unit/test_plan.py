@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_caffe.shards.plan import bounded_counts, owners, quantised, shard
+from gossip_caffe.shards.plan import bounded_counts, owners, planned_weights, quantised, shard
 
 names = st.lists(st.text("abcdef0123", min_size=1, max_size=8), min_size=1, max_size=9, unique=True)
 seeds = st.integers(0, 2**31)
@@ -117,11 +117,33 @@ def test_a_stranger_has_no_shard() -> None:
     assert shard("x", {"a": 1.0}, 10, 1).size == 0
 
 
-@given(st.floats(0.01, 1000))
-def test_a_quantised_weight_is_within_nine_percent_and_stable(weight: float) -> None:
-    assert abs(np.log(quantised(weight) / weight)) <= np.log(2) / 8 + 1e-9
+@given(st.floats(0.01, 1e6))
+def test_a_quantised_weight_is_within_three_percent_and_stable(weight: float) -> None:
+    assert abs(np.log(quantised(weight) / weight)) <= np.log(2) / 32 + 1e-9
     assert quantised(quantised(weight)) == quantised(weight)
 
 
-def test_a_senseless_weight_counts_as_one() -> None:
-    assert quantised(0.0) == quantised(-1.0) == quantised(float("nan")) == 1.0
+def test_a_senseless_weight_is_not_known() -> None:
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        assert quantised(weight) == 0.0
+        assert planned_weights({"a": 30.0, "b": weight, "c": 10.0, "d": 20.0})["b"] == 20.0
+
+
+def test_while_nobody_is_measured_all_shares_are_alike() -> None:
+    assert planned_weights(dict.fromkeys("abc", 0.0)) == dict.fromkeys("abc", 1.0)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.floats(0, 1e6), min_size=1))
+def test_everybody_has_a_weight_and_a_measured_one_is_its_own(measured: dict[str, float]) -> None:
+    planned = planned_weights(measured)
+    assert planned.keys() == measured.keys()
+    assert all(weight > 0 for weight in planned.values())
+    assert all(planned[member] == weight for member, weight in measured.items() if weight > 0)
+
+
+def test_a_peer_three_times_slower_is_planned_a_third_of_a_fast_peers_chunks() -> None:
+    weights = planned_weights({"a": 900.0, "b": 900.0, "c": 900.0, "slow": 300.0})
+    shares = {member: len(shard(member, weights, 400, 1)) for member in weights}
+    assert sum(shares.values()) == 400
+    for fast in "abc":
+        assert shares["slow"] / shares[fast] == pytest.approx(1 / 3, rel=0.1)

@@ -1,0 +1,26 @@
+"""A Python layer that takes a set time for each pass, so that a test knows how fast a peer trains on any machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import caffe
+
+
+class Paced(caffe.Layer):  # type: ignore[misc]
+    """Sleeps for $PACE_MS at each forward pass; its top is a zero."""
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        """Nothing to set up."""
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        top[0].reshape(1)
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        time.sleep(float(os.environ.get("PACE_MS", "0")) / 1000)
+        top[0].data[...] = 0
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        """Nothing flows back."""
