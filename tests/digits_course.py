@@ -42,7 +42,7 @@ random_seed: {seed}
 """
 
 
-def write_course(folder: Path, *, seed: int, epochs: int, rate: float = 0.02) -> Path:
+def write_course(folder: Path, *, seed: int, epochs: int, rate: float = 0.05) -> Path:
     """Write data (split by ``seed``), net and solver into ``folder``; returns the solver's path."""
     write_digits(folder, seed)
     net, solver = folder / "net.prototxt", folder / "solver.prototxt"
