@@ -25,6 +25,7 @@ from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import UsageError
 from gossip_caffe.gossip.exchange import OutcomeKind
 from gossip_caffe.job.learning_rate import rate
+from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec, with_overrides
 from gossip_caffe.observe.events import Event
@@ -168,7 +169,7 @@ def by_all_reduce(course: Course) -> Learned:
         raise UsageError("the solver has an iter_size of its own", remedy="leave it out")
     built_from = dataclasses.replace(
         engine_spec(spec, "simulated"),
-        solver_text=f"{spec.solver_for_peer}\niter_size: {peers}\n",
+        solver_text=_with_batches(spec.solver_for_peer, peers),
         iter_size=peers,
     )
     ring = BatchRing.create(spec.data.tops, spec.data.batch_records, peers)
@@ -190,6 +191,14 @@ def by_all_reduce(course: Course) -> Learned:
     sources.close()
     ring.close()
     return Learned(accuracy, iterations={"all": steps}, weights=engine.layout.exchanged)
+
+
+def _with_batches(solver_text: str, peers: int) -> str:
+    """The solver with the mean gradient of ``peers`` batches a step; Caffe clips their sum (ClipGradients)."""
+    document = Document(solver_text, "solver")
+    limit = document.root.number("clip_gradients", -1.0)
+    old = [(entry.start, entry.end, "") for entry in document.root.all("clip_gradients")]
+    return f"{edited(solver_text, old)}\niter_size: {peers}\nclip_gradients: {limit * peers:g}\n"
 
 
 def _fed(spec: JobSpec, ring: BatchRing, sources: OpenSources) -> Iterator[int]:
