@@ -106,6 +106,22 @@ CIFAR10_QUICK = Model(
 )
 """The smaller of the two CIFAR-10 nets after Krizhevsky's cuda-convnet: 145,578 weights."""
 
+WIDE = Model(
+    name="wide",
+    shape=(1, 28, 28),
+    batch=16,
+    records=64,
+    transform="scale: 0.00390625",
+    layers=_dense("ip1", "data", 7_424)
+    + _relu("ip1")
+    + _dense("ip2", "ip1", 7_424)
+    + _relu("ip2")
+    + _dense("ip3", "ip2", CLASSES)
+    + _loss("ip3"),
+    solver='base_lr: 0.001 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005',
+)
+"""Two wide hidden layers: 61,025,290 weights, as many as AlexNet has, 244 MB as float32. Its data are few."""
+
 MODELS = {model.name: model for model in (LENET, CIFAR10_QUICK)}
 
 

@@ -1,0 +1,358 @@
+"""What a solver notices of exchanges: its steps while its peer exchanges without pause, against steps without any.
+
+    python benchmarks/never_wait.py [--nets lenet,244] [--rounds 10] [--seconds 2]
+
+The solver has a core of its own. On the other core there are by turns: agent and partner, which exchange without pause
+or as often as by default; a solver that never exchanges; nobody. docs/benchmarks.md says what each figure means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from _models import LENET, WIDE, Model, write_solver
+from numpy.typing import NDArray
+
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.data import source
+from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.errors import NotFound
+from gossip_caffe.gossip.exchange import Exchanger, OutcomeKind, Weights
+from gossip_caffe.gossip.grpc_server import PeerServer
+from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec import JobSettings, JobSpec
+from gossip_caffe.solver.board import SnapshotInfo, WeightBoard
+from gossip_caffe.solver.engine import engine_spec
+from gossip_caffe.solver.loop import SolverLoop
+
+Flat = NDArray[np.float32]
+Steps = list[tuple[float, float]]
+"""Seconds and CPU seconds of each."""
+
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
+RING_SLOTS = 4
+WARM_UP = 3
+"""Steps at the begin of each part that are not counted: what the part before left behind is still on its way."""
+FEWEST = 8
+"""Steps of a part that are counted, at the least."""
+CORRECTIONS = 9
+"""Corrections that are timed, beside as many copies of the model."""
+
+
+# ── the solver ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class TimedSolver:
+    """The product's solver loop on the product's Caffe engine, with batches that are always there."""
+
+    def __init__(self, job: JobSpec) -> None:
+        from gossip_caffe.solver.pycaffe_engine import PycaffeEngine  # noqa: PLC0415 - only this child may load Caffe
+
+        spec = engine_spec(job, "caffe")
+        self._ring = BatchRing.create(job.data.tops, job.data.batch_records, RING_SLOTS)
+        self._fill()
+        self._engine = PycaffeEngine(spec, self._ring)
+        layout = self._engine.layout
+        self.board = WeightBoard.create(layout.size, layout.exchanged)
+        own_view = WeightBoard.attach(os.dup(self.board.fd))
+        self._loop = SolverLoop(self._engine, spec, job.schedule, self._ring, own_view, time.monotonic)
+        self._loop.start(fresh=True)
+
+    def _fill(self) -> None:
+        rng = np.random.default_rng(1)
+        for sequence in range(RING_SLOTS):
+            for array in self._ring.reserve(0.0) or ():
+                array[...] = rng.random(array.shape) if array.ndim > 1 else rng.integers(0, 10, array.shape)
+            self._ring.commit(sequence, self._ring.batch_records)
+
+    def steps(self, seconds: float) -> list[tuple[float, float]]:
+        """Seconds, and CPU seconds, of each iteration for so long, all that stands between two of them included."""
+        took: list[tuple[float, float]] = []
+        until = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < until or len(took) < WARM_UP + FEWEST:
+            cpu = time.process_time()
+            self._loop.between_steps()
+            self._loop.step(self._loop.batches_due)
+            took.append((time.perf_counter() - began, time.process_time() - cpu))
+            self._ring.reserve(0.0)
+            self._ring.commit(self._ring.head, self._ring.batch_records)  # the same batch again
+        return took[WARM_UP:]
+
+    def correction(self) -> tuple[float, float]:
+        """Seconds of adding a correction, and of copying the model once; medians of some, by turns."""
+        added, copied = [], []
+        here, there = (np.zeros(self.board.size, dtype=np.float32) for _ in range(2))
+        for _ in range(CORRECTIONS):
+            began = time.perf_counter()
+            self._engine.add_to_weights(here[: self.board.exchanged])
+            between = time.perf_counter()
+            np.copyto(there, here)
+            added.append(between - began)
+            copied.append(time.perf_counter() - between)
+        return median(added), median(copied)
+
+
+def solve(solver_file: str, control_fd: int) -> None:
+    """Hand the board over, and then step for as long as asked, again and again."""
+    job = read_job("never-wait", Path(solver_file), JobSettings(), source.measure)
+    solver = TimedSolver(job)
+    with socket.socket(fileno=control_fd) as control:
+        socket.send_fds(control, [b"board"], [solver.board.fd])
+    for line in sys.stdin:
+        seconds = float(line)
+        print(json.dumps(solver.steps(seconds) if seconds else solver.correction()), flush=True)
+
+
+# ── the agent and its partner ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PlainWeights:
+    """Weights of a partner that does not train; a correction is added at once."""
+
+    def __init__(self, size: int) -> None:
+        self.values: Flat = 0.01 * np.random.default_rng(2).standard_normal(size, dtype=np.float32)
+
+    @property
+    def size(self) -> int:
+        return self.values.size
+
+    @property
+    def exchanged(self) -> int:
+        return self.values.size
+
+    def snapshot(self, out: Flat) -> SnapshotInfo:
+        np.copyto(out, self.values)
+        return SnapshotInfo(version=1, iteration=0, batches=0, samples=0, applied=0)
+
+    def add_correction(self, delta: Flat) -> None:
+        self.values += delta
+
+
+class NoFiles:
+    """Nothing to pull."""
+
+    def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
+        raise NotFound(f"there is no {file} of {checkpoint} from {offset} on")
+
+
+def exchanger(peer: str, weights: Weights, transport: GrpcTransport) -> Exchanger:
+    made = Exchanger(
+        peer=peer,
+        job="bench",
+        fingerprint="bench",
+        codec="float16",
+        weights=weights,
+        transport=transport,
+        clock=SystemClock(),
+        rng=random.Random(peer),
+        offload=asyncio.to_thread,
+    )
+    made.accepting = None
+    return made
+
+
+async def answer(values: int) -> None:
+    """Be the partner until stdin closes."""
+    server = PeerServer("127.0.0.1:0", NoFiles())
+    server.serve(exchanger("b", PlainWeights(values), GrpcTransport()))
+    print(await server.start(), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop()
+
+
+async def exchange(board_fd: int, port: int) -> None:
+    """Be the agent: between "on SECONDS" and "off" begin an exchange so often; then say how many were applied."""
+    board = WeightBoard.attach(board_fd)
+    own = exchanger("a", board, GrpcTransport())
+    print(board.size, flush=True)
+    while (line := await asyncio.to_thread(sys.stdin.readline)).startswith("on"):
+        every_s = float(line.split()[1])
+        off = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
+        applied = own.outcomes[OutcomeKind.APPLIED]
+        while not off.done():
+            due = asyncio.ensure_future(asyncio.sleep(every_s))
+            await own.offer_to("b", f"127.0.0.1:{port}")
+            await asyncio.wait((off, due), return_when=asyncio.FIRST_COMPLETED)
+        board.pump()
+        print(own.outcomes[OutcomeKind.APPLIED] - applied, flush=True)
+
+
+# ── all of them ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Role:
+    """This script in another role, on the given cores."""
+
+    def __init__(self, cores: set[int], *arguments: object, fds: tuple[int, ...] = ()) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=fds,
+            env={**os.environ, **ONE_THREAD},
+        )
+        os.sched_setaffinity(self._process.pid, cores)  # before it has any thread
+
+    def ask(self, line: object) -> None:
+        assert self._process.stdin is not None
+        print(line, file=self._process.stdin, flush=True)
+
+    def told(self) -> Any:
+        assert self._process.stdout is not None
+        if not (line := self._process.stdout.readline()):
+            raise SystemExit("a child ended; see its message above")
+        return json.loads(line)
+
+    def end(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def solver_on(core: int, solver_file: Path) -> tuple[Role, int]:
+    """A solver, and a descriptor of its board."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            solver = Role({core}, "--solve", solver_file, theirs.fileno(), fds=(theirs.fileno(),))
+        _, fds, _, _ = socket.recv_fds(ours, 16, 1)
+    if not fds:
+        raise SystemExit("the solver did not start; see its message above")
+    return solver, fds[0]
+
+
+def measure(name: str, model: Model, rounds: int, seconds: float, cores: list[int]) -> dict[str, float]:
+    parts: dict[str, list[Steps]] = {kind: [] for kind in KINDS}
+    exchanges = dict.fromkeys(EXCHANGING, 0)
+    with tempfile.TemporaryDirectory(prefix="gossip-caffe-never-wait-") as folder, ExitStack() as ending:
+
+        def begun(role: Role) -> Role:
+            ending.callback(role.end)
+            return role
+
+        solver_file = write_solver(model, Path(folder), max_iter=1_000_000)
+        solver, board_fd = solver_on(cores[1], solver_file)
+        neighbour, other_fd = solver_on(cores[0], solver_file)
+        begun(solver), begun(neighbour)
+        os.close(other_fd)
+        partner = begun(Role({cores[0]}, "--answer", WeightBoard.attach(os.dup(board_fd)).exchanged))
+        agent = begun(Role({cores[0]}, "--exchange", board_fd, partner.told(), fds=(board_fd,)))
+        agent.told()
+        os.close(board_fd)
+        for _ in range(2):  # the first steps touch fresh memory
+            solver.ask(seconds)
+            step_s = float(np.median(np.array(solver.told())[:, 0]))
+        for turn in range(len(KINDS) * rounds):
+            kind = KINDS[turn % len(KINDS)]
+            if kind in EXCHANGING:
+                agent.ask(f"on {EXCHANGING[kind] * step_s}")
+            elif kind == "stepping":
+                neighbour.ask(seconds)
+            solver.ask(seconds)
+            parts[kind].append(solver.told())
+            if kind in EXCHANGING:
+                agent.ask("off")
+                exchanges[kind] += agent.told()
+            elif kind == "stepping":
+                neighbour.told()
+        solver.ask(0)
+        correction_s, memcpy_s = solver.told()
+    found = compared(parts["exchanging"], parts["stepping"], "")
+    found |= compared(parts["exchanging"], parts["idle"], "_to_idle")
+    found |= compared(parts["default"], parts["idle"], "_default")
+    found |= {
+        "step_p50_s": float(np.median(np.concatenate(parts["stepping"])[:, 0])),
+        "exchanges_per_step": exchanges["exchanging"] / sum(map(len, parts["exchanging"])),
+        "correction_s": correction_s,
+        "memcpy_s": memcpy_s,
+        "correction_over_memcpy": correction_s / memcpy_s,
+    }
+    print(f"{name:>6} {sum(map(len, parts['exchanging'])):>6}", end="")
+    print(*(f"{figure:>12.5f}" for figure in found.values()), flush=True)
+    return {f"{figure}_{name}": round(value, 5) for figure, value in found.items()}
+
+
+def compared(exchanging: list[Steps], others: list[Steps], to: str) -> dict[str, float]:
+    """Medians are compared part by part, for a machine's pace drifts; the slowest hundredth over all parts."""
+    medians = np.array([[np.median(part, axis=0) for part in parts] for parts in (exchanging, others)])
+    slowest = [np.percentile(np.concatenate(parts), 99, axis=0) for parts in (exchanging, others)]
+    (wall_p50, cpu_p50), (wall_p99, cpu_p99) = (
+        np.median(medians[0] / medians[1], axis=0),
+        slowest[0] / slowest[1],
+    )
+    return {
+        f"ratio_p50{to}": float(wall_p50),
+        f"cpu_ratio_p50{to}": float(cpu_p50),
+        f"ratio_p99{to}": float(wall_p99),
+        f"cpu_ratio_p99{to}": float(cpu_p99),
+    }
+
+
+NETS = {"lenet": LENET, "244": WIDE}
+HEADINGS = (
+    *("p50", "of CPU", "p99", "of CPU"),
+    *("p50 to idle", "of CPU", "p99 to idle", "of CPU"),
+    *("p50 default", "of CPU", "p99 default", "of CPU"),
+    *("step p50 s", "exchanges", "correction s", "memcpy s", "ratio"),
+)
+KINDS = ("idle", "exchanging", "stepping", "default")
+"""What happens on the other core, by turns."""
+EXCHANGING = {"exchanging": 0, "default": JobSettings().exchange_every_iterations}
+"""Every how many steps an exchange begins."""
+
+
+def main() -> int:
+    match sys.argv[1:]:
+        case ["--solve", solver_file, control_fd]:
+            solve(solver_file, int(control_fd))
+            return 0
+        case ["--answer", values]:
+            asyncio.run(answer(int(values)))
+            return 0
+        case ["--exchange", board_fd, port]:
+            asyncio.run(exchange(int(board_fd), int(port)))
+            return 0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--nets", default=",".join(NETS), help=f"which of {', '.join(NETS)}")
+    parser.add_argument("--rounds", type=int, default=10, help="how often each kind of part comes")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each part, at the least")
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        print("this needs two cores: the solver has one of its own", file=sys.stderr)
+        return 1
+    print(
+        f"{'net':>8} {'alone':>7} {'beside':>7} {'exchanges':>9}", *(f"{heading:>12}" for heading in HEADINGS)
+    )
+    found: dict[str, float] = {}
+    for name in options.nets.split(","):
+        found |= measure(name, NETS[name], options.rounds, options.seconds, cores)
+    print(f"RESULT {json.dumps(found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
