@@ -36,6 +36,12 @@ layer {{
   name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "accuracy" include {{ phase: TEST }}
 }}
 """
+PACED = """layer {
+  name: "paced" type: "Python" bottom: "label" top: "paced" include { phase: TRAIN }
+  python_param { module: "tests.paced_layer" layer: "Paced" }
+}
+"""
+"""A layer that takes $PACE_MS for each pass; needs the repository's root as its working folder."""
 SOLVER = """net: "{net}"
 test_iter: 4
 test_interval: 1000000

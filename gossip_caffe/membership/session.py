@@ -11,6 +11,9 @@ from gossip_caffe.membership.store import Store
 MARGIN = 0.1
 """Share of the time to live by which we give up early: clocks run at slightly different rates."""
 
+OVERDUE_S = 0.5
+"""How much later than it should a renewal may come before the store counts as away."""
+
 _WAKE_S = 0.2
 
 
@@ -29,6 +32,7 @@ class LeaseSession:
         self.id = 0
         self.ttl_s = ttl_s
         self.expires_at = float("-inf")
+        self._renewed_at = float("-inf")
         self.lost = asyncio.Event()
         self.reason = ""
 
@@ -44,6 +48,11 @@ class LeaseSession:
         """True while nobody can take what hangs on this lease."""
         return not self.lost.is_set() and self._clock.monotonic() < self.expires_at
 
+    def overdue(self) -> bool:
+        """True while the store does not answer: the lease is lost, or should have been renewed a while ago."""
+        late_at = self._renewed_at + self.ttl_s / 3 + OVERDUE_S
+        return self.lost.is_set() or self._clock.monotonic() > late_at
+
     async def close(self, *, revoke: bool = True) -> None:
         """Stop renewing; with ``revoke`` also end the lease at once, so that its keys are gone now."""
         if self._renewing is not None:
@@ -57,6 +66,7 @@ class LeaseSession:
         self._lose("closed")
 
     def _extend(self, sent_at: float, ttl_s: float) -> None:
+        self._renewed_at = sent_at
         self.expires_at = sent_at + ttl_s * (1 - MARGIN)
 
     def _lose(self, reason: str) -> None:

@@ -29,6 +29,7 @@ class Event(StrEnum):
         "resumed"  # checkpoint, progress_samples, folded, done, freed_samples, reason: nobody lived any more
     )
     CLAIMED = "claimed"  # epoch, chunks
+    BORROWED = "borrowed"  # epoch, chunks: the store is away
     SKIPPED = "record-skipped"  # epoch, record, reason: corrupt, and in no batch
     TRAINED = "trained"  # epoch, chunk, records, batch
     DONE = "done"  # epoch, chunks, via (id of an exchange or a checkpoint)

@@ -1,7 +1,9 @@
 """What one peer owns: claimed a little ahead of the solver, settled when its learning has left the peer.
 
 Every chunk that this peer claims goes one way: owned → fed → trained → shared → settled. The store may be away at any
-of these steps; then the step waits here and the solver goes on with what it has.
+of these steps; then the step waits here, and the solver goes on with what it has, and after that with chunks on
+credit: planned for this peer, not claimed yet. Peers whose views agreed when the store went away have plans that do
+not overlap.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import CHUNKS_PER_TRANSACTION, Ledger, Settlement
 
 T = TypeVar("T")
+
+ON_CREDIT = 0
+"""In place of the revision of a chunk that is trained and not claimed yet."""
 
 
 class Claims:
@@ -49,6 +54,7 @@ class Claims:
         self._log = log
         self._shared: dict[ChunkId, str] = {}
         self._unknown: set[ChunkId] = set()
+        self._asked: frozenset[ChunkId] = frozenset()
         # One thing at a time: what a claim, a settlement or a new lease finds in ``owned`` stands until it is done.
         self._one_at_a_time = asyncio.Lock()
 
@@ -63,6 +69,7 @@ class Claims:
         Raises StoreError when the store is away, LeaseLost when this peer owns nothing any more.
         """
         async with self._one_at_a_time:
+            await self._claim_what_is_on_credit()
             choice = self.chooser.choose(self._ledger.folded, want, self._clock.monotonic())
             match choice:
                 case Nothing():
@@ -74,13 +81,37 @@ class Claims:
                 case Claim():
                     # One transaction at a time: what it brought is ours even if the store is away for the next.
                     for chunks in _lots(choice.chunks):
-                        result = await self._ledger.claim(chunks, self._lease)
+                        self._asked = frozenset(chunks)
+                        try:
+                            result = await self._ledger.claim(chunks, self._lease)
+                        finally:
+                            self._asked = frozenset()
                         self.chooser.tried(chunks)
                         self._note(Event.CLAIMED, result.owned)
                         for chunk, revision in result.owned.items():
                             self.owned[chunk] = revision
                             self._feed(chunk, *self._epochs.extent(chunk))
                     return 0.0
+
+    def borrow(self, want: int) -> int:
+        """The store is away: feed up to ``want`` planned chunks on credit; returns how many. Waits for nothing."""
+        chunks = self.chooser.planned(self._ledger.folded, want, self._asked)
+        self.chooser.tried(chunks)
+        self._note(Event.BORROWED, chunks)
+        for chunk in chunks:
+            self.owned[chunk] = ON_CREDIT
+            self._feed(chunk, *self._epochs.extent(chunk))
+        return len(chunks)
+
+    async def _claim_what_is_on_credit(self) -> None:
+        """Own it now; what somebody else has or has done is theirs, and counts as trained twice."""
+        for chunks in _lots([chunk for chunk, revision in self.owned.items() if revision == ON_CREDIT]):
+            result = await self._ledger.claim(chunks, self._lease)
+            self.owned.update(result.owned)
+            self._note(Event.CLAIMED, result.owned)
+            for chunk in set(chunks) - result.owned.keys():
+                del self.owned[chunk]
+                self._shared.pop(chunk, None)
 
     def _note(self, event: Event, chunks: Iterable[ChunkId], **fields: object) -> None:
         """One event for each epoch that the chunks are of."""
@@ -100,7 +131,9 @@ class Claims:
             await self._settle()
 
     async def _settle(self) -> None:
+        await self._claim_what_is_on_credit()
         pending = [Settlement(chunk, self.owned[chunk], via) for chunk, via in self._shared.items()]
+        pending = [entry for entry in pending if entry.revision != ON_CREDIT]
         for settlements in _lots(pending):
             try:
                 done, lost = await self._ledger.settle(settlements)
@@ -128,7 +161,7 @@ class Claims:
         """Hand back chunks of which nothing was trained."""
         async with self._one_at_a_time:
             handed = {chunk: self.owned[chunk] for chunk in chunks if chunk in self.owned}
-            await self._ledger.release(handed)
+            await self._ledger.release({chunk: at for chunk, at in handed.items() if at != ON_CREDIT})
             self._note(Event.RELEASED, handed)
             for chunk in handed:
                 del self.owned[chunk]
@@ -140,13 +173,15 @@ class Claims:
         """
         async with self._one_at_a_time:
             await ledger.refresh()
-            result = await ledger.claim(list(self.owned), lease)
-            before, self.owned = len(self.owned), dict(result.owned)
+            asked = list(self.owned)
+            result = await ledger.claim(asked, lease)
+            meanwhile = dict.fromkeys(self.owned.keys() - set(asked), ON_CREDIT)
+            before, self.owned = len(asked), {**result.owned, **meanwhile}
             self._ledger, self._lease = ledger, lease
             self._shared = {chunk: via for chunk, via in self._shared.items() if chunk in self.owned}
             self._unknown.clear()
             self.chooser.members_changed(self._clock.monotonic())
-            return before - len(self.owned)
+            return before - len(result.owned)
 
 
 def _lots(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -24,7 +24,7 @@ from gossip_caffe.peer.tasks import Tasks
 from gossip_caffe.peer.testing import Testing
 from gossip_caffe.peer.throughput import Throughput
 from gossip_caffe.peer.trainer import Trainer
-from gossip_caffe.peer.weighing import Weighing
+from gossip_caffe.peer.weighing import tell_weight
 from gossip_caffe.peer.world import World
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.plan import planned_weights, shard
@@ -35,7 +35,7 @@ SETTLE_EVERY_S = 0.25
 """At the most: exchanges that follow each other closely are settled together."""
 DRAIN_DEADLINE_S = 8.0
 END_CLAIMS_S = 2.0
-WEIGH_EVERY_S = 1.0
+CREDIT_LOOK_S = 0.1
 MEETINGS = 3
 """Exchanges of a joiner before its first claim."""
 MEETINGS_S = 5.0
@@ -131,7 +131,11 @@ class Training:
         tasks.spawn("progress", self._follow_progress())
         tasks.spawn("checkpoints", self.checkpointing.run())
         tasks.spawn("tests", self.testing.run())
-        tasks.spawn("weight", self._weigh())
+        tasks.spawn("credit", self._train_on_credit())
+        telling = tell_weight(
+            lambda: self.incarnation.registration, self.trainer.board, self._always_had_work, self.world
+        )
+        tasks.spawn("weight", telling)
         tasks.spawn("lease", self._keep_registered())
 
     async def drain(self, tasks: Tasks, cause: Cause) -> None:
@@ -216,6 +220,13 @@ class Training:
                 await clock.sleep(STORE_AWAY_PAUSE_S)
             await clock.sleep(LOOK_EVERY_S)
 
+    async def _train_on_credit(self) -> None:
+        """While the store is away go on with what is planned for this peer."""
+        while self._claiming:
+            if self.incarnation.session.overdue() and (want := self._wanted()):
+                self.claims.borrow(want)
+            await self.world.clock.sleep(CREDIT_LOOK_S)
+
     def _member_changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
         """Plan again when who trains has changed, or how fast; look for what was left when somebody is gone."""
         before, after = _training_weight(was), _training_weight(now)
@@ -251,20 +262,10 @@ class Training:
                 pass  # the last known progress stands
             await self.world.clock.sleep(look_after_s(len(training)))
 
-    async def _weigh(self) -> None:
-        """Measure how fast this peer trains, and tell the others when that has changed for long."""
-        weighing, clock = Weighing(), self.world.clock
-        while True:
-            registration, samples = self.incarnation.registration, self.trainer.board.samples
-            weighed = weighing.note(clock.monotonic(), samples, self._had_work, registration.record.weight)
-            self._had_work = True
-            if weighed is not None:
-                try:
-                    await registration.publish(weight=weighed.weight)
-                    self.world.log.emit(Event.WEIGHED, weight=weighed.weight, reason=weighed.reason)
-                except StoreError:
-                    pass  # the record is written again with the next registration, or the next change
-            await clock.sleep(WEIGH_EVERY_S)
+    def _always_had_work(self) -> bool:
+        """Whether there was something to train ever since the last call."""
+        had_work, self._had_work = self._had_work, True
+        return had_work
 
     async def _keep_registered(self) -> None:
         """When the lease is lost, own nothing, train on, and register as a new incarnation as soon as that goes."""

@@ -1,4 +1,4 @@
-"""How fast this peer trains while it has something to train, and when the others should know: pure arithmetic.
+"""How fast this peer trains while it has something to train, and when the others should know.
 
 Shares of an epoch are planned by these weights. Every published one makes everybody plan again, so only a change that
 is large and lasts is published; what is smaller is balanced by whoever runs out of chunks first.
@@ -7,9 +7,15 @@ is large and lasts is published; what is smaller is balanced by whoever runs out
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from gossip_caffe.errors import StoreError
+from gossip_caffe.membership.members import Registration
+from gossip_caffe.observe.events import Event
+from gossip_caffe.peer.world import World
 from gossip_caffe.shards.plan import quantised
+from gossip_caffe.solver.board import WeightBoard
 
 MEMORY_S = 5.0
 """Time constant of the running mean, in seconds of work."""
@@ -21,6 +27,8 @@ CHANGE = 1.2
 """A published weight stands until the measured one is this many times as large, or as small …"""
 LASTS_S = 10.0
 """… for so many seconds of work on end."""
+
+LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +84,23 @@ class Weighing:
             return None
         self._off_s = 0.0
         return Weighed(weight, f"{self.samples_per_s / published:.2f} times what it was, for {LASTS_S:g} s")
+
+
+async def tell_weight(
+    registration: Callable[[], Registration], board: WeightBoard, had_work: Callable[[], bool], world: World
+) -> None:
+    """Measure how fast this peer trains, and tell the others when that has changed for long; for ever.
+
+    ``registration`` gives the newest one; ``had_work`` whether there was something to train since it was last asked.
+    """
+    weighing = Weighing()
+    while True:
+        own = registration()
+        weighed = weighing.note(world.clock.monotonic(), board.samples, had_work(), own.record.weight)
+        if weighed is not None:
+            try:
+                await own.publish(weight=weighed.weight)
+                world.log.emit(Event.WEIGHED, weight=weighed.weight, reason=weighed.reason)
+            except StoreError:
+                pass  # it goes out with whatever this peer writes of itself next
+        await world.clock.sleep(LOOK_EVERY_S)

@@ -8,8 +8,9 @@ load, and it picks up what a dead peer left.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from gossip_caffe.membership.load import asks_after_s
 from gossip_caffe.shards.epochs import ChunkId, Epochs
@@ -106,6 +107,15 @@ class Chooser:
         if self._plan_at is not None:
             again_at = min(again_at, self._plan_at)
         return Nothing(again_at, "every chunk of the budget is owned or done")
+
+    def planned(self, folded: int, want: int, but: Container[ChunkId]) -> list[ChunkId]:
+        """The next chunks of this peer's own shards, oldest epoch first, without asking who has them."""
+        mine = (
+            ChunkId(epoch, chunk)
+            for epoch in range(folded, self.epochs.count)
+            for chunk in self._knowledge(epoch).planned
+        )
+        return list(islice((chunk for chunk in mine if chunk not in but), want))
 
     def tried(self, chunks: Sequence[ChunkId]) -> None:
         """These chunks were claimed, or found taken: neither is worth another try until the next listing."""

@@ -10,17 +10,12 @@ import pytest
 from gossip_caffe.observe.events import Event
 from tests.cluster_run import ROOT, cluster_run, wait_for
 from tests.event_logs import PeerLog, read_logs
-from tests.tiny_job import TinyJob, write_job
+from tests.tiny_job import PACED, TinyJob, write_job
 
 BATCH, FAST_MS, SLOW_MS, FAST_PEERS = 16, 30, 90, 3
 EPOCH_S = 24
 """How long an epoch takes, roughly; the tail of an epoch, a second or two of claimed work, must be a small part."""
 RECORDS = int(EPOCH_S * (FAST_PEERS / FAST_MS + 1 / SLOW_MS) * 1000) * BATCH
-PACED = """layer {
-  name: "paced" type: "Python" bottom: "label" top: "paced" include { phase: TRAIN }
-  python_param { module: "tests.paced_layer" layer: "Paced" }
-}
-"""
 
 
 def paced_job(folder: Path) -> TinyJob:

@@ -20,7 +20,7 @@ from gossip_caffe.observe.events import Event, JsonLinesLog, read_events
 from gossip_caffe.peer.claims import Claims
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.epochs import ChunkId, Epochs
-from gossip_caffe.shards.ledger import CHUNKS_PER_TRANSACTION, Ledger
+from gossip_caffe.shards.ledger import CHUNKS_PER_TRANSACTION, Ledger, Settlement
 from tests.fake_clock import FakeClock
 
 EPOCHS = Epochs(records=2000, chunk_records=10, budget_samples=4000, seed=1)
@@ -163,3 +163,82 @@ async def test_a_settlement_that_a_leaving_peer_does_not_wait_for_is_not_forgott
     await claims.settle()
     logged = {*peer.chunks_logged(Event.DONE), *peer.chunks_logged(Event.UNKNOWN)}
     assert logged == set(peer.fed)
+
+
+async def another(peer: Peer) -> tuple[Ledger, LeaseSession]:
+    """Somebody else's hand on the same ledger."""
+    session = LeaseSession(MemoryStore(peer.server), peer.clock, 5.0)
+    await session.start()
+    store = MemoryStore(peer.server)
+    writer = FencedWriter(store, session, KEYS.fence("b"), peer.clock)
+    await writer.open()
+    return Ledger(store, writer, KEYS, EPOCHS, "b"), session
+
+
+async def test_what_was_trained_on_credit_is_claimed_and_settled_when_the_store_is_back(peer: Peer) -> None:
+    claims = await peer.begin()
+    await claims.claim(10)
+    assert claims.borrow(50) == 50
+    assert len(set(peer.fed)) == 60
+    claims.shared(peer.fed, "x1")
+    await claims.settle()
+    assert claims.owned == {}
+    assert claims.done_chunks == 60
+    assert len(peer.chunks_logged(Event.BORROWED)) == 50
+    assert set(peer.chunks_logged(Event.CLAIMED)) == set(peer.chunks_logged(Event.DONE)) == set(peer.fed)
+
+
+async def test_what_somebody_else_has_of_it_stays_theirs(peer: Peer) -> None:
+    claims = await peer.begin()
+    claims.borrow(40)
+    theirs, session = await another(peer)
+    taken = await theirs.claim(peer.fed[:5], session.id)
+    claims.shared(peer.fed, "x1")
+    await claims.settle()
+    assert claims.done_chunks == 35
+    assert claims.owned == {}
+    done, lost = await theirs.settle([Settlement(chunk, at, "x2") for chunk, at in taken.owned.items()])
+    assert (len(done), lost) == (5, [])
+    await session.close()
+
+
+async def test_credit_never_takes_what_is_being_asked_for(peer: Peer) -> None:
+    claims = await peer.begin()
+    peer.store.replies.clear()
+    claiming = asyncio.create_task(claims.claim(30))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    claims.borrow(30)
+    peer.store.replies.set()
+    await claiming
+    assert len(peer.fed) == len(set(peer.fed)) == 60
+    claims.shared(peer.fed, "x1")
+    await claims.settle()
+    assert claims.done_chunks == 60
+
+
+async def test_what_is_on_credit_and_untrained_is_handed_back_without_a_word_to_the_store(peer: Peer) -> None:
+    claims = await peer.begin()
+    claims.borrow(3)
+    peer.store.fails_in = 1
+    await claims.release(peer.fed)
+    assert claims.owned == {}
+
+
+async def test_credit_taken_while_the_peer_registers_again_is_claimed_next(peer: Peer) -> None:
+    claims = await peer.begin()
+    await claims.claim(10)
+    peer.server.revoke(peer.session.id)
+    await peer.session.close()
+    claims.borrow(5)
+    ledger = await peer.incarnation()
+    peer.store.replies.clear()
+    renewing = asyncio.create_task(claims.renew_ownership(ledger, peer.session.id))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    claims.borrow(7)
+    peer.store.replies.set()
+    assert await renewing == 0
+    claims.shared(peer.fed, "x1")
+    await claims.settle()
+    assert claims.done_chunks == len(set(peer.fed)) == 22
