@@ -61,7 +61,7 @@ class Standpoint:
     turn: int = 0
 
 
-Strategy = Callable[[Standpoint, Mapping[str, str], Suspects, float, random.Random], Choice]
+Ask = Callable[[Standpoint, Mapping[str, str], Suspects, float, random.Random], Choice]
 """(who asks, candidates with their zones, suspects, now, generator) → a partner, and why it."""
 
 
@@ -127,7 +127,7 @@ def _first_well(others: list[str], which: str, suspects: Suspects, now: float) -
     )
 
 
-STRATEGIES: dict[str, Strategy] = {"uniform": uniform, "exponential": exponential, "ring": ring}
+STRATEGIES: dict[str, Ask] = {"uniform": uniform, "exponential": exponential, "ring": ring}
 
 
 def choose(candidates: Collection[str], suspects: Suspects, now: float, rng: random.Random) -> Choice:

@@ -15,8 +15,10 @@ from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
 from gossip_caffe.gossip.message import Message, Refusal
 from gossip_caffe.gossip.one_sided import AppliedHalf
 from gossip_caffe.gossip.partners import STRATEGIES, Standpoint, Suspects, next_exchange
+from gossip_caffe.gossip.transport import Answerer
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.observe.events import Event, EventLog
+from gossip_caffe.peer.strategy import SharingFigures, Strategy, Surroundings
 from gossip_caffe.solver.board import WeightBoard
 
 SHORTEST_LOOK_S = 0.002
@@ -100,7 +102,7 @@ class AnswersLogged:
 
 
 class Exchanging:
-    """The cadence of one peer's own exchanges.
+    """The pairwise strategy: the cadence of one peer's own exchanges, and its answers to others'.
 
     ``own`` is this peer's name and zone; ``partners`` gives the living partners (peer → address), ``zone_of`` the zone
     of one; ``shared`` is called with the outcome of each exchange that both sides applied; ``urgent`` says
@@ -138,6 +140,31 @@ class Exchanging:
         self._suspects = Suspects()
         self._cadence = Cadence(settings.exchange_every_iterations, "as the job begins")
         exchanger.watch(AnswersLogged(log))
+
+    @property
+    def answerer(self) -> Answerer:
+        """The exchanger."""
+        return self._exchanger
+
+    @property
+    def figures(self) -> SharingFigures:
+        """As of now."""
+        outcomes, one_sided = self._exchanger.outcomes, self._exchanger.one_sided
+        return SharingFigures(
+            applied=outcomes[OutcomeKind.APPLIED],
+            failed=outcomes[OutcomeKind.FAILED] + outcomes[OutcomeKind.REJECTED],
+            half_applied=one_sided.count,
+            mass_error=one_sided.mass_error,
+            distance=self._exchanger.mean_distance,
+        )
+
+    def accept(self) -> None:
+        """Answer offers from now on."""
+        self._exchanger.accepting = None
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Refuse offers from now on."""
+        self._exchanger.accepting = refusal
 
     async def run(self) -> None:
         """Exchange whenever it is due, for ever."""
@@ -201,3 +228,32 @@ class Exchanging:
         return next_exchange(
             self._board.iteration, self._cadence.every, self._settings.exchange_jitter, self._rng
         )
+
+
+def pairwise(around: Surroundings) -> Strategy:
+    """The strategy of this product: two peers average their weights, and everybody mixes with everybody in time."""
+    exchanger = Exchanger(
+        peer=around.peer,
+        job=around.job,
+        fingerprint=around.fingerprint,
+        codec=around.settings.codec,
+        weights=around.board,
+        transport=around.transport,
+        clock=around.clock,
+        rng=around.rng,
+        offload=around.offload,
+        blobs=around.blobs,
+    )
+    return Exchanging(
+        exchanger=exchanger,
+        board=around.board,
+        settings=around.settings,
+        own=around.own,
+        partners=around.partners,
+        zone_of=around.zone_of,
+        shared=around.shared,
+        urgent=around.urgent,
+        clock=around.clock,
+        rng=around.rng,
+        log=around.log,
+    )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import StoreError
-from gossip_caffe.gossip.exchange import OutcomeKind
 from gossip_caffe.membership.load import asks_after_s
 from gossip_caffe.membership.store import Put, Store
 from gossip_caffe.observe.events import Event, EventLog
@@ -80,7 +79,7 @@ class Reporting:
 
 def status_of(training: Training, state: State, reason: str) -> PeerStatus:
     """The live figures of a peer that trains."""
-    board, outcomes = training.trainer.board, training.exchanger.outcomes
+    board, sharing = training.trainer.board, training.strategy.figures
     throughput = training.throughput
     throughput.note(board.samples, board.stalled_s)
     return PeerStatus(
@@ -96,11 +95,11 @@ def status_of(training: Training, state: State, reason: str) -> PeerStatus:
         epoch=training.progress.folded,
         chunks_owned=len(training.claims.owned),
         chunks_done=training.claims.done_chunks,
-        exchanges_applied=outcomes[OutcomeKind.APPLIED],
-        exchanges_failed=outcomes[OutcomeKind.FAILED] + outcomes[OutcomeKind.REJECTED],
-        exchanges_half_applied=training.exchanger.one_sided.count,
-        mass_error=training.exchanger.one_sided.mass_error,
-        consensus_distance=training.exchanger.mean_distance,
+        exchanges_applied=sharing.applied,
+        exchanges_failed=sharing.failed,
+        exchanges_half_applied=sharing.half_applied,
+        mass_error=sharing.mass_error,
+        consensus_distance=sharing.distance,
         progress_samples=training.progress.samples,
         budget_samples=training.world.spec.budget_samples,
         checkpoint=training.checkpointing.newest,

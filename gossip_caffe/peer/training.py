@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gossip_caffe.errors import Conflict, EnvironmentProblem, LeaseLost, StoreError
-from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
 from gossip_caffe.gossip.message import Refusal
+from gossip_caffe.gossip.outcome import Outcome, OutcomeKind
 from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.checkpointing import Checkpointing
 from gossip_caffe.peer.claims import Claims
-from gossip_caffe.peer.exchanging import Exchanging
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import Cause, State
 from gossip_caffe.peer.pace import claims_wanted
 from gossip_caffe.peer.progress import Progress, look_after_s
+from gossip_caffe.peer.strategy import Surroundings
 from gossip_caffe.peer.tasks import Tasks
 from gossip_caffe.peer.testing import Testing
 from gossip_caffe.peer.throughput import Throughput
@@ -58,18 +58,6 @@ class Training:
         self.peer = incarnation.registration.record.peer
         self._view = view
         self._enter = enter
-        self.exchanger = Exchanger(
-            peer=self.peer,
-            job=world.spec.name,
-            fingerprint=trainer.layout.fingerprint,
-            codec=world.spec.settings.codec,
-            weights=trainer.board,
-            transport=world.transport,
-            clock=world.clock,
-            rng=world.rng,
-            offload=world.offload,
-            blobs=trainer.layout.exchanged_blobs,
-        )
         self._chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
         self._orphans = False
         self._claiming = True
@@ -83,18 +71,25 @@ class Training:
             clock=world.clock,
             log=world.log,
         )
-        self._exchanging = Exchanging(
-            exchanger=self.exchanger,
-            board=trainer.board,
-            settings=world.spec.settings,
-            own=lambda: (self.peer, self.incarnation.registration.record.zone),
-            partners=self.partners,
-            zone_of=lambda peer: self.training[peer].zone if peer in self.training else "",
-            shared=self._shared,
-            urgent=lambda: trainer.stream.unsettled and not trainer.stream.untrained,
-            clock=world.clock,
-            rng=world.rng,
-            log=world.log,
+        self.strategy = world.strategy(
+            Surroundings(
+                peer=self.peer,
+                job=world.spec.name,
+                fingerprint=trainer.layout.fingerprint,
+                blobs=tuple(trainer.layout.exchanged_blobs),
+                board=trainer.board,
+                settings=world.spec.settings,
+                own=lambda: (self.peer, self.incarnation.registration.record.zone),
+                partners=self.partners,
+                zone_of=lambda peer: self.training[peer].zone if peer in self.training else "",
+                shared=self._shared,
+                urgent=lambda: trainer.stream.unsettled and not trainer.stream.untrained,
+                transport=world.transport,
+                offload=world.offload,
+                clock=world.clock,
+                rng=world.rng,
+                log=world.log,
+            )
         )
         self.checkpointing = Checkpointing(self)
         self.testing = Testing(self)
@@ -109,7 +104,7 @@ class Training:
         clock, met = self.world.clock, 0
         given_up_at = clock.monotonic() + MEETINGS_S
         while met < MEETINGS and (partners := self.partners()):
-            outcome = await self._exchanging.exchange()
+            outcome = await self.strategy.exchange()
             if outcome is not None and outcome.kind is OutcomeKind.APPLIED:
                 met += 1
             elif met and clock.monotonic() >= given_up_at:
@@ -122,12 +117,12 @@ class Training:
 
     def begin(self, tasks: Tasks) -> None:
         """Answer offers, and start all tasks."""
-        self.exchanger.accepting = None
-        self.world.serve(self.exchanger)
+        self.strategy.accept()
+        self.world.serve(self.strategy.answerer)
         self._view.on_change.append(self._member_changed)
         tasks.spawn("children", self.trainer.supervise())
         tasks.spawn("claims", self._claim_and_settle())
-        tasks.spawn("exchanges", self._exchanging.run())
+        tasks.spawn("exchanges", self.strategy.run())
         tasks.spawn("progress", self._follow_progress())
         tasks.spawn("checkpoints", self.checkpointing.run())
         tasks.spawn("tests", self.testing.run())
@@ -178,14 +173,14 @@ class Training:
 
     def end(self) -> None:
         """Answer no more offers."""
-        self.exchanger.accepting = Refusal.SHUTTING_DOWN
+        self.strategy.refuse(Refusal.SHUTTING_DOWN)
 
     async def _share_all(self) -> None:
         """Exchange until what this peer learned has left it; alone, write a checkpoint instead."""
         while self.trainer.stream.unsettled:
             self.trainer.board.request_publication()
             if self.partners():
-                await self._exchanging.pause(await self._exchanging.exchange(), urgent=True)
+                await self.strategy.pause(await self.strategy.exchange(), urgent=True)
             else:
                 await self.checkpointing.make("leaving alone")
 

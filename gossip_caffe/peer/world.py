@@ -15,6 +15,8 @@ from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import Store
 from gossip_caffe.observe.events import EventLog
+from gossip_caffe.peer.exchanging import pairwise
+from gossip_caffe.peer.strategy import MakeStrategy
 from gossip_caffe.shards.epochs import Epochs
 from gossip_caffe.solver.evaluation import Evaluator
 
@@ -26,7 +28,7 @@ class World:
     ``serve`` lets an answerer answer offers from now on; ``folder`` keeps checkpoints, ``files`` reads those of
     others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can. ``spec_here`` is the
     job with the paths of this machine, when they are others. ``offload`` takes long arithmetic out of the event loop's
-    thread; None: it stays there.
+    thread; None: it stays there. ``strategy``: how learning is shared.
     """
 
     spec: JobSpec
@@ -42,6 +44,7 @@ class World:
     evaluator: Evaluator | None = None
     spec_here: JobSpec | None = None
     offload: Offload | None = None
+    strategy: MakeStrategy = pairwise
 
     @property
     def keys(self) -> JobKeys:

@@ -21,6 +21,8 @@ from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
 from gossip_caffe.observe.events import MemoryLog
+from gossip_caffe.peer.exchanging import pairwise
+from gossip_caffe.peer.strategy import MakeStrategy
 from gossip_caffe.peer.world import World
 from gossip_caffe.sim.peer import MakeEngine, Pace, SimulatedPeer
 from gossip_caffe.sim.virtual_time import VirtualClock
@@ -79,6 +81,7 @@ class SimulatedJob:
         *,
         seed: int,
         message_s: tuple[float, float] = MESSAGE_S,
+        strategy: MakeStrategy = pairwise,
     ) -> None:
         self.spec = spec
         self.clock = VirtualClock()
@@ -88,6 +91,7 @@ class SimulatedJob:
         self._folder = folder
         self._make_engine = make_engine
         self._seed = seed
+        self._strategy = strategy
         self._etcd = MemoryEtcd(self.clock)
         self._files = Folders()
         self._network = MemoryNetwork(
@@ -130,6 +134,7 @@ class SimulatedJob:
             rng=random.Random(f"{self._seed}: {name}"),
             log=log,
             say=_say_nothing,
+            strategy=self._strategy,
         )
         peer = SimulatedPeer(world, store, self._sources, self._make_engine, name, pace)
         self.peers[name] = peer
