@@ -1,0 +1,65 @@
+"""One of three etcd members is killed, whoever leads: nobody notices but etcd's log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from unittest.mock import patch
+
+from gossip_caffe.data.source import measure
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.observe.events import Event
+from gossip_caffe.observe.history import account_of
+from tests.cluster_run import ROOT, cluster_run, wait_for
+from tests.etcd_trio import MEMBERS, etcd_trio
+from tests.event_logs import read_logs
+from tests.tiny_job import PACED, write_job
+
+PACE_MS = 10
+LEASE_TTL_S = 15
+"""An election takes etcd one to two seconds, and on a machine that is busy with other things many times that."""
+MORE_CHUNKS = 20
+"""So many more chunks are done by each peer before the next thing happens."""
+
+
+def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=10_000)
+    job.net.write_text(job.net.read_text() + PACED)
+    with (
+        etcd_trio(tmp_path / "etcd") as etcd,
+        cluster_run(tmp_path / "state") as run,
+        patch.dict(os.environ, PACE_MS=str(PACE_MS)),
+    ):
+        arguments = ("--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoints)
+        arguments += ("--set", f"lease_ttl_s={LEASE_TTL_S}")
+        process = run.start("cluster", "up", *arguments, cwd=ROOT)
+        wait_for("both train", lambda: len(run.training()) == 2)
+        run_dir = run.folder / "clusters" / "local" / "run"
+
+        def settle_more() -> None:
+            before = {name: len(log.done) for name, log in read_logs(run_dir).items()}
+            wait_for(
+                f"both have settled {MORE_CHUNKS} chunks more",
+                lambda: all(
+                    len(log.done) >= before[name] + MORE_CHUNKS for name, log in read_logs(run_dir).items()
+                ),
+            )
+
+        killed = []
+        for _ in range(MEMBERS):
+            leader = etcd.leader()
+            killed.append(leader)
+            etcd.kill(leader)
+            settle_more()
+            etcd.start(leader)
+            wait_for("all members are healthy", lambda: all(map(etcd.is_healthy, range(MEMBERS))))
+        settle_more()
+        assert process.poll() is None, "the job was over too soon; make it longer"
+        assert run.run("cluster", "down").returncode == 0
+        run.assert_nothing_is_left()
+        logs = read_logs(run_dir)
+        found = account_of(run_dir, read_job("job", job.solver, JobSettings(), measure))
+    assert not [event for log in logs.values() for event in log.events if event["event"] == Event.LEASE_LOST]
+    assert found.records_twice == 0
+    assert found.peers_killed == 0
