@@ -70,7 +70,7 @@ class TimedSolver:
         self._engine = PycaffeEngine(spec, self._ring)
         layout = self._engine.layout
         self.board = WeightBoard.create(layout.size, layout.exchanged)
-        own_view = WeightBoard.attach(os.dup(self.board.fd))
+        own_view = WeightBoard.attach(os.dup(self.board.fd), present=True)
         self._loop = SolverLoop(self._engine, spec, job.schedule, self._ring, own_view, time.monotonic)
         self._loop.start(fresh=True)
 

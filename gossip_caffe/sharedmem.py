@@ -11,10 +11,10 @@ from gossip_caffe.errors import EnvironmentProblem
 class SharedMemory:
     """A mapped memfd. The maker hands ``fd`` to a child, by inheritance or over a Unix socket; both map its pages."""
 
-    def __init__(self, fd: int, size_bytes: int) -> None:
+    def __init__(self, fd: int, size_bytes: int, present: bool = False) -> None:
         self.fd = fd
         self.size_bytes = size_bytes
-        self._map = mmap.mmap(fd, size_bytes)
+        self._map = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED | (mmap.MAP_POPULATE if present else 0))
 
     @classmethod
     def create(cls, name: str, size_bytes: int) -> SharedMemory:
@@ -31,9 +31,12 @@ class SharedMemory:
             ) from error
 
     @classmethod
-    def attach(cls, fd: int) -> SharedMemory:
-        """Map a segment that another process made; its size is the descriptor's, which this object then owns."""
-        return cls(fd, os.fstat(fd).st_size)
+    def attach(cls, fd: int, present: bool = False) -> SharedMemory:
+        """Map a segment that another process made; its size is the descriptor's, which this object then owns.
+
+        ``present``: with all its pages at once, which takes its time, so that no later touch waits for one.
+        """
+        return cls(fd, os.fstat(fd).st_size, present)
 
     @property
     def view(self) -> memoryview:

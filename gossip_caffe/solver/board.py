@@ -85,9 +85,9 @@ class WeightBoard:
         return cls(memory)
 
     @classmethod
-    def attach(cls, fd: int) -> WeightBoard:
-        """Map a board that another process made."""
-        return cls(SharedMemory.attach(fd))
+    def attach(cls, fd: int, present: bool = False) -> WeightBoard:
+        """Map a board that another process made; ``present``: with all its pages, before the first step needs them."""
+        return cls(SharedMemory.attach(fd, present))
 
     @property
     def fd(self) -> int:

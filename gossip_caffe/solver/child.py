@@ -46,7 +46,7 @@ def serve(control: Control) -> None:
     engine = make_engine(spec, ring)
     control.send({"layout": engine.layout.to_record()})
     message, fds = _received(control)
-    board = WeightBoard.attach(fds[0])
+    board = WeightBoard.attach(fds[0], present=True)
     loop = SolverLoop(engine, spec, schedule, ring, board, time.monotonic)
     if message.get("history"):
         engine.load_history(message["history"])
