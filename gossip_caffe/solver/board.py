@@ -22,20 +22,15 @@ from numpy.typing import NDArray
 
 from gossip_caffe.errors import EnvironmentProblem, GossipCaffeError
 from gossip_caffe.sharedmem import SharedMemory
+from gossip_caffe.solver.counters import HEADER_BYTES, RATE_FACTOR, VERSION, Counters
 
 Flat = NDArray[np.float32]
 """All weights of a net: shape (size,), float32."""
 
 _MAGIC = 0x676F_7373_6970_0002
-_HEADER_BYTES = 4096
 _SLOTS = 3
-# Words of the header (int64); the solver writes those of its line, the agent those of its own.
-_SIZE, _EXCHANGED, _LATEST, _VERSION = 1, 2, 8, 9
-_ITERATION, _BATCHES, _SAMPLES = 10, 11, 12
-_OFFERED, _OTHERS_SAMPLES, _PUBLISH_REQUESTED, _FLUSH = 16, 17, 18, 19
-# Words of the header read as float64.
-_LOSS, _RATE, _STALLED_S, _STEP_S = 24, 25, 26, 27
-_RATE_FACTOR = 32
+# Words of the header (int64) beside those of counters.py; the agent writes the last of them, the solver the third.
+_SIZE, _EXCHANGED, _LATEST, _OFFERED = 1, 2, 8, 16
 # Words of each slot's description, from word 64 on.
 _SLOT_WORDS, _SLOTS_AT = 8, 64
 _BEGIN, _END, _S_VERSION, _S_ITERATION, _S_BATCHES, _S_SAMPLES, _S_APPLIED = range(7)
@@ -52,19 +47,18 @@ class SnapshotInfo:
     applied: int
 
 
-class WeightBoard:
+class WeightBoard(Counters):
     """One board, as one process sees it."""
 
     def __init__(self, memory: SharedMemory) -> None:
+        super().__init__(memory)
         self._memory = memory
-        self._words: NDArray[np.int64] = np.frombuffer(memory.view, np.int64, _HEADER_BYTES // 8)
-        self._reals: NDArray[np.float64] = np.frombuffer(memory.view, np.float64, _HEADER_BYTES // 8)
         if int(self._words[0]) != _MAGIC:
             raise EnvironmentProblem("the descriptor is no weight board", remedy="start the peer again")
         self.size = int(self._words[_SIZE])
         self.exchanged = int(self._words[_EXCHANGED])
         self._arrays: list[Flat] = [
-            np.frombuffer(memory.view, np.float32, self.size, _HEADER_BYTES + slot * _slot_bytes(self.size))
+            np.frombuffer(memory.view, np.float32, self.size, HEADER_BYTES + slot * _slot_bytes(self.size))
             for slot in range(_SLOTS + 1)
         ]
         self._mailbox = self._arrays[_SLOTS][: self.exchanged]
@@ -77,11 +71,11 @@ class WeightBoard:
 
         Raises EnvironmentProblem when memory is short.
         """
-        memory = SharedMemory.create("weights", _HEADER_BYTES + (_SLOTS + 1) * _slot_bytes(size))
-        words = np.frombuffer(memory.view, np.int64, _HEADER_BYTES // 8)
+        memory = SharedMemory.create("weights", HEADER_BYTES + (_SLOTS + 1) * _slot_bytes(size))
+        words = np.frombuffer(memory.view, np.int64, HEADER_BYTES // 8)
         words[0], words[_SIZE] = _MAGIC, size
         words[_EXCHANGED] = size if exchanged is None else exchanged
-        np.frombuffer(memory.view, np.float64, _HEADER_BYTES // 8)[_RATE_FACTOR] = 1.0
+        np.frombuffer(memory.view, np.float64, HEADER_BYTES // 8)[RATE_FACTOR] = 1.0
         return cls(memory)
 
     @classmethod
@@ -93,96 +87,6 @@ class WeightBoard:
     def fd(self) -> int:
         """The descriptor to hand over."""
         return self._memory.fd
-
-    # ── counters ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def iteration(self) -> int:
-        """Iterations that the live weights have made."""
-        return int(self._words[_ITERATION])
-
-    @property
-    def batches(self) -> int:
-        """Batches that the live weights have trained: the next one's number."""
-        return int(self._words[_BATCHES])
-
-    @property
-    def samples(self) -> int:
-        """Records that the live weights have trained, by this peer."""
-        return int(self._words[_SAMPLES])
-
-    @property
-    def loss(self) -> float:
-        """Loss of the last iteration; 0.0 before the first."""
-        return float(self._reals[_LOSS])
-
-    @property
-    def learning_rate(self) -> float:
-        """Rate of the last iteration."""
-        return float(self._reals[_RATE])
-
-    @property
-    def stalled_s(self) -> float:
-        """Seconds that the solver has waited for batches while it had none."""
-        return float(self._reals[_STALLED_S])
-
-    @property
-    def step_s(self) -> float:
-        """Running mean of the seconds of an iteration."""
-        return float(self._reals[_STEP_S])
-
-    @property
-    def others_samples(self) -> int:
-        """Agent's word: samples of the job that others have trained."""
-        return int(self._words[_OTHERS_SAMPLES])
-
-    @property
-    def rate_factor(self) -> float:
-        """Agent's word: what the schedule's rate is multiplied by."""
-        return float(self._reals[_RATE_FACTOR])
-
-    def set_pace(self, others_samples: int, rate_factor: float) -> None:
-        """Agent: where the job is without this peer, and what its rate is multiplied by."""
-        self._words[_OTHERS_SAMPLES] = others_samples
-        self._reals[_RATE_FACTOR] = rate_factor
-
-    @property
-    def flush(self) -> bool:
-        """Agent's word: train what is there although an iteration is not full."""
-        return bool(self._words[_FLUSH])
-
-    def set_flush(self, flush: bool) -> None:
-        """Agent: whether a short iteration is to be trained rather than waited for."""
-        self._words[_FLUSH] = int(flush)
-
-    def request_publication(self) -> None:
-        """Agent: publish after the current step."""
-        self._words[_PUBLISH_REQUESTED] = self._words[_VERSION] + 1
-
-    @property
-    def publication_requested(self) -> bool:
-        """Solver: a snapshot newer than the last is asked for."""
-        return int(self._words[_PUBLISH_REQUESTED]) > int(self._words[_VERSION])
-
-    def note_step(
-        self, iteration: int, batches: int, samples: int, loss: float, rate: float, step_s: float
-    ) -> None:
-        """Solver: the live weights have made a step."""
-        self._words[_ITERATION] = iteration
-        self._words[_SAMPLES] = samples
-        self._reals[_LOSS], self._reals[_RATE] = loss, rate
-        self._reals[_STEP_S] = (
-            step_s if not self._reals[_STEP_S] else 0.9 * self._reals[_STEP_S] + 0.1 * step_s
-        )
-        self._words[_BATCHES] = batches
-
-    def note_batches(self, batches: int) -> None:
-        """Solver: so many batches are behind it, the last ones without a step."""
-        self._words[_BATCHES] = batches
-
-    def note_stall(self, seconds: float) -> None:
-        """Solver: it waited for a batch."""
-        self._reals[_STALLED_S] += seconds
 
     # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,7 +125,7 @@ class WeightBoard:
         ]
         self._words[at + _END] = self._words[at + _BEGIN]
         self._words[_LATEST] = slot
-        self._words[_VERSION] = version
+        self._words[VERSION] = version
         return version
 
     def restore(self, out: Flat) -> SnapshotInfo:

@@ -22,6 +22,7 @@ from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import EngineSpec
 from gossip_caffe.solver.history import SolverHistory
 from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.solver.own_board import OwnBoard
 
 STOP_DEADLINE_S = 5.0
 
@@ -63,7 +64,7 @@ class Solver(Protocol):
         ...
 
 
-class SolverProcess:
+class SolverProcess(OwnBoard):
     """A solver in a process of its own, over a ring; on ``board`` when it takes a dead one's place."""
 
     def __init__(
@@ -74,10 +75,10 @@ class SolverProcess:
         board: WeightBoard | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(board)
         self._spec = spec
         self._schedule = schedule
         self._ring = ring
-        self._board = board
         self._environment = environment
         self._child = Child("gossip_caffe.solver.child", self._heard)
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -89,26 +90,13 @@ class SolverProcess:
         """Its process id."""
         return self._child.pid
 
-    @property
-    def board(self) -> WeightBoard:
-        """Its weights."""
-        if self._board is None:
-            raise SolverDied("the solver was not built", remedy="report this defect")
-        return self._board
-
     async def build(self) -> WeightLayout:
         """Spawn it and build the net. Raises SolverDied with Caffe's reason."""
         self._child.start(self._environment)
         build = {"build": dataclasses.asdict(self._spec), "schedule": dataclasses.asdict(self._schedule)}
         self._child.send(build, self._ring.fds)
         layout = WeightLayout.from_record((await self._answer("layout"))["layout"])
-        if self._board is None:
-            self._board = WeightBoard.create(layout.size, layout.exchanged)
-        elif self._board.size != layout.size:
-            raise SolverDied(
-                f"the solver came back with {layout.size} weights where there were {self._board.size}",
-                remedy="report this defect",
-            )
+        self._fit_board(layout)
         return layout
 
     async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:

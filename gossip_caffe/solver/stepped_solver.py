@@ -19,11 +19,12 @@ from gossip_caffe.solver.history import SolverHistory, write_history
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.loop import SolverLoop
 from gossip_caffe.solver.numpy_engine import NumpyEngine
+from gossip_caffe.solver.own_board import OwnBoard
 
 KILLED = -9
 
 
-class SteppedSolver:
+class SteppedSolver(OwnBoard):
     """The twin of ``SolverProcess``: trains for real (NumPy) in ``advance``, and only there.
 
     Like the process it sees the board through a mapping of its own, and starts anew on a dead one's ``board``.
@@ -41,22 +42,15 @@ class SteppedSolver:
         monotonic: Callable[[], float],
         make_engine: Callable[[EngineSpec, BatchRing], SolverEngine] = NumpyEngine,
     ) -> None:
+        super().__init__(board)
         self._spec = spec
         self._schedule = schedule
         self._ring = ring
-        self._board = board
         self._monotonic = monotonic
         self._make_engine = make_engine
         self._engine: SolverEngine | None = None
         self._loop: SolverLoop | None = None
         self._ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
-
-    @property
-    def board(self) -> WeightBoard:
-        """Its weights, as the agent sees them."""
-        if self._board is None:
-            raise SolverDied("the solver was not built", remedy="report this defect")
-        return self._board
 
     async def build(self) -> WeightLayout:
         """Make the engine. Raises SolverDied with its reason."""
@@ -65,9 +59,7 @@ class SteppedSolver:
         except GossipCaffeError as error:
             self._end(ProcessEnd(error.exit_code, error.message, error.remedy, final=True))
             raise SolverDied(error.message, remedy=error.remedy) from error
-        if self._board is None:
-            layout = self._engine.layout
-            self._board = WeightBoard.create(layout.size, layout.exchanged)
+        self._fit_board(self._engine.layout)
         return self._engine.layout
 
     async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
