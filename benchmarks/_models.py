@@ -125,6 +125,22 @@ WIDE = Model(
 MODELS = {model.name: model for model in (LENET, CIFAR10_QUICK)}
 
 
+def dense_net(name: str, *, inputs: int, hidden: int, batch: int) -> Model:
+    """Two dense layers: (inputs + 1) · hidden + (hidden + 1) · CLASSES weights, and little else to do."""
+    return Model(
+        name=name,
+        shape=(1, 1, inputs),
+        batch=batch,
+        records=2_000,
+        transform="scale: 0.00390625",
+        layers=_dense("ip1", "data", hidden, std="0.01")
+        + _relu("ip1")
+        + _dense("ip2", "ip1", CLASSES)
+        + _loss("ip2"),
+        solver='base_lr: 0.0001 lr_policy: "fixed" momentum: 0.9',
+    )
+
+
 def write_data(model: Model, folder: Path) -> Path:
     """Write a model's LMDB and mean file into ``folder`` once; returns the LMDB's path."""
     path = folder / f"{model.name}_train_lmdb"

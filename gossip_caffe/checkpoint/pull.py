@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import MANIFEST, FileEntry, Manifest
-from gossip_caffe.errors import CheckpointRefused, GossipCaffeError, NotFound
+from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, GossipCaffeError, NotFound
+from gossip_caffe.gossip.file_transfer import Into
+
+BULK_BYTES = 1 << 18
+"""Files from this size on come over a connection of their own."""
 
 
 class FileClient(Protocol):
@@ -20,6 +26,17 @@ class FileClient(Protocol):
 
     def pull(self, address: str, job: str, checkpoint: str, file: str, offset: int) -> AsyncIterator[bytes]:
         """The file's bytes from an offset on."""
+        ...
+
+
+@runtime_checkable
+class BulkFileClient(FileClient, Protocol):
+    """One that can bring a large file faster than in pieces."""
+
+    async def fetch(
+        self, address: str, job: str, checkpoint: str, file: str, offset: int, into: Into
+    ) -> None:
+        """As ``pull``, into a file. What broke off just ends."""
         ...
 
 
@@ -43,7 +60,8 @@ async def pull(
 ) -> Manifest:
     """Bring a checkpoint into ``folder``; ``on_progress`` gets (bytes here, bytes in all).
 
-    Raises CheckpointRefused with every holder's reason when none has it whole.
+    Raises CheckpointRefused with every holder's reason when none has it whole, EnvironmentProblem when the disk does
+    not take it.
     """
     holders = sorted(announcement.holders.items())
     rng.shuffle(holders)
@@ -56,9 +74,9 @@ async def pull(
                 total = sum(entry.size_bytes for entry in manifest.files)
                 done = 0
                 for entry in manifest.files:
-                    source = client.pull, address, job, announcement.checkpoint
-                    async for size in _file(*source, entry, unfinished):
-                        on_progress(done + size, total)
+                    source = _Source(client, address, job, announcement.checkpoint)
+                    before = done
+                    await _file(source, entry, unfinished, lambda size: on_progress(before + size, total))  # noqa: B023
                     done += entry.size_bytes
                 folder.finish(unfinished, announcement.checkpoint)
                 return manifest
@@ -68,6 +86,11 @@ async def pull(
             f"no holder has checkpoint {announcement.checkpoint} whole ({'; '.join(reasons) or 'no holders'})",
             remedy="wait for the next checkpoint",
         )
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot write checkpoint {announcement.checkpoint} to {folder.root} ({error.strerror})",
+            remedy="free some disk space, or give another folder",
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -84,32 +107,43 @@ async def _manifest(
     return Manifest.from_json(content)
 
 
-async def _file(
-    pull_from: Callable[[str, str, str, str, int], AsyncIterator[bytes]],
-    address: str,
-    job: str,
-    checkpoint: str,
-    entry: FileEntry,
-    unfinished: Path,
-) -> AsyncIterator[int]:
-    """Append what is missing of a file, and say how long it is now; what an earlier holder sent is kept.
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One holder's copy."""
+
+    client: FileClient
+    address: str
+    job: str
+    checkpoint: str
+
+    async def bring(self, file: str, offset: int, into: Into) -> None:
+        """What is missing of a file, from ``offset`` on."""
+        where = self.address, self.job, self.checkpoint, file, offset
+        if isinstance(self.client, BulkFileClient) and into.most_bytes >= BULK_BYTES:
+            await self.client.fetch(*where, into)
+            return
+        async for piece in self.client.pull(*where):
+            into.take(piece)
+            if into.came >= into.most_bytes:
+                break
+
+
+async def _file(source: _Source, entry: FileEntry, unfinished: Path, told: Callable[[int], None]) -> None:
+    """Append what is missing of a file; what an earlier holder sent is kept.
 
     Raises Torn when the whole is wrong, CheckpointRefused when it broke off.
     """
     path = unfinished / entry.name
     digest, size = hashlib.sha256(), 0
     if path.exists():
-        size = path.stat().st_size
-        digest.update(path.read_bytes())
-    with path.open("ab") as file:
+        with path.open("rb") as before:
+            digest, size = hashlib.file_digest(before, "sha256"), before.tell()
+    with path.open("ab", buffering=0) as file:
         if size < entry.size_bytes:
-            async for piece in pull_from(address, job, checkpoint, entry.name, size):
-                digest.update(piece)
-                size += len(piece)
-                file.write(piece)
-                yield size
-                if size > entry.size_bytes:
-                    break
+            # One byte more than announced is as wrong as one less.
+            most = entry.size_bytes - size + 1
+            await source.bring(entry.name, size, Into(file, digest, most, lambda came: told(size + came)))
+        size = os.fstat(file.fileno()).st_size
     if size < entry.size_bytes:
         raise CheckpointRefused(f"{entry.name} broke off after {size} of {entry.size_bytes} bytes")
     if size != entry.size_bytes or digest.hexdigest() != entry.sha256:

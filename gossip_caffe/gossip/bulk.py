@@ -135,14 +135,15 @@ async def carry(wire: socket.socket, swap: Swap, threads: Executor) -> None:
     finally:
         # Whatever it was, even a cancelled wait: the threads end at once, and only then may the descriptor be closed.
         if not (sending.done() and receiving.done()):
-            _hang_up(wire)
+            hang_up(wire)
             await asyncio.wait((sending, receiving))
         sent, received = sending.exception(), receiving.exception()
     if sent is not None or received is not None:
         raise _broken(sent, received)
 
 
-def _hang_up(wire: socket.socket) -> None:
+def hang_up(wire: socket.socket) -> None:
+    """End a connection, for the thread that blocks on it too."""
     try:
         wire.shutdown(socket.SHUT_RDWR)
     except OSError:

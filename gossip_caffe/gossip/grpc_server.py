@@ -8,14 +8,16 @@ import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from gossip_caffe.errors import Conflict, NotFound, UsageError
 from gossip_caffe.gossip import bulk
 from gossip_caffe.gossip.answering import MOST_IN_FLIGHT
 from gossip_caffe.gossip.codec import largest_payload_bytes
+from gossip_caffe.gossip.file_transfer import send_file
 from gossip_caffe.gossip.frames import Incoming, to_frames
-from gossip_caffe.gossip.grpc_transport import SERVICE
+from gossip_caffe.gossip.grpc_transport import BULK, BULK_PORT, BULK_TICKET, SERVICE
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal
 from gossip_caffe.gossip.piece import parsed, serialized
 from gossip_caffe.gossip.transport import Answerer, Prepare
@@ -38,6 +40,15 @@ class FileHolder(Protocol):
 
     def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
         """Size of a file in bytes, and its pieces from an offset on. Raises NotFound."""
+        ...
+
+
+@runtime_checkable
+class FilePaths(FileHolder, Protocol):
+    """One whose files are on a disk."""
+
+    def path(self, checkpoint: str, file: str) -> Path:
+        """Where a file is. Raises NotFound for names that lead elsewhere."""
         ...
 
 
@@ -164,8 +175,33 @@ class PeerServer:
         except NotFound as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, error.message)
             return
+        asks_bulk = any(key == BULK for key, _ in context.invocation_metadata() or ())
+        if asks_bulk and isinstance(self._files, FilePaths):
+            await self._send_file(self._files.path(request.checkpoint, request.file), request.offset, context)
+            return
         async for piece in pieces:
             yield wire.PullMessage(total_bytes=total_bytes, data=piece)
+
+    async def _send_file(self, path: Path, offset: int, context: Any) -> None:
+        """Tell the caller where to connect, and send the file over that connection, which ends with it."""
+        loop = asyncio.get_running_loop()
+        with self._listener.expecting() as (ticket, connection):
+            await context.send_initial_metadata(
+                ((BULK_PORT, str(self._listener.port)), (BULK_TICKET, ticket))
+            )
+            try:
+                async with asyncio.timeout(bulk.CONNECT_S):
+                    connected = await connection
+                bulk.ready(connected)
+                sending = loop.run_in_executor(self._threads, send_file, connected, path, offset)
+                try:
+                    await asyncio.shield(sending)
+                finally:
+                    if not sending.done():
+                        bulk.hang_up(connected)
+                        await asyncio.wait((sending,))
+            except (OSError, TimeoutError):
+                pass  # the caller is gone, or the file: the caller sees that it has not come whole
 
 
 def _not_yet(asked: Message) -> Message:

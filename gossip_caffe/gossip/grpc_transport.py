@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, NotFound
 from gossip_caffe.gossip import bulk
 from gossip_caffe.gossip.codec import largest_payload_bytes
+from gossip_caffe.gossip.file_transfer import Into, receive_file
 from gossip_caffe.gossip.frames import Incoming, header_of, to_frames
 from gossip_caffe.gossip.message import Message, Undelivered
 from gossip_caffe.gossip.piece import Piece, parsed, serialized
@@ -18,6 +20,8 @@ from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
 
 SERVICE = "gossip_caffe.v1.Peer"
+BULK, BULK_PORT, BULK_TICKET = "gossip-bulk", "gossip-bulk-port", "gossip-bulk-ticket-bin"
+"""Metadata of a call of Pull: the caller can connect elsewhere for the file; where, and with which ticket."""
 PULL_SILENCE_S = 20.0
 """A holder that sends nothing for so long has failed."""
 UNSWAPPABLE_FOR = 64
@@ -148,6 +152,42 @@ class GrpcTransport:
         finally:
             call.cancel()
 
+    async def fetch(
+        self,
+        address: str,
+        job: str,
+        checkpoint: str,
+        file: str,
+        offset: int,
+        into: Into,
+    ) -> None:
+        """As ``pull``, but over a connection of its own where one can be made, and straight ``into`` a file.
+
+        Raises NotFound, CheckpointRefused when the holder fails, and OSError when it cannot be written. A connection
+        that breaks only ends it.
+        """
+        request = wire.PullRequest(job=job, checkpoint=checkpoint, file=file, offset=offset)
+        call = self._channel(address).unary_stream(
+            f"/{SERVICE}/Pull",
+            request_serializer=wire.PullRequest.SerializeToString,
+            response_deserializer=wire.PullMessage.FromString,
+        )(request, metadata=((BULK, "1"),))
+        try:
+            async with asyncio.timeout(PULL_SILENCE_S):
+                told = dict(await call.initial_metadata() or ())
+            if BULK_PORT in told:
+                host, port = address.rpartition(":")[0], int(told[BULK_PORT])
+                await _received(await bulk.connect(host, port, bytes(told[BULK_TICKET])), into)
+                return
+        except TimeoutError:
+            raise CheckpointRefused(f"{address} sent nothing for {PULL_SILENCE_S:g} s") from None
+        except bulk.NoWayThrough:
+            pass  # only the gRPC port is open to us
+        finally:
+            call.cancel()
+        async for piece in self.pull(address, job, checkpoint, file, offset):
+            into.take(piece)
+
     async def forget(self, living: Iterable[str]) -> None:
         """Close the channels to all but the given addresses."""
         for address in set(self._channels) - set(living):
@@ -179,6 +219,28 @@ async def _both(carrying: Coroutine[Any, Any, None], answering: Coroutine[Any, A
         for ended in (weights, answer):
             if not ended.cancelled():
                 ended.exception()  # looked at, lest it be reported as forgotten
+
+
+async def _received(connected: socket.socket, into: Into) -> None:
+    """Receive in a thread; cancelled, the connection ends first, and then the thread."""
+    loop = asyncio.get_running_loop()
+
+    def told(size: int) -> None:
+        loop.call_soon_threadsafe(into.told, size)
+
+    try:
+        bulk.ready(connected)
+        receiving = loop.run_in_executor(
+            None, receive_file, connected, into.most_bytes, into.file, into.digest, told
+        )
+        try:
+            await asyncio.shield(receiving)
+        finally:
+            if not receiving.done():
+                bulk.hang_up(connected)
+                await asyncio.wait((receiving,))
+    finally:
+        connected.close()
 
 
 async def _last_word(answering: asyncio.Future[Message], broken: bulk.Broken) -> Message:

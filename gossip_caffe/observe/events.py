@@ -24,6 +24,7 @@ class Event(StrEnum):
     STARTED = "started"  # pid, incarnation, schema
     STATE = "state"  # old, new, reason
     FOUNDED = "founded"  # this peer made the job's first weights
+    LOADED = "loaded"  # checkpoint, pulled_bytes, pull_s, verify_s
     JOINED = "joined"  # checkpoint, progress_samples: weights loaded, training begins
     RESUMED = (
         "resumed"  # checkpoint, progress_samples, folded, done, freed_samples, reason: nobody lived any more

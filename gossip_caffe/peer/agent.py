@@ -13,6 +13,7 @@ from gossip_caffe.observe.status import PeerStatus
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.joining import Joining
 from gossip_caffe.peer.lifecycle import Cause, State, step
+from gossip_caffe.peer.loading import Loaded, load_early
 from gossip_caffe.peer.reporting import Reporting, status_of
 from gossip_caffe.peer.tasks import Tasks, first_of
 from gossip_caffe.peer.trainer import Trainer
@@ -41,6 +42,7 @@ class Agent:
         self._leave_reason = ""
         self._incarnation: Incarnation | None = None
         self._training: Training | None = None
+        self._early: Loaded | None = None
 
     def leave(self, reason: str) -> None:
         """Ask the peer to finish what it began and to go."""
@@ -68,11 +70,17 @@ class Agent:
             await self._close()
 
     async def _join(self) -> Incarnation:
-        """Register under a lease, and build the net meanwhile."""
+        """Register under a lease, and build the net, while the newest checkpoint is fetched."""
         self._incarnation = await Incarnation.begin(self._world, self._record, self.state)
         self._tasks.spawn("members", self._view.follow())
         self._tasks.spawn("requests", self._leave_when_asked())
-        layout = await self._tasks.beside(self._trainer.build())
+        loading = asyncio.ensure_future(load_early(self._world, self._record.peer))
+        try:
+            layout = await self._tasks.beside(self._trainer.build())
+            self._early = await self._tasks.beside(loading)
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
         await self._tasks.beside(self._view.known.wait())
         await self._incarnation.registration.publish(
             fingerprint=layout.fingerprint, state=State.SYNCING.value
@@ -88,7 +96,8 @@ class Agent:
     async def _sync(self, incarnation: Incarnation) -> Training:
         """Load the consensus, or found it, and hear what others learned since: no claim before that."""
         while True:
-            joining = Joining(self._world, self._trainer, self._view, incarnation)
+            joining = Joining(self._world, self._trainer, self._view, incarnation, self._early)
+            self._early = None
             synced = await self._tasks.beside(joining.sync())
             self._training = Training(self._world, self._trainer, self._view, incarnation, self._enter)
             if synced.known or await self._tasks.beside(self._training.meet()):

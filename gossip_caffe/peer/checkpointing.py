@@ -31,6 +31,8 @@ from gossip_caffe.solver.board import SnapshotInfo
 from gossip_caffe.solver.history import SolverHistory
 
 ALONE_EVERY_S = 2.0
+ALONE_SHARE = 0.05
+"""A lone peer's checkpoints take at most this share of its time: those of a large net are made less often."""
 COPIES = 2
 
 
@@ -88,6 +90,7 @@ class Checkpointing:
         self._every = checkpoint_interval(self._world.spec.settings, self._world.spec.budget_samples)
         self._snapshots = snapshots_of(self._world.spec)
         self._made_at = self._world.clock.monotonic()
+        self._took_s = 0.0
         self._copying_failed: set[str] = set()
         self._said = ""
 
@@ -149,14 +152,15 @@ class Checkpointing:
         stream = self._member.trainer.stream
         if self._member.partners() or not stream.unsettled:
             return False
-        return not stream.untrained or self._world.clock.monotonic() - self._made_at >= ALONE_EVERY_S
+        pause_s = max(ALONE_EVERY_S, self._took_s / ALONE_SHARE)
+        return not stream.untrained or self._world.clock.monotonic() - self._made_at >= pause_s
 
     async def make(self, reason: str, held: Held | None = None) -> str:
         """Make, write and announce a checkpoint; returns its id, or "" when somebody else took the duty over.
 
         What is done is read before the weights are collected, so that the weights hold all of it.
         """
-        member = self._member
+        member, began_at = self._member, self._world.clock.monotonic()
         states = await member.incarnation.ledger.states()
         folded = member.incarnation.ledger.folded
         progress = self._world.epochs.samples_of(
@@ -189,6 +193,7 @@ class Checkpointing:
         if not await announce(member.incarnation.writer, self._world.keys, manifest, member.address, guards):
             return ""
         self._made_at = self._world.clock.monotonic()
+        self._took_s = self._made_at - began_at
         self.newest, self._newest_samples = manifest.checkpoint, progress
         self._world.log.emit(
             Event.CHECKPOINTED,

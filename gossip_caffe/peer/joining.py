@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gossip_caffe.checkpoint.announce import Announcement, add_holder, announce, announced, checkpoint_id
 from gossip_caffe.checkpoint.manifest import STATE, Manifest
-from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.errors import CheckpointRefused, ModelError, NotFound
 from gossip_caffe.gossip.collect import mean_of
 from gossip_caffe.gossip.message import Message
@@ -25,6 +23,7 @@ from gossip_caffe.membership.members import MembersView
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import State
+from gossip_caffe.peer.loading import Loaded, load
 from gossip_caffe.peer.resuming import candidates, living_peers, take_job_back, take_right
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
@@ -48,9 +47,16 @@ class Synced:
 
 
 class Joining:
-    """One peer's way to the consensus."""
+    """One peer's way to the consensus. ``early``: a checkpoint that was loaded while the net was being built."""
 
-    def __init__(self, world: World, trainer: Trainer, view: MembersView, incarnation: Incarnation) -> None:
+    def __init__(
+        self,
+        world: World,
+        trainer: Trainer,
+        view: MembersView,
+        incarnation: Incarnation,
+        early: Loaded | None = None,
+    ) -> None:
         self._world = world
         self._trainer = trainer
         self._view = view
@@ -59,7 +65,8 @@ class Joining:
         self._address = incarnation.registration.record.address
         self._lacks: str | None = None
         self._reasons: list[str] = []
-        self._have: tuple[Manifest, NDArray[np.float32]] | None = None
+        self._have = early
+        self._held = ""
 
     async def sync(self) -> Synced:
         """Start the solver from the job's weights.
@@ -95,7 +102,7 @@ class Joining:
         """Others train: begin with whatever is at hand; what they learned since comes with the first exchanges."""
         for announcement in listed:
             if (loaded := await self._loaded(announcement)) is not None:
-                manifest, weights = loaded
+                manifest, weights = loaded.manifest, loaded.weights
                 momentum = self._world.spec.settings.joiner_momentum == "checkpoint"
                 await self._trainer.start(weights, self._state_of(manifest) if momentum else "")
                 self._world.log.emit(
@@ -111,7 +118,7 @@ class Joining:
                 break
         else:
             return None
-        manifest, weights = loaded
+        manifest, weights = loaded.manifest, loaded.weights
         if (right := await self._right()) is None:
             return None
         # A peer whose lease ended while the store was away registers again as soon as it is back.
@@ -155,44 +162,34 @@ class Joining:
             self._world.store, incarnation.writer, self._world.keys, self._peer, incarnation.session.id
         )
 
-    async def _loaded(self, announcement: Announcement) -> tuple[Manifest, NDArray[np.float32]] | None:
+    async def _loaded(self, announcement: Announcement) -> Loaded | None:
         """A checkpoint, whole and verified; None when it cannot be had now."""
-        if self._have is not None and self._have[0].digest == announcement.digest:
+        incarnation, fingerprint = self._incarnation, self._trainer.layout.fingerprint
+        if self._have is None or self._have.manifest.digest != announcement.digest or self._have_of_other_net:
+            self._have = None
+            try:
+                self._have = await load(self._world, self._peer, announcement, fingerprint)
+            except (CheckpointRefused, NotFound) as error:
+                self._reasons.append(error.message)
+                return None
+        elif self._held == announcement.checkpoint:
             return self._have
-        self._have = None
-        try:
-            self._have = await self._load(announcement)
-        except (CheckpointRefused, NotFound) as error:
-            self._reasons.append(error.message)
-        return self._have
-
-    async def _load(self, announcement: Announcement) -> tuple[Manifest, NDArray[np.float32]]:
-        folder, checkpoint = self._world.folder, announcement.checkpoint
-        here = checkpoint in folder.ids() and folder.manifest(checkpoint).digest == announcement.digest
-        if not here and not folder.adopt(checkpoint, announcement.digest):
-            self._world.say(f"{self._peer}: pulling checkpoint {checkpoint}")
-            await pull(
-                announcement,
-                job=self._world.spec.name,
-                client=self._world.files,
-                folder=folder,
-                rng=self._world.rng,
-            )
-        manifest, weights = await asyncio.to_thread(
-            folder.load,
-            checkpoint,
-            job_fingerprint=self._world.spec.fingerprint,
-            layout_fingerprint=self._trainer.layout.fingerprint,
-        )
+        self._held = announcement.checkpoint
         await add_holder(
             self._world.store,
-            self._incarnation.writer,
+            incarnation.writer,
             self._world.keys,
-            checkpoint,
+            announcement.checkpoint,
             self._peer,
             self._address,
         )
-        return manifest, weights
+        return self._have
+
+    @property
+    def _have_of_other_net(self) -> bool:
+        """What was loaded before the net stood may be of another one."""
+        mine = self._trainer.layout.fingerprint
+        return self._have is not None and self._have.manifest.weight_layout().fingerprint != mine
 
     async def _from_living_peers(self) -> Synced | None:
         """When no checkpoint can be had: the mean of those who train."""

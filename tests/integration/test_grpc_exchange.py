@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import random
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,8 +20,15 @@ from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.errors import CheckpointRefused, Conflict, ExchangeFailed, NotFound, UsageError
-from gossip_caffe.gossip import grpc_server, offering
+from gossip_caffe.errors import (
+    CheckpointRefused,
+    Conflict,
+    EnvironmentProblem,
+    ExchangeFailed,
+    NotFound,
+    UsageError,
+)
+from gossip_caffe.gossip import bulk, grpc_server, offering
 from gossip_caffe.gossip.collect import consensus, mean_of
 from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, Exchanger, OutcomeKind
 from gossip_caffe.gossip.frames import FRAME_BYTES, to_frames
@@ -457,6 +467,73 @@ async def test_when_no_holder_has_it_whole_each_reason_is_named(pair: tuple[Peer
     with pytest.raises(CheckpointRefused, match=r"a: model\.caffemodel is not what was announced"):
         await pull(announcement, job="job", client=b.transport, folder=b.folder, rng=random.Random(1))
     assert b.folder.ids() == []
+
+
+@pytest.mark.parametrize("bulk_bytes", [0, 1 << 62])
+async def test_a_holder_that_breaks_off_is_continued_at_the_next_one_over_either_way(
+    pair: tuple[Peer, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bulk_bytes: int
+) -> None:
+    monkeypatch.setattr("gossip_caffe.checkpoint.pull.BULK_BYTES", bulk_bytes)
+    a, b = pair
+    manifest, announcement = checkpoint_of(a)
+    size = manifest.files[0].size_bytes
+    half = Peer("half", tmp_path / "half", 3)
+    await half.start()
+    shutil.copytree(a.folder.path(manifest.checkpoint), half.folder.path(manifest.checkpoint))
+    os.truncate(half.folder.path(manifest.checkpoint, manifest.files[0].name), size // 2)
+    asked: list[tuple[str, int]] = []
+    for name in ("pull", "fetch"):
+        original = getattr(b.transport, name)
+
+        def noted(*args: Any, original: Any = original) -> Any:
+            if args[3] != "manifest.json":
+                asked.append((args[0], args[4]))
+            return original(*args)
+
+        monkeypatch.setattr(b.transport, name, noted)
+    announcement.holders.clear()
+    announcement.holders.update(half=half.address, whole=a.address)
+
+    class InOrder(random.Random):
+        def shuffle(self, x: Any) -> None:
+            pass
+
+    pulled = await pull(announcement, job="job", client=b.transport, folder=b.folder, rng=InOrder())
+    assert pulled == manifest
+    assert asked == [(half.address, 0), (a.address, size // 2)]
+    await half.stop()
+
+
+async def test_a_large_file_comes_through_the_port_of_grpc_when_no_other_is_open(
+    pair: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossip_caffe.checkpoint.pull.BULK_BYTES", 0)
+    a, b = pair
+    manifest, announcement = checkpoint_of(a)
+
+    async def closed(host: str, port: int, ticket: bytes) -> socket.socket:
+        raise bulk.NoWayThrough(f"cannot connect to {host}:{port}")
+
+    monkeypatch.setattr(bulk, "connect", closed)
+    pulled = await pull(announcement, job="job", client=b.transport, folder=b.folder, rng=random.Random(1))
+    assert pulled == manifest
+
+
+async def test_a_disk_that_is_full_ends_a_pull_with_one_line_and_leaves_nothing(
+    pair: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossip_caffe.checkpoint.pull.BULK_BYTES", 0)
+    a, b = pair
+    _, announcement = checkpoint_of(a)
+
+    def full(file: Any, piece: memoryview) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gossip_caffe.gossip.file_transfer._write", full)
+    with pytest.raises(EnvironmentProblem, match="No space left"):
+        await pull(announcement, job="job", client=b.transport, folder=b.folder, rng=random.Random(1))
+    assert b.folder.ids() == []
+    assert list(b.folder.root.iterdir()) == []
 
 
 async def test_a_file_that_no_checkpoint_has_is_not_found(pair: tuple[Peer, Peer]) -> None:
