@@ -10,6 +10,7 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -17,6 +18,7 @@ Ts = TypeVarTuple("Ts")
 
 _BEGIN_S = 1000.0
 _WALL_S = 1.7e9
+_LATE_S = 1e-6
 
 
 class EverybodyWaits(RuntimeError):
@@ -49,6 +51,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds."""
         return self._jumping.now
+
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As on a real machine a little late, so that nobody who sleeps until a moment wakes before it, by rounding.
+
+        He would sleep again for next to nothing, and time would stand still.
+        """
+        return super().call_later(delay + _LATE_S, callback, *args, context=context)
 
     def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """``func``, here and now."""
