@@ -1,6 +1,6 @@
 """What a death and a join cost: one of four peers is killed, and another one is started, while they train.
 
-    python benchmarks/recover.py [--peers 4] [--repeats 3] [--net lenet]
+    python benchmarks/recover.py [--peers 4] [--repeats 3] [--net lenet] [--torchrun /venv/with/torch/bin/torchrun]
 
 Survivors are to train on as if nothing had happened, so what is measured is the longest pause between two steps of
 any of them after the kill, beside the longest in as much time before it. docs/benchmarks.md says what each figure
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import itertools
 import json
 import os
@@ -148,6 +147,44 @@ def join(fleet: Fleet) -> float:
     return fleet.steps(name)[0] - began
 
 
+def torchrun_stopped_s(torchrun: str, workers: int, rng: random.Random, folder: Path) -> float:
+    """Seconds without a step of anybody's after one of the workers of an elastic PyTorch job is killed.
+
+    One agent with all workers and a c10d rendezvous: the form of torchrun that recovers most quickly.
+    """
+    folder.mkdir()
+    command = [torchrun, "--nnodes", "1", "--nproc-per-node", str(workers), "--max-restarts", "30"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    command += [str(Path(__file__).with_name("_torchrun_worker.py")), str(folder)]
+    ranks = range(workers)
+
+    def lines(rank: int) -> list[str]:
+        path = folder / f"{rank}.steps"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def steps(rank: int) -> list[float]:
+        return [float(line) for line in lines(rank)[:-1] if not line.startswith("pid")]
+
+    def started(rank: int) -> list[int]:
+        return [int(line.split()[1]) for line in lines(rank) if line.startswith("pid")]
+
+    with (folder / "torchrun.log").open("wb") as log:
+        agent = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for("torchrun's workers train", lambda: all(len(steps(rank)) > 20 for rank in ranks))
+        at = time.monotonic()
+        os.kill(started(rng.choice(ranks))[-1], signal.SIGKILL)
+        wait_for(
+            "they train again",
+            lambda: all(len(started(rank)) > 1 and steps(rank)[-1] > at + 1.0 for rank in ranks),
+        )
+        time.sleep(2.0)
+        return max(longest_gap_s(steps(rank), at, max(steps(rank))) for rank in ranks)
+    finally:
+        agent.terminate()
+        agent.wait(30)
+
+
 async def make_job(endpoint: str, solver_file: Path) -> None:
     store = EtcdStore([endpoint], SystemClock(), random.Random(1))
     try:
@@ -163,6 +200,7 @@ def main() -> int:
     parser.add_argument("--peers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--net", default="lenet", choices=sorted(MODELS))
+    parser.add_argument("--torchrun", default="", help="the torchrun of a Python that has torch")
     options = parser.parse_args()
     deaths, joins = [], []
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-recover-") as name:
@@ -191,8 +229,17 @@ def main() -> int:
         finally:
             fleet.stop()
             server.stop()
-    why = "torch is not installed" if importlib.util.find_spec("torch") is None else "not measured yet"
-    print(f"  torchrun: {why}; its figures are left out")
+    torchrun = []
+    if options.torchrun:
+        with tempfile.TemporaryDirectory(prefix="gossip-caffe-torchrun-") as name:
+            for repeat in range(options.repeats):
+                folder = Path(name) / str(repeat)
+                torchrun.append(
+                    torchrun_stopped_s(options.torchrun, options.peers, random.Random(repeat), folder)
+                )
+                print(f"{repeat:>10} torchrun stood still for {torchrun[-1]:.2f} s", flush=True)
+    else:
+        print("  torchrun: give --torchrun to measure it too")
     figures = {
         "stopped_s": round(median(max(0.0, death.gap_s - death.gap_before_s) for death in deaths), 3),
         "longest_gap_before_s": round(median(death.gap_before_s for death in deaths), 3),
@@ -200,6 +247,8 @@ def main() -> int:
         "reclaimed_s": round(median(death.reclaimed_s for death in deaths), 3),
         "first_step_s": round(median(joins), 3),
     }
+    if torchrun:
+        figures["torchrun_stopped_s"] = round(median(torchrun), 3)
     print(f"RESULT {json.dumps(figures)}")
     return 0
 

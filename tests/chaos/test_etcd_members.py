@@ -31,8 +31,8 @@ def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> 
         cluster_run(tmp_path / "state") as run,
         patch.dict(os.environ, PACE_MS=str(PACE_MS)),
     ):
-        arguments = ("--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoints)
-        arguments += ("--set", f"lease_ttl_s={LEASE_TTL_S}")
+        arguments = ["--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoints]
+        arguments += ["--set", f"lease_ttl_s={LEASE_TTL_S}"]
         process = run.start("cluster", "up", *arguments, cwd=ROOT)
         wait_for("both train", lambda: len(run.training()) == 2)
         run_dir = run.folder / "clusters" / "local" / "run"
