@@ -47,3 +47,12 @@ def claims_wanted(
     if 2 * queued_records > ahead:
         return 0
     return max(1, (ahead - queued_records) // chunk_records)
+
+
+def share_of_what_was_left(owned: int, living: int) -> int:
+    """How many chunks more to claim when somebody is gone, so that nothing of theirs waits until others have caught up.
+
+    They had about as many as this peer has, ``owned``. Each of the ``living`` takes up to twice its part of that: the
+    plan does not share out so few chunks evenly.
+    """
+    return -(-2 * owned // (living + 1))

@@ -17,7 +17,7 @@ from gossip_caffe.peer.checkpointing import Checkpointing
 from gossip_caffe.peer.claims import Claims
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import Cause, State
-from gossip_caffe.peer.pace import claims_wanted
+from gossip_caffe.peer.pace import claims_wanted, share_of_what_was_left
 from gossip_caffe.peer.progress import Progress, look_after_s
 from gossip_caffe.peer.strategy import Surroundings
 from gossip_caffe.peer.tasks import Tasks
@@ -235,13 +235,15 @@ class Training:
         spec = self.world.spec
         batch = spec.data.batch_records
         queued = self.trainer.stream.waiting_records + self.trainer.queued_batches * batch
-        return claims_wanted(
+        wanted = claims_wanted(
             queued_records=0 if self._orphans else queued,
             batch_records=batch,
             chunk_records=spec.data.chunk_records,
             prefetch_batches=spec.settings.prefetch_batches,
             records_per_s=self.throughput.samples_per_s,
         )
+        left = share_of_what_was_left(len(self.claims.owned), len(self.training)) if self._orphans else 0
+        return wanted + left
 
     async def _follow_progress(self) -> None:
         """Read the job's progress, steer the learning rate, and fold finished epochs."""

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.peer.exchanging import LONGEST_LOOK_S, SHORTEST_LOOK_S, until_due_s
-from gossip_caffe.peer.pace import checkpoint_interval, claims_wanted, rate_factor, samples_of_others
+from gossip_caffe.peer.pace import (
+    checkpoint_interval,
+    claims_wanted,
+    rate_factor,
+    samples_of_others,
+    share_of_what_was_left,
+)
 from gossip_caffe.peer.progress import look_after_s
 
 
@@ -35,6 +41,12 @@ def test_a_peer_claims_in_lots_when_half_of_its_queue_is_used_up() -> None:
 def test_a_hungry_peer_always_claims_something(queued: int, records_per_s: float) -> None:
     ahead = max(80, round(records_per_s))
     assert (wanted(queued, records_per_s) > 0) == (2 * queued <= ahead)
+
+
+@given(owned=st.integers(0, 100), living=st.integers(1, 2000))
+def test_all_who_live_take_together_what_one_of_them_may_have_left(owned: int, living: int) -> None:
+    share = share_of_what_was_left(owned, living)
+    assert owned <= share * living < 2 * owned + living
 
 
 def test_a_lone_peer_learns_at_the_schedules_own_rate_from_the_start() -> None:
