@@ -93,9 +93,10 @@ class StoreContract:
                 [], [Put(f"{prefix}many/{n:05d}", b"value") for n in range(first, first + 100)]
             )
         await store.transact([], [Put(f"{prefix}other", b"")])
-        listing = await store.list(f"{prefix}many/", keys_only=True)
+        listing = await store.list(f"{prefix}many/")
         assert [item.key for item in listing.items] == [f"{prefix}many/{n:05d}" for n in range(2500)]
-        assert {item.value for item in listing.items} == {b""}
+        assert {item.value for item in listing.items} == {b"value"}
+        assert await store.keys(f"{prefix}many/") == tuple(item.key for item in listing.items)
         assert len((await store.list(f"{prefix}many/", limit=7)).items) == 7
         assert await store.count(f"{prefix}many/") == 2500
         await store.transact([], [DeletePrefix(f"{prefix}many/")])

@@ -26,7 +26,7 @@ async def open_job(store: Store, spec: JobSpec, *, ours_alone: bool) -> str:
         return f"job {spec.name} {'created' if await create_job(store, spec) else 'is there already'}"
     except Conflict:
         keys = JobKeys(spec.name)
-        if not ours_alone or (await store.list(keys.checkpoints, keys_only=True)).items:
+        if not ours_alone or await store.keys(keys.checkpoints):
             raise Conflict(
                 f"job {spec.name!r} was made of another solver, other data or other settings",
                 remedy="give this one a name of its own with --job NAME, or a cluster of its own with --name",
@@ -46,8 +46,7 @@ async def old_leases_end(
     deadline = time.monotonic() + OLD_LEASES_DEADLINE_S
     said = False
     while time.monotonic() < deadline and not give_up.is_set():
-        listing = await store.list(keys.fence(""), keys_only=True)
-        if not wanted & {item.key for item in listing.items}:
+        if wanted.isdisjoint(await store.keys(keys.fence(""))):
             return
         if not said:
             say("waiting for the leases of the last run's peers to end")

@@ -51,21 +51,37 @@ class EtcdStore:
         reply = await self._connection.call("KV/Range", pb.RangeRequest(key=key.encode()), pb.RangeResponse)
         return key_value(reply.kvs[0]) if reply.kvs else None
 
-    async def list(self, prefix: str, *, keys_only: bool = False, limit: int = 0) -> Listing:
-        """Keys under the prefix, read in pages at one revision."""
-        start, end = prefix.encode(), prefix_end(prefix.encode())
+    async def list(self, prefix: str, *, limit: int = 0) -> Listing:
+        """What is under the prefix, read in pages at one revision."""
         revision = 0
         items: list[KeyValue] = []
+        async for reply in self._pages(prefix, limit=limit):
+            revision = revision or reply.header.revision
+            items += map(key_value, reply.kvs)
+        return Listing(revision, tuple(items))
+
+    async def keys(self, prefix: str) -> tuple[str, ...]:
+        """The keys under the prefix, read in pages at one revision."""
+        keys: list[str] = []
+        async for reply in self._pages(prefix, keys_only=True):
+            keys += [item.key.decode() for item in reply.kvs]
+        return tuple(keys)
+
+    async def _pages(
+        self, prefix: str, *, keys_only: bool = False, limit: int = 0
+    ) -> AsyncIterator[pb.RangeResponse]:
+        start, end = prefix.encode(), prefix_end(prefix.encode())
+        revision = seen = 0
         while True:
-            page = min(PAGE_KEYS, limit - len(items)) if limit else PAGE_KEYS
+            page = min(PAGE_KEYS, limit - seen) if limit else PAGE_KEYS
             request = pb.RangeRequest(
                 key=start, range_end=end, limit=page, revision=revision, keys_only=keys_only
             )
             reply = await self._connection.call("KV/Range", request, pb.RangeResponse)
-            revision = revision or reply.header.revision
-            items += [key_value(item) for item in reply.kvs]
-            if not reply.more or (limit and len(items) >= limit):
-                return Listing(revision, tuple(items))
+            yield reply
+            revision, seen = revision or reply.header.revision, seen + len(reply.kvs)
+            if not reply.more or seen == limit:
+                return
             start = reply.kvs[-1].key + b"\0"
 
     async def count(self, prefix: str) -> int:

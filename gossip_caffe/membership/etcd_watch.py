@@ -172,10 +172,15 @@ class WatchHub:
         return True
 
     async def _ask_while_quiet(self, stream: Any) -> None:
-        """Ask for progress every now and then. Raises StreamEnded when nothing is heard for too long."""
-        clock = self._connection.clock
-        while clock.monotonic() - self._heard_at <= DEAD_AFTER_S:
-            await clock.sleep(ASK_AFTER_S)
+        """Ask for progress every now and then. Raises StreamEnded when nothing is heard for too long.
+
+        A pause that was slept too long counts as one: where this process itself stood still nothing can be heard.
+        """
+        quiet_s = 0.0
+        while quiet_s < DEAD_AFTER_S:
+            heard_at = self._heard_at
+            await self._connection.clock.sleep(ASK_AFTER_S)
+            quiet_s = quiet_s + ASK_AFTER_S if self._heard_at == heard_at else 0.0
             await self._write(stream, pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
         self._connection.leave(self._connection.endpoint)
         raise StreamEnded("the watch stream is silent")

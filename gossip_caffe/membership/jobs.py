@@ -33,9 +33,5 @@ async def load_job(store: Store, name: str) -> JobSpec:
 
 async def list_jobs(store: Store) -> list[str]:
     """Names of all jobs, sorted."""
-    listing = await store.list(JOBS, keys_only=True)
-    return sorted(
-        item.key.removeprefix(JOBS).removesuffix("/spec")
-        for item in listing.items
-        if item.key.endswith("/spec")
-    )
+    keys = await store.keys(JOBS)
+    return sorted(key.removeprefix(JOBS).removesuffix("/spec") for key in keys if key.endswith("/spec"))

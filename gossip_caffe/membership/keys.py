@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gossip_caffe.errors import UsageError
 
 JOBS = "/gossip-caffe/jobs/"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_DIGITS = 8
+"""Of a chunk's number and of an epoch's, so that keys are sorted as these are."""
+_LEDGER_KEY = re.compile(rf"(claims|done)/([0-9]{{{_DIGITS}}})/([0-9]{{{_DIGITS}}})")
 
 
 def checked_name(name: str, what: str) -> str:
@@ -83,20 +87,41 @@ class JobKeys:
 
     def claim(self, epoch: int, chunk: int) -> str:
         """One owned chunk."""
-        return f"{self.ledger}claims/{epoch:08d}/{chunk:08d}"
+        return f"{self.ledger}claims/{epoch:0{_DIGITS}d}/{chunk:0{_DIGITS}d}"
 
     def done(self, epoch: int) -> str:
         """Prefix of the done chunks of an open epoch."""
-        return f"{self.done_marks}{epoch:08d}/"
+        return f"{self.done_marks}{epoch:0{_DIGITS}d}/"
 
     def done_mark(self, epoch: int, chunk: int) -> str:
         """One done chunk."""
-        return f"{self.done(epoch)}{chunk:08d}"
+        return f"{self.done(epoch)}{chunk:0{_DIGITS}d}"
 
-    def read_ledger(self, key: str) -> tuple[bool, int, int]:
-        """A key of the ledger taken apart: whether the chunk is done (else owned), its epoch, its number."""
-        kind, epoch, chunk = key.removeprefix(self.ledger).split("/")
-        return kind == "done", int(epoch), int(chunk)
+    def read_ledger(self, key: str) -> tuple[bool, int, int] | None:
+        """A key of the ledger taken apart: whether the chunk is done (else owned), its epoch, its number.
+
+        None when no peer writes such a key.
+        """
+        found = _LEDGER_KEY.fullmatch(key.removeprefix(self.ledger))
+        return (found[1] == "done", int(found[2]), int(found[3])) if found is not None else None
+
+    def read_chunks(self, keys: Iterable[str]) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
+        """The owned and the done chunks of each epoch, of as many as ten thousand keys of the ledger.
+
+        What these have in common is read once.
+        """
+        owned: dict[int, set[int]] = {}
+        done: dict[int, set[int]] = {}
+        chunks: dict[str, set[int]] = {}
+        for key in keys:
+            folder, number = key[:-_DIGITS], key[-_DIGITS:]
+            if folder in chunks and number.isdecimal():
+                chunks[folder].add(int(number))
+            elif (found := self.read_ledger(key)) is not None:
+                is_done, epoch, chunk = found
+                chunks[folder] = (done if is_done else owned).setdefault(epoch, set())
+                chunks[folder].add(chunk)
+        return owned, done
 
     @property
     def founder(self) -> str:

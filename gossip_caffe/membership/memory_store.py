@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from gossip_caffe.clock import Clock
@@ -180,14 +180,17 @@ class MemoryStore:
         self._reach()
         return self._server.keys.get(key)
 
-    async def list(self, prefix: str, *, keys_only: bool = False, limit: int = 0) -> Listing:
-        """Keys under the prefix."""
+    async def list(self, prefix: str, *, limit: int = 0) -> Listing:
+        """What is under the prefix."""
         self._reach()
         listing = self._server.listing(prefix)
         items = listing.items[:limit] if limit else listing.items
-        if keys_only:
-            items = tuple(replace(item, value=b"") for item in items)
         return Listing(listing.revision, items)
+
+    async def keys(self, prefix: str) -> tuple[str, ...]:
+        """The keys under the prefix."""
+        self._reach()
+        return tuple(item.key for item in self._server.listing(prefix).items)
 
     async def count(self, prefix: str) -> int:
         """How many keys are under the prefix."""

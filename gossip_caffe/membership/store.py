@@ -141,8 +141,12 @@ class Store(Protocol):
         """The key's newest value, or None."""
         ...
 
-    async def list(self, prefix: str, *, keys_only: bool = False, limit: int = 0) -> Listing:
-        """Keys under the prefix; with ``keys_only`` their values are empty; ``limit`` 0 means all."""
+    async def list(self, prefix: str, *, limit: int = 0) -> Listing:
+        """What is under the prefix; ``limit`` 0 means all."""
+        ...
+
+    async def keys(self, prefix: str) -> tuple[str, ...]:
+        """The keys under the prefix at one revision, sorted; for many it costs a fraction of a listing."""
         ...
 
     async def count(self, prefix: str) -> int:

@@ -66,7 +66,8 @@ class Chooser:
 
     ``shard`` plans anew, ``living`` says how many peers train. It lists first of all, when members have changed, at
     most every ``relist_after_s`` while its shard is used up, and every ``relist_dry_s`` when it knows of nothing to
-    claim; among many peers less often, so that what all of them list together does not grow with their number.
+    claim; among many peers less often, so that what all of them list together does not grow with their number. Among
+    many it does not list for a change of members either: each list is as long as the peers are many.
     """
 
     epochs: Epochs
@@ -86,8 +87,10 @@ class Chooser:
         for epoch in [epoch for epoch in self.known if epoch < folded]:
             del self.known[epoch]
         if self._plan_at is not None and now >= self._plan_at:
-            self._plan()
-            return List("the members have changed")
+            if not self._many:
+                self._plan()
+                return List("the members have changed")
+            self._plan_what_changed()
         chunks: list[ChunkId] = []
         used_up = False
         for epoch in range(folded, self.epochs.count):
@@ -153,6 +156,20 @@ class Chooser:
         if self._plan_at is None:
             later_s = self._pause_s(self.relist_after_s) - self.relist_after_s
             self._plan_at = now + self.rng.random() * later_s
+
+    @property
+    def _many(self) -> bool:
+        """Whether there are so many peers that not all of them should list for one event."""
+        return self.listed_at > float("-inf") and self._pause_s(self.relist_after_s) > self.relist_after_s
+
+    def _plan_what_changed(self) -> None:
+        """Plan anew, and try what is new in the shard: that few are done or owned already is cheaper than a listing."""
+        before = self._mine
+        tried_too = {epoch: before - set(knowledge.planned) for epoch, knowledge in self.known.items()}
+        self._plan()
+        for epoch, tried in tried_too.items():
+            knowledge = self.known[epoch]
+            knowledge.planned = [chunk for chunk in knowledge.planned if chunk not in tried]
 
     def _plan(self) -> None:
         self._plan_at = None

@@ -157,12 +157,7 @@ class Ledger:
     async def states(self) -> dict[int, EpochState]:
         """All open epochs of which a chunk is owned or done, as they are at one revision: one listing, in pages."""
         await self.refresh()
-        listing = await self._store.list(self._keys.ledger, keys_only=True)
-        owned: dict[int, set[int]] = {}
-        done: dict[int, set[int]] = {}
-        for item in listing.items:
-            is_done, epoch, chunk = self._keys.read_ledger(item.key)
-            (done if is_done else owned).setdefault(epoch, set()).add(chunk)
+        owned, done = self._keys.read_chunks(await self._store.keys(self._keys.ledger))
         return {
             epoch: EpochState(frozenset(owned.get(epoch, ())), frozenset(done.get(epoch, ())))
             for epoch in sorted({*owned, *done})

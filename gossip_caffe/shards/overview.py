@@ -73,9 +73,9 @@ def overview(items: Iterable[KeyValue], keys: JobKeys, epochs: Epochs, folded: i
     if folded < epochs.count:
         found[folded] = ({}, {})
     for item in items:
-        is_done, epoch, chunk = keys.read_ledger(item.key)
-        if epoch < folded:
+        if (read := keys.read_ledger(item.key)) is None or read[1] < folded:
             continue
+        is_done, epoch, chunk = read
         owned, done = found.setdefault(epoch, ({}, {}))
         if is_done:
             done.setdefault(str(json.loads(item.value)["peer"]), []).append(chunk)

@@ -90,8 +90,8 @@ async def standing(store: Store, keys: JobKeys) -> Standing:
     folded = int(json.loads(item.value)["epochs"]) if item is not None else 0
     done: dict[ChunkId, str] = {}
     for mark in (await store.list(keys.done_marks)).items:
-        _, epoch, chunk = keys.read_ledger(mark.key)
-        done[ChunkId(epoch, chunk)] = str(json.loads(mark.value).get("via", ""))
+        if (read := keys.read_ledger(mark.key)) is not None:
+            done[ChunkId(*read[1:])] = str(json.loads(mark.value).get("via", ""))
     return Standing(folded, done)
 
 

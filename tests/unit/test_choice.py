@@ -97,6 +97,16 @@ def test_when_members_change_the_shard_is_planned_and_listed_anew_once() -> None
     assert mine.choose(0, 9, now=10.0) == Claim((*ids(0, 3), *ids(1, 2, 3)), "planned, or left by others")
 
 
+def test_among_many_a_change_of_members_is_planned_without_a_listing_and_nothing_is_tried_twice() -> None:
+    shard = [0, 1]
+    mine = chooser(shard, living=1000)
+    mine.tried(ids(0, 0))
+    shard[:] = [0, 1, 3]
+    mine.members_changed(now=10.0)
+    wanted = (*ids(0, 1, 3), *ids(1, 0, 1))
+    assert mine.choose(0, 4, now=30.0) == Claim(wanted, "planned, or left by others")
+
+
 def asked(living: int, seconds: float, *, changes: bool) -> int:
     """How often all of ``living`` peers list in so many seconds while every chunk is owned by somebody."""
     listings = 0
@@ -118,8 +128,7 @@ def asked(living: int, seconds: float, *, changes: bool) -> int:
 def test_all_peers_together_list_no_more_often_when_there_are_ten_times_as_many() -> None:
     assert asked(100, 60.0, changes=False) <= 100 * 61
     assert asked(1000, 60.0, changes=False) <= 100 * 70
-    # Planning anew is spread over the pause between two listings.
-    assert asked(1000, 60.0, changes=True) <= 3 * 100 * 70
+    assert asked(1000, 60.0, changes=True) <= 100 * 70
 
 
 def test_a_long_ledger_is_listed_less_often() -> None:
