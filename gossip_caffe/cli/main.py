@@ -30,6 +30,7 @@ _COMMANDS = {
     "peer": ("gossip_caffe.cli.peer:peer", "Start, list and stop peers."),
     "shards": ("gossip_caffe.cli.shards:shards", "See who trains which data of a job."),
     "train": ("gossip_caffe.cli.train:train", "Train a solver.prototxt, as 'caffe train' does."),
+    "verify": ("gossip_caffe.cli.verify:verify", "Check what the event logs of a run prove."),
     "version": ("gossip_caffe.cli.main:version", "Print the version."),
 }
 """Name → where it is, and what the list of commands says: none of them is imported to be listed."""

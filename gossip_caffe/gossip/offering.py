@@ -95,7 +95,15 @@ class Offering:
             ended = OutcomeKind.WITHDRAWN, Refusal.CROSSING, f"the offer of {own.partner} was applied"
         if isinstance(ended, Halved):
             party.apply(half, ended.distance)
-            return Outcome(OutcomeKind.APPLIED, own.exchange_id, own.partner, snapshot, ended.distance)
+            return Outcome(
+                OutcomeKind.APPLIED,
+                own.exchange_id,
+                own.partner,
+                snapshot,
+                ended.distance,
+                half_sum=ended.total,
+                half_norm=ended.norm,
+            )
         kind, refusal, reason = ended
         if kind is OutcomeKind.REJECTED:
             self._perhaps_one_sided(own)

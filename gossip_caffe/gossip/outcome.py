@@ -21,7 +21,10 @@ class OutcomeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of an offered exchange. ``snapshot`` is what was offered."""
+    """The end of an offered exchange.
+
+    ``snapshot`` is what was offered; ``half_sum`` and ``half_norm``: sum and length of the half that was applied.
+    """
 
     kind: OutcomeKind
     exchange_id: str
@@ -30,6 +33,8 @@ class Outcome:
     distance: float = 0.0
     refusal: Refusal = Refusal.NONE
     reason: str = ""
+    half_sum: float = 0.0
+    half_norm: float = 0.0
 
 
 def kind_of(refusal: Refusal) -> OutcomeKind:

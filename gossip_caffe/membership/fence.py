@@ -38,6 +38,11 @@ class FencedWriter:
         self._revision = 0
         self._nonces = 0
 
+    @property
+    def revision(self) -> int:
+        """At which revision of the store its newest transaction was applied."""
+        return self._revision
+
     async def open(self) -> None:
         """Put the fence; raises LeaseLost when another incarnation of this peer still has one."""
         await self._unbroken(self._open())

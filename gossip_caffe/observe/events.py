@@ -15,31 +15,34 @@ from typing import IO, Protocol
 
 from gossip_caffe.clock import Clock
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Event(StrEnum):
     """Everything that a peer writes down."""
 
-    STARTED = "started"  # pid, incarnation, schema
+    STARTED = "started"  # pid, schema, job, budget_samples, records, chunk_records
     STATE = "state"  # old, new, reason
-    FOUNDED = "founded"  # this peer made the job's first weights
-    LOADED = "loaded"  # checkpoint, pulled_bytes, pull_s, verify_s
-    JOINED = "joined"  # checkpoint, progress_samples: weights loaded, training begins
+    MEMBER = "member"  # member, old, new: somebody's state as this peer sees it
+    FOUNDED = "founded"  # checkpoint, digest, layout: this peer made the job's first weights
+    LOADED = "loaded"  # checkpoint, digest, pulled_bytes, pull_s, verify_s
+    CHECKPOINT_REFUSED = "checkpoint-refused"  # checkpoint, reason
+    JOINED = "joined"  # checkpoint, progress_samples, layout: weights loaded, training begins
     RESUMED = (
         "resumed"  # checkpoint, progress_samples, folded, done, freed_samples, reason: nobody lived any more
     )
-    CLAIMED = "claimed"  # epoch, chunks
+    CLAIMED = "claimed"  # epoch, chunks, revisions, lease
     BORROWED = "borrowed"  # epoch, chunks: the store is away
     SKIPPED = "record-skipped"  # epoch, record, reason: corrupt, and in no batch
     TRAINED = "trained"  # epoch, chunk, records, batch
-    DONE = "done"  # epoch, chunks, via (id of an exchange or a checkpoint)
+    DONE = "done"  # epoch, chunks, revisions, via (id of an exchange or a checkpoint)
     UNKNOWN = "settlement-unknown"  # epoch, chunks, via: the store's reply was not seen
     RELEASED = "released"  # epoch, chunks
     OFFERED = "offered"  # exchange, partner
-    EXCHANGED = "exchanged"  # exchange, partner, side, outcome, distance
+    EXCHANGED = "exchanged"  # exchange, partner, side, outcome, distance, half_sum, half_norm, batches
+    CORRECTED = "corrected"  # half_sum, half_norm: what the weights were changed by, where that is watched
     HALF_APPLIED = "half-applied"  # exchange, partner, half_sum, half_norm: the offering side gave it up
-    CHECKPOINTED = "checkpointed"  # checkpoint, digest, progress_samples, contributors
+    CHECKPOINTED = "checkpointed"  # checkpoint, digest, progress_samples, contributors, batches
     TESTED = "tested"  # progress_samples, iteration, outputs, seconds
     TEST_FAILED = "test-failed"  # progress_samples, cause
     SOLVER_DIED = "solver-died"  # cause, batches_lost
@@ -48,7 +51,7 @@ class Event(StrEnum):
     WEIGHED = "weighed"  # weight, reason: what others plan this peer's share by
     LEASE_LOST = "lease-lost"
     FINISHED = "finished"  # checkpoint
-    LEFT = "left"  # reason
+    LEFT = "left"  # reason, error
 
 
 class EventLog(Protocol):
@@ -65,7 +68,7 @@ class JsonLinesLog:
     def __init__(self, path: Path, peer: str, clock: Clock) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = path.open("a", buffering=1, encoding="utf-8")
-        if _is_torn(path):
+        if is_torn(path):
             self._file.write("\n")  # an earlier process of that name was killed in the middle of a line
         self._peer = peer
         self._clock = clock
@@ -85,7 +88,8 @@ class JsonLinesLog:
         self._file.close()
 
 
-def _is_torn(path: Path) -> bool:
+def is_torn(path: Path) -> bool:
+    """Whether a log ends in the middle of a line: its writer was killed there."""
     with path.open("rb") as file:
         if not file.seek(0, os.SEEK_END):
             return False

@@ -42,6 +42,7 @@ class Agent:
         self._leave_reason = ""
         self._incarnation: Incarnation | None = None
         self._training: Training | None = None
+        self._error = ""
         self._early: Loaded | None = None
 
     def leave(self, reason: str) -> None:
@@ -51,7 +52,7 @@ class Agent:
 
     async def run(self) -> None:
         """Join, train, leave. Raises GossipCaffeError when the peer has to end before that."""
-        self._world.log.emit(Event.STARTED, pid=self._record.pid, schema=SCHEMA_VERSION)
+        self._world.log.emit(Event.STARTED, pid=self._record.pid, schema=SCHEMA_VERSION, **_work(self._world))
         try:
             try:
                 incarnation = await self._unless_leaving(self._join())
@@ -64,7 +65,8 @@ class Agent:
             await training.drain(self._tasks, cause)
             self._enter(Cause.DRAINED)
         except BaseException as error:
-            self._enter(Cause.ERROR, str(error) or type(error).__name__)
+            self._error = type(error).__name__
+            self._enter(Cause.ERROR, str(error) or self._error)
             raise
         finally:
             await self._close()
@@ -131,7 +133,7 @@ class Agent:
         await self._trainer.stop()
         if self._incarnation is not None:
             await self._incarnation.session.close()
-        self._world.log.emit(Event.LEFT, reason=self.reason)
+        self._world.log.emit(Event.LEFT, reason=self.reason, error=self._error)
 
     def _enter(self, cause: Cause, detail: str = "") -> State:
         before = self.state
@@ -170,3 +172,14 @@ class Agent:
             leaving.cancel()
             main.cancel()
             await asyncio.gather(main, return_exceptions=True)
+
+
+def _work(world: World) -> dict[str, object]:
+    """What there is to train, for whoever has only the log."""
+    spec = world.spec
+    return {
+        "job": spec.name,
+        "budget_samples": spec.budget_samples,
+        "records": spec.data.records,
+        "chunk_records": spec.data.chunk_records,
+    }

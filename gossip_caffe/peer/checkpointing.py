@@ -201,6 +201,7 @@ class Checkpointing:
             digest=manifest.digest,
             progress_samples=progress,
             contributors=list(agreed.contributors),
+            batches=snapshot.batches,
             reason=reason,
         )
         member.durable(snapshot.batches, manifest.checkpoint)
@@ -259,7 +260,8 @@ class Checkpointing:
                 member.address,
             )
             self._world.folder.prune(self._world.spec.settings.keep_checkpoints)
-        except CheckpointRefused:
+        except CheckpointRefused as error:
+            self._world.log.emit(Event.CHECKPOINT_REFUSED, checkpoint=newest.checkpoint, reason=error.message)
             self._copying_failed.add(newest.checkpoint)  # the next checkpoint will be copied
 
     async def _forget_old(self, listed: list[Announcement]) -> None:

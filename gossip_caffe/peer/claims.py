@@ -9,7 +9,7 @@ not overlap.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from gossip_caffe.clock import Clock
@@ -87,7 +87,7 @@ class Claims:
                         finally:
                             self._asked = frozenset()
                         self.chooser.tried(chunks)
-                        self._note(Event.CLAIMED, result.owned)
+                        self._note_owned(result.owned)
                         for chunk, revision in result.owned.items():
                             self.owned[chunk] = revision
                             self._feed(chunk, *self._epochs.extent(chunk))
@@ -108,18 +108,29 @@ class Claims:
         for chunks in _lots([chunk for chunk, revision in self.owned.items() if revision == ON_CREDIT]):
             result = await self._ledger.claim(chunks, self._lease)
             self.owned.update(result.owned)
-            self._note(Event.CLAIMED, result.owned)
+            self._note_owned(result.owned)
             for chunk in set(chunks) - result.owned.keys():
                 del self.owned[chunk]
                 self._shared.pop(chunk, None)
 
-    def _note(self, event: Event, chunks: Iterable[ChunkId], **fields: object) -> None:
-        """One event for each epoch that the chunks are of."""
+    def _note(
+        self,
+        event: Event,
+        chunks: Iterable[ChunkId],
+        revisions: Mapping[ChunkId, int] | None = None,
+        **fields: object,
+    ) -> None:
+        """One event for each epoch that the chunks are of; ``revisions``: since when each is owned."""
         by_epoch: dict[int, list[int]] = {}
         for chunk in chunks:
             by_epoch.setdefault(chunk.epoch, []).append(chunk.chunk)
         for epoch, numbers in sorted(by_epoch.items()):
+            if revisions is not None:
+                fields["revisions"] = [revisions[ChunkId(epoch, number)] for number in numbers]
             self._log.emit(event, epoch=epoch, chunks=numbers, **fields)
+
+    def _note_owned(self, owned: Mapping[ChunkId, int], lease: int | None = None) -> None:
+        self._note(Event.CLAIMED, owned, revisions=owned, lease=self._lease if lease is None else lease)
 
     def shared(self, chunks: Iterable[ChunkId], via: str) -> None:
         """The learning of these chunks has left the peer, by exchange or checkpoint ``via``: settle them next."""
@@ -155,7 +166,8 @@ class Claims:
 
     def _note_settled(self, event: Event, settlements: Sequence[Settlement]) -> None:
         for via in dict.fromkeys(entry.via for entry in settlements):
-            self._note(event, [entry.chunk for entry in settlements if entry.via == via], via=via)
+            revisions = {entry.chunk: entry.revision for entry in settlements if entry.via == via}
+            self._note(event, revisions, revisions, via=via)
 
     async def release(self, chunks: Iterable[ChunkId]) -> None:
         """Hand back chunks of which nothing was trained."""
@@ -175,6 +187,7 @@ class Claims:
             await ledger.refresh()
             asked = list(self.owned)
             result = await ledger.claim(asked, lease)
+            self._note_owned(result.owned, lease)
             meanwhile = dict.fromkeys(self.owned.keys() - set(asked), ON_CREDIT)
             before, self.owned = len(asked), {**result.owned, **meanwhile}
             self._ledger, self._lease = ledger, lease

@@ -216,6 +216,7 @@ class Exchanging:
             outcome=outcome.kind.value,
             distance=outcome.distance,
             reason=outcome.reason,
+            **_applied_half(outcome),
         )
         if outcome.kind is OutcomeKind.APPLIED:
             self._shared(outcome)
@@ -228,6 +229,17 @@ class Exchanging:
         return next_exchange(
             self._board.iteration, self._cadence.every, self._settings.exchange_jitter, self._rng
         )
+
+
+def _applied_half(outcome: Outcome) -> dict[str, object]:
+    """What is written down of an exchange that was applied: the half, and how many batches the others know now."""
+    if outcome.kind is not OutcomeKind.APPLIED:
+        return {}
+    return {
+        "half_sum": outcome.half_sum,
+        "half_norm": outcome.half_norm,
+        "batches": outcome.snapshot.batches,
+    }
 
 
 def pairwise(around: Surroundings) -> Strategy:

@@ -105,9 +105,7 @@ class Joining:
                 manifest, weights = loaded.manifest, loaded.weights
                 momentum = self._world.spec.settings.joiner_momentum == "checkpoint"
                 await self._trainer.start(weights, self._state_of(manifest) if momentum else "")
-                self._world.log.emit(
-                    Event.JOINED, checkpoint=manifest.checkpoint, progress_samples=manifest.progress_samples
-                )
+                self._note_joined(manifest)
                 return Synced(f"from checkpoint {manifest.checkpoint}", known=False)
         return await self._from_living_peers()
 
@@ -142,13 +140,20 @@ class Joining:
             folded=done.folded,
             done=by_epoch(done.done),
             freed_samples=done.freed_samples,
+            revision=incarnation.writer.revision,
             reason=done.reason,
         )
-        self._world.log.emit(
-            Event.JOINED, checkpoint=manifest.checkpoint, progress_samples=manifest.progress_samples
-        )
+        self._note_joined(manifest)
         again = f", {done.freed_samples:,} samples are trained again" if done.freed_samples else ""
         return Synced(f"the job goes on from checkpoint {manifest.checkpoint}{again}", known=True)
+
+    def _note_joined(self, manifest: Manifest) -> None:
+        self._world.log.emit(
+            Event.JOINED,
+            checkpoint=manifest.checkpoint,
+            progress_samples=manifest.progress_samples,
+            layout=self._trainer.layout.fingerprint,
+        )
 
     def _state_of(self, manifest: Manifest) -> str:
         """Path of the .solverstate of a checkpoint here; "" when it has none."""
@@ -170,6 +175,9 @@ class Joining:
             try:
                 self._have = await load(self._world, self._peer, announcement, fingerprint)
             except (CheckpointRefused, NotFound) as error:
+                self._world.log.emit(
+                    Event.CHECKPOINT_REFUSED, checkpoint=announcement.checkpoint, reason=error.message
+                )
                 self._reasons.append(error.message)
                 return None
         elif self._held == announcement.checkpoint:
@@ -206,7 +214,11 @@ class Joining:
             return None
         await self._trainer.start(agreed.weights)
         self._world.log.emit(
-            Event.JOINED, checkpoint="", progress_samples=0, contributors=list(agreed.contributors)
+            Event.JOINED,
+            checkpoint="",
+            progress_samples=0,
+            contributors=list(agreed.contributors),
+            layout=self._trainer.layout.fingerprint,
         )
         return Synced(f"from the mean of {', '.join(agreed.contributors)}", known=False)
 
@@ -246,6 +258,11 @@ class Joining:
         )
         manifest = await asyncio.to_thread(self._world.folder.write, manifest, weights)
         await announce(self._incarnation.writer, self._world.keys, manifest, self._address)
-        self._world.log.emit(Event.FOUNDED, checkpoint=manifest.checkpoint)
+        self._world.log.emit(
+            Event.FOUNDED,
+            checkpoint=manifest.checkpoint,
+            digest=manifest.digest,
+            layout=self._trainer.layout.fingerprint,
+        )
         names = ", ".join(Path(file.path).name for file in self._trainer.begins_with.files)
         return Synced(f"founded the job with {names or 'fresh weights'}", known=True)

@@ -59,6 +59,7 @@ async def load(world: World, peer: str, announcement: Announcement, layout_finge
     world.log.emit(
         Event.LOADED,
         checkpoint=checkpoint,
+        digest=manifest.digest,
         pulled_bytes=pulled_bytes,
         pull_s=round(pulled_at - began_at, 6),
         verify_s=round(clock.monotonic() - pulled_at, 6),

@@ -225,6 +225,9 @@ class Training:
     def _member_changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
         """Plan again when who trains has changed, or how fast; look for what was left when somebody is gone."""
         before, after = _training_weight(was), _training_weight(now)
+        old, new = was.state if was is not None else "", now.state if now is not None else ""
+        if old != new and (subject := now or was) is not None:
+            self.world.log.emit(Event.MEMBER, member=subject.peer, old=old, new=new)
         if before != after:
             self._chooser.members_changed(self.world.clock.monotonic())
         if before is not None and after is None:

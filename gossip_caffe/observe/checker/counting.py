@@ -1,0 +1,138 @@
+"""The figures of a run, beside its invariants."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gossip_caffe.observe.checker.run import Life, Run
+from gossip_caffe.observe.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Durations in seconds: how many, their median and their 99th percentile. None of none."""
+
+    count: int
+    p50_s: float | None
+    p99_s: float | None
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Spread:
+        """Of durations in any order."""
+        ordered = sorted(seconds)
+        return cls(len(ordered), _quantile(ordered, 0.5), _quantile(ordered, 0.99))
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    """The smallest that no less than a share of all do not exceed."""
+    return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)], 6) if ordered else None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """``kills_survived``: peers that were killed in a run that finished. ``exchanges``: offers by how they ended.
+
+    ``detection``: from a kill to the first peer that no longer counts the dead one among those who train;
+    ``reclaim``: to the last of its chunks being claimed by another. ``mass_error``: by how much half-applied exchanges
+    moved the sum of all weights. Of records the counts are None when it is not known what there was to train.
+    """
+
+    peers: int
+    kills: int
+    kills_survived: int
+    records_trained: int | None
+    records_lost: int | None
+    records_twice: int | None
+    exchanges: Mapping[str, int]
+    half_applied: int
+    mass_error: float
+    checkpoints: int
+    checkpoint_refusals: int
+    resumes: int
+    leases_lost: int
+    solvers_died: int
+    faults: Mapping[str, int]
+    detection: Spread
+    reclaim: Spread
+
+
+def counters(run: Run) -> Counters:
+    """Count."""
+    found, killed = run.account, run.killed()
+    kinds = Counter(event["event"] for life in run.lives for event in life.events)
+    ends = Counter(
+        event["outcome"]
+        for life in run.lives
+        for event in life.of(Event.EXCHANGED)
+        if event.get("side") != "answered"
+    )
+    detected, reclaimed = _took(run, killed)
+    return Counters(
+        peers=len(run.of_peer),
+        kills=len(killed),
+        kills_survived=len(killed) if run.finished else 0,
+        records_trained=found.records_trained if found is not None else None,
+        records_lost=found.records_lost if found is not None and run.finished else None,
+        records_twice=found.records_twice if found is not None else None,
+        exchanges=dict(sorted(ends.items())),
+        half_applied=found.half_applied if found is not None else kinds[Event.HALF_APPLIED],
+        mass_error=found.mass_error if found is not None else 0.0,
+        checkpoints=kinds[Event.CHECKPOINTED],
+        checkpoint_refusals=kinds[Event.CHECKPOINT_REFUSED],
+        resumes=kinds[Event.RESUMED],
+        leases_lost=kinds[Event.LEASE_LOST],
+        solvers_died=kinds[Event.SOLVER_DIED],
+        faults=dict(sorted(Counter(str(line["fault"]) for line in run.faults()).items())),
+        detection=Spread.of(detected),
+        reclaim=Spread.of(reclaimed),
+    )
+
+
+def _took(run: Run, killed: Sequence[Life]) -> tuple[list[float], list[float]]:
+    """Seconds from each kill to its detection, and to the last of what was owned being claimed again."""
+    gone: dict[str, list[float]] = {}
+    claimed: dict[tuple[int, int], list[tuple[float, Life]]] = {}
+    for life in run.lives:
+        for event in life.of(Event.MEMBER, Event.CLAIMED):
+            if "t" not in event:
+                continue
+            if event["event"] == Event.CLAIMED:
+                for number in event["chunks"]:
+                    claimed.setdefault((event["epoch"], number), []).append((event["t"], life))
+            elif event["old"] == "training" and not event["new"]:
+                gone.setdefault(event["member"], []).append(event["t"])
+    kills = [(line["t"], line.get("peer")) for line in run.faults("kill")]
+    detected, reclaimed = [], []
+    for life in killed:
+        if "t" not in life.events[-1]:
+            continue
+        at = max(
+            (t for t, peer in kills if peer == life.peer and t <= life.ended_at + 60), default=life.ended_at
+        )
+        if seen := [moment - at for moment in gone.get(life.peer, ()) if moment >= at]:
+            detected.append(min(seen))
+        again = [
+            min(
+                (moment - at for moment, owner in claimed[chunk] if owner is not life and moment >= at),
+                default=-1.0,
+            )
+            for chunk in _owned(life)
+        ]
+        if again and max(again) >= 0:
+            reclaimed.append(max(again))
+    return detected, reclaimed
+
+
+def _owned(life: Life) -> set[tuple[int, int]]:
+    """What a life owned when it ended."""
+    owned: set[tuple[int, int]] = set()
+    for event in life.of(Event.CLAIMED, Event.DONE, Event.RELEASED, Event.LEASE_LOST):
+        if event["event"] == Event.LEASE_LOST:
+            owned.clear()
+            continue
+        chunks = {(event["epoch"], number) for number in event["chunks"]}
+        owned = owned | chunks if event["event"] == Event.CLAIMED else owned - chunks
+    return owned

@@ -1,0 +1,192 @@
+"""What peers gave each other: whole-half, same-model and finite-weights."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
+from gossip_caffe.observe.checker.run import Life, Run
+from gossip_caffe.observe.events import Event
+
+APART = 1e-4
+"""Relative to a half's length: both sides compute theirs in float32."""
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """All that was written of one exchange."""
+
+    offered: list[tuple[Life, Line]] = field(default_factory=list)
+    answered: list[tuple[Life, Line]] = field(default_factory=list)
+    given_up: list[Line] = field(default_factory=list)
+
+
+def _exchanges(run: Run) -> Mapping[str, _Exchange]:
+    found: dict[str, _Exchange] = defaultdict(_Exchange)
+    for life in run.lives:
+        for event in life.of(Event.EXCHANGED, Event.HALF_APPLIED):
+            if "exchange" not in event:
+                continue
+            exchange = found[event["exchange"]]
+            if event["event"] == Event.HALF_APPLIED:
+                exchange.given_up.append(event)
+            elif event["outcome"] == "applied":
+                sides = exchange.answered if event.get("side") == "answered" else exchange.offered
+                sides.append((life, event))
+    return found
+
+
+def _applied(run: Run) -> bool:
+    return any(
+        event["outcome"] == "applied"
+        for life in run.lives
+        for event in life.of(Event.EXCHANGED)
+        if "exchange" in event
+    )
+
+
+# ── whole-half ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def whole_half(run: Run) -> Finding:
+    """Each side of an exchange applies its half once, the two cancel, and nothing else changes a peer's weights."""
+    exchanges = _exchanges(run)
+    both = sum(bool(exchange.offered and exchange.answered) for exchange in exchanges.values())
+    return concluded(
+        "whole-half",
+        _half_violations(run, exchanges),
+        seen=lambda: _applied(run),
+        holds=f"{both:,} exchanges were applied once by each side",
+        unseen="nobody applied an exchange",
+    )
+
+
+def _half_violations(run: Run, exchanges: Mapping[str, _Exchange]) -> Iterator[Violation]:
+    for number, exchange in exchanges.items():
+        for sides in (exchange.offered, exchange.answered):
+            if len(sides) > 1:
+                yield Violation(
+                    f"exchange {number} was applied {len(sides)} times by {sides[0][0].peer}",
+                    tuple(line for _, line in sides[:2]),
+                )
+        if exchange.offered and exchange.given_up:
+            lines = (exchange.offered[0][1], exchange.given_up[0])
+            yield Violation(f"exchange {number} was given up and applied by its offerer", lines)
+        if exchange.offered and not exchange.answered:
+            line = exchange.offered[0][1]
+            partners = run.of_peer.get(line["partner"], ())
+            if partners and not any(life.torn for life in partners):
+                yield Violation(
+                    f"{line['partner']} never answered exchange {number}, which was applied", (line,)
+                )
+        if exchange.offered and exchange.answered:
+            yield from _uneven(number, exchange.offered[0][1], exchange.answered[0][1])
+    for life in run.lives:
+        yield from _corrections(life)
+
+
+def _uneven(number: str, offered: Line, answered: Line) -> Iterator[Violation]:
+    if "half_norm" not in offered or "half_norm" not in answered:
+        return
+    norm = max(offered["half_norm"], answered["half_norm"])
+    shift = offered["half_sum"] + answered["half_sum"]
+    longer = abs(offered["half_norm"] - answered["half_norm"])
+    if shift > APART * norm or shift < -APART * norm or longer > APART * norm:
+        yield Violation(
+            f"the halves of exchange {number} do not cancel: sums {offered['half_sum']:g} and "
+            f"{answered['half_sum']:g}, lengths {offered['half_norm']:g} and {answered['half_norm']:g}",
+            (offered, answered),
+        )
+
+
+def _corrections(life: Life) -> Iterator[Violation]:
+    """Where what was added to the weights is written down: each half once, as it was computed, and nothing else."""
+    added: Line | None = None
+    seen = any(True for _ in life.of(Event.CORRECTED))
+    for event in life.of(Event.CORRECTED, Event.EXCHANGED) if seen else ():
+        if event["event"] == Event.CORRECTED:
+            if added is not None:
+                yield Violation(
+                    f"the weights of {life.peer} were changed by what is no exchange's half", (added,)
+                )
+            added = event
+        elif event["outcome"] == "applied":
+            if added is None:
+                yield Violation(
+                    f"{life.peer} says that it applied a half, and its weights did not change", (event,)
+                )
+            elif not _same(added, event):
+                yield Violation(f"{life.peer} applied something else than its half", (added, event))
+            added = None
+    if added is not None and life.left is not None:
+        yield Violation(f"the weights of {life.peer} were changed by what is no exchange's half", (added,))
+
+
+def _same(added: Line, event: Line) -> bool:
+    norm = float(event["half_norm"])
+    apart = max(abs(added["half_sum"] - event["half_sum"]), abs(added["half_norm"] - event["half_norm"]))
+    return bool(apart <= APART * norm)
+
+
+# ── same-model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def same_model(run: Run) -> Finding:
+    """Who exchanges has the job's weights, and the same layout as the other."""
+    layouts = {event["layout"] for life in run.lives for event in _begun(life) if "layout" in event}
+    return concluded(
+        "same-model",
+        _model_violations(run),
+        seen=lambda: bool(layouts) and _applied(run),
+        holds="whoever exchanged had the job's weights, all in one layout",
+        unseen="nobody applied an exchange, or nobody wrote its layout down",
+    )
+
+
+def _begun(life: Life) -> Iterator[Line]:
+    return life.of(Event.JOINED, Event.FOUNDED)
+
+
+def _model_violations(run: Run) -> Iterator[Violation]:
+    for life in run.lives:
+        began = False
+        for event in life.of(Event.JOINED, Event.FOUNDED, Event.EXCHANGED):
+            began = began or event["event"] != Event.EXCHANGED
+            if not began and event.get("outcome") == "applied":
+                yield Violation(f"{life.peer} exchanged before it had the job's weights", (event,))
+                break
+    for number, exchange in _exchanges(run).items():
+        if not (exchange.offered and exchange.answered):
+            continue
+        (one, offered), (other, answered) = exchange.offered[0], exchange.answered[0]
+        here, there = next(_begun(one), {}), next(_begun(other), {})
+        if "layout" in here and "layout" in there and here["layout"] != there["layout"]:
+            yield Violation(
+                f"{one.peer} and {other.peer} are of different nets, and applied exchange {number}",
+                (here, there, offered, answered),
+            )
+
+
+# ── finite-weights ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def finite_weights(run: Run) -> Finding:
+    """No half that was applied held NaN or Inf."""
+    return concluded(
+        "finite-weights",
+        _infinite(run),
+        seen=lambda: _applied(run),
+        holds="every half that was applied was finite",
+        unseen="nobody applied an exchange",
+    )
+
+
+def _infinite(run: Run) -> Iterator[Violation]:
+    for life in run.lives:
+        for event in life.of(Event.EXCHANGED, Event.HALF_APPLIED, Event.CORRECTED):
+            figures = [event.get(name) or 0.0 for name in ("distance", "half_sum", "half_norm")]
+            if event.get("outcome", "applied") == "applied" and not all(map(math.isfinite, figures)):
+                yield Violation(f"{life.peer} applied a half with NaN or Inf in it", (event,))
