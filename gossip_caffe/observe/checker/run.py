@@ -99,8 +99,8 @@ class Run:
                 if not own or event["event"] == Event.STARTED:
                     own.append([])
                 own[-1].append(event if "peer" in event else {"peer": peer, **event})
-            for number, life in enumerate(own):
-                lives.append(Life(peer, life, torn=peer in torn and number == len(own) - 1))
+            for number, written in enumerate(own):
+                lives.append(Life(peer, written, torn=peer in torn and number == len(own) - 1))
         for life in lives:
             for event in life.of(Event.STARTED):
                 if event.get("schema", SCHEMA_VERSION) < SCHEMA_VERSION:
