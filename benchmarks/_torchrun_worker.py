@@ -19,7 +19,15 @@ BATCH = 64
 
 def main() -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+    began = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    # Of its own for each restart: workers that were restarted (torch 2.13) look for the dead ones' addresses else.
+    agents = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    distributed.init_process_group(
+        "gloo",
+        store=distributed.PrefixStore(f"restart {began}", agents),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
     net = nn.Sequential(
         *(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten()),
         *(nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)),
