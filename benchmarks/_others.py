@@ -1,8 +1,10 @@
 """How long others take to bring two peers' weights to each other; run by exchange.py with a Python that has them.
 
-    python _others.py gloo|mpi|hivemind VALUES REPEATS
+    python _others.py gloo|gloo-transfer|mpi|hivemind VALUES REPEATS
 
-prints one JSON list of seconds. Needs torch, mpi4py with an MPI, or hivemind; without it the exit status is 4.
+prints one JSON list of seconds. Needs torch, mpi4py with an MPI, or hivemind; without it the exit status is 4. `gloo`
+does what an exchange does: from a copy that does not change meanwhile it brings both sides' weights to their mean;
+`gloo-transfer` and `mpi` only send each side's to the other.
 """
 
 from __future__ import annotations
@@ -30,33 +32,38 @@ def timed(exchange: Callable[[], object], together: Callable[[], object], repeat
     return seconds[WARM_UP:]
 
 
-def gloo(rank: int, port: int, values: int, repeats: int) -> None:
-    """One of two processes that send each other a tensor, as pairwise averaging over torch.distributed would."""
+def gloo(rank: int, port: int, values: int, repeats: int, averages: bool) -> None:
+    """One of two processes that send each other a tensor, and average."""
     import torch  # noqa: PLC0415
     from torch import distributed  # noqa: PLC0415
 
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    mine = torch.randn(values)
-    theirs = torch.empty_like(mine)
+    weights = torch.randn(values)
+    mine, theirs = weights.clone(), torch.empty_like(weights)
 
-    def exchange() -> None:
+    def transfer() -> None:
         receiving, sending = distributed.irecv(theirs, 1 - rank), distributed.isend(mine, 1 - rank)
         receiving.wait()
         sending.wait()
 
-    seconds = timed(exchange, distributed.barrier, repeats)
+    def exchange() -> None:
+        mine.copy_(weights)
+        transfer()
+        weights.add_(theirs.sub_(mine).mul_(0.5))
+
+    seconds = timed(exchange if averages else transfer, distributed.barrier, repeats)
     distributed.destroy_process_group()
     if rank == 0:
         print(json.dumps(seconds), flush=True)
 
 
-def both_gloo(values: int, repeats: int) -> None:
+def both_gloo(values: int, repeats: int, averages: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, __file__, "gloo-rank"]
-    with subprocess.Popen([*command, "1", str(port), str(values), str(repeats)]):
-        gloo(0, port, values, repeats)
+    with subprocess.Popen([*command, "1", str(port), str(values), str(repeats), str(averages)]):
+        gloo(0, port, values, repeats, averages)
 
 
 def mpi_rank(values: int, repeats: int) -> None:
@@ -122,10 +129,10 @@ def hivemind(values: int, repeats: int) -> None:
 def main() -> int:
     try:
         match sys.argv[1:]:
-            case ["gloo", values, repeats]:
-                both_gloo(int(values), int(repeats))
-            case ["gloo-rank", rank, port, values, repeats]:
-                gloo(int(rank), int(port), int(values), int(repeats))
+            case ["gloo" | "gloo-transfer" as what, values, repeats]:
+                both_gloo(int(values), int(repeats), what == "gloo")
+            case ["gloo-rank", rank, port, values, repeats, averages]:
+                gloo(int(rank), int(port), int(values), int(repeats), averages == "True")
             case ["mpi", values, repeats]:
                 both_mpi(int(values), int(repeats))
             case ["mpi-rank", values, repeats]:

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,7 @@ from gossip_caffe.gossip.codec import CODECS
 from gossip_caffe.gossip.exchange import Exchanger, OutcomeKind
 from gossip_caffe.gossip.grpc_server import PeerServer
 from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.gossip.offering import SWAP_FROM_VALUES
 from gossip_caffe.solver.board import SnapshotInfo
 
 Flat = NDArray[np.float32]
@@ -125,11 +126,13 @@ def exchanger(peer: str, weights: PlainWeights, codec: str, transport: GrpcTrans
     return made
 
 
-async def answer(values: int, codec: str) -> None:
+async def answer(values: int, codec: str, nearby: bool) -> None:
     """Be the other peer until stdin closes; then say what it took."""
     server = PeerServer("127.0.0.1:0", NoFiles())
     server.serve(exchanger("b", PlainWeights(values, 2), codec, GrpcTransport()))
     print(await server.start(), flush=True)
+    if not nearby:
+        server.hide_nearby()
     started_cpu_s, _ = used()
     await asyncio.to_thread(sys.stdin.read)
     cpu_s, peak_bytes = used()
@@ -192,13 +195,14 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return line
 
 
-def measure(megabytes: int, values: int, codec: str, repeats: int) -> dict[str, float]:
-    with child("--echo") as plain_end, child("--answer", values, codec) as partner:
+def measure(megabytes: int, values: int, codec: str, repeats: int, nearby: bool) -> dict[str, float]:
+    """Of two peers who take each other to be on different machines, or (``nearby``) know that they are not."""
+    with child("--echo") as plain_end, child("--answer", values, codec, nearby) as partner:
         port, echo_port = first_line(partner), first_line(plain_end)
         with child("--offer", values, codec, port, echo_port, repeats) as own:
             exchanges, plain, own_cpu_s = json.loads(first_line(own))
         partner_cpu_s, partner_peak_bytes = json.loads(partner.communicate(input="")[0])
-    with child("--answer", 1, codec) as empty:  # what the interpreter and its libraries take
+    with child("--answer", 1, codec, nearby) as empty:  # what the interpreter and its libraries take
         first_line(empty)
         _, base_bytes = json.loads(empty.communicate(input="")[0])
     ratio = median(plain_s / exchange_s for plain_s, exchange_s in zip(plain, exchanges, strict=True))
@@ -211,33 +215,38 @@ def measure(megabytes: int, values: int, codec: str, repeats: int) -> dict[str, 
         "cpu_s_per_gb": round((own_cpu_s + partner_cpu_s) / gigabytes, 2),
         "peak_models": round((partner_peak_bytes - base_bytes) / (4 * values), 2),
     }
+    way = f"{codec}_nearby" if nearby else codec
     print(
-        f"{codec:>10} {4 * values / 1e6:>9.1f}", *(f"{figure:>18}" for figure in figures.values()), flush=True
+        f"{way:>16} {4 * values / 1e6:>9.1f}", *(f"{figure:>18}" for figure in figures.values()), flush=True
     )
-    return {f"{name}_{codec}_{megabytes}": figure for name, figure in figures.items()}
+    return {f"{name}_{way}_{megabytes}": figure for name, figure in figures.items()}
 
 
-def others(python: str, megabytes: int, values: int, repeats: int, exchange_s: float) -> dict[str, float]:
+def others(
+    python: str, megabytes: int, values: int, repeats: int, own_s: Mapping[str, float]
+) -> dict[str, float]:
     """What others take for as many float32, and how many times as long that is; those that run."""
     figures = {}
-    for name in ("gloo", "mpi", "hivemind"):
+    for name in ("gloo", "gloo-transfer", "mpi", "hivemind"):
         command = [python, str(Path(__file__).with_name("_others.py")), name, str(values), str(repeats)]
         try:
             ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=False)
         except subprocess.TimeoutExpired:
-            print(f"{name:>10} {4 * values / 1e6:>9.1f}  not done within 300 s", flush=True)
+            print(f"{name:>16} {4 * values / 1e6:>9.1f}  not done within 300 s", flush=True)
             continue
         lists = [line for line in ran.stdout.splitlines() if line.startswith("[")]
         if ran.returncode != 0 or not lists:
             print(
-                f"{name:>10} {4 * values / 1e6:>9.1f}  does not run here (status {ran.returncode})",
+                f"{name:>16} {4 * values / 1e6:>9.1f}  does not run here (status {ran.returncode})",
                 flush=True,
             )
             continue
         took_s = median(json.loads(lists[-1]))
-        figures[f"{name}_s_{megabytes}"] = round(took_s, 4)
-        figures[f"ratio_{name}_float32_{megabytes}"] = round(took_s / exchange_s, 3)
-        print(f"{name:>10} {4 * values / 1e6:>9.1f} {took_s:>18.4f}", flush=True)
+        key = name.replace("-", "_")
+        figures[f"{key}_s_{megabytes}"] = round(took_s, 4)
+        for way, exchange_s in own_s.items():
+            figures[f"ratio_{key}_{way}_{megabytes}"] = round(took_s / exchange_s, 3)
+        print(f"{name:>16} {4 * values / 1e6:>9.1f} {took_s:>18.4f}", flush=True)
     return figures
 
 
@@ -249,8 +258,8 @@ HEADINGS = ("exchange s", "TCP s", "ratio to TCP", "model bytes/s", "CPU s/GB", 
 
 def main() -> int:
     match sys.argv[1:]:
-        case ["--answer", values, codec]:
-            asyncio.run(answer(int(values), codec))
+        case ["--answer", values, codec, nearby]:
+            asyncio.run(answer(int(values), codec, nearby == "True"))
             return 0
         case ["--echo"]:
             echo_for_ever()
@@ -267,12 +276,16 @@ def main() -> int:
     parser.add_argument("--others-python", default="", help="a Python that has torch, mpi4py or hivemind")
     options = parser.parse_args()
     figures: dict[str, float] = {}
-    print(f"{'codec':>10} {'MB':>9}", *(f"{heading:>18}" for heading in HEADINGS))
+    print(f"{'codec':>16} {'MB':>9}", *(f"{heading:>18}" for heading in HEADINGS))
     for megabytes in map(int, options.models.split(",")):
         for codec in options.codecs.split(","):
-            figures |= measure(megabytes, MODELS[megabytes], codec, options.repeats)
-        if options.others_python and (ours_s := figures.get(f"exchange_s_float32_{megabytes}")):
-            figures |= others(options.others_python, megabytes, MODELS[megabytes], options.repeats, ours_s)
+            # Small models' weights travel in the offer and the answer: for them it is the same.
+            for near in (False, True) if MODELS[megabytes] >= SWAP_FROM_VALUES else (False,):
+                figures |= measure(megabytes, MODELS[megabytes], codec, options.repeats, near)
+        if options.others_python:
+            keys = {way: f"exchange_s_{way}_{megabytes}" for way in ("float32", "float32_nearby")}
+            own_s = {way: figures[key] for way, key in keys.items() if key in figures}
+            figures |= others(options.others_python, megabytes, MODELS[megabytes], options.repeats, own_s)
         rates = [figures.get(f"model_bytes_per_s_{codec}_{megabytes}") for codec in ("float16", "float32")]
         if rates[0] and rates[1]:
             figures[f"ratio_float16_over_float32_{megabytes}"] = round(rates[0] / rates[1], 3)

@@ -185,6 +185,7 @@ async def serve(name: str, patience_s: float) -> None:
                 await lives[0].begin()
                 offering.SWAP_FROM_VALUES = 0 if command["swaps"] else 1 << 60
                 server._listener.port = command["weights_port"] or weights_port
+                server.hide_nearby()  # the faults strike TCP
                 server.serve(HeldAnswerer(lives[0].exchanger, lives[0].gate))
                 say(begun=name)
             case "offer":

@@ -3,6 +3,9 @@
 A connection begins with a ticket of 16 bytes that the listening side has given out over gRPC for one exchange. Then
 each side sends frames: length and CRC-32 of what follows, both uint32 little-endian, then that; a frame of length 0 is
 the last. Sending and receiving block a thread each, so that neither waits for the event loop.
+
+Peers on one machine (several GPUs, say) connect by an abstract Unix socket, which takes half the time of TCP over
+loopback. It is found by a random name that others do not reach: they use TCP.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import struct
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib
@@ -28,6 +32,8 @@ SILENCE_S = 10.0
 """A side that takes or sends nothing for so long is given up."""
 CONNECT_S = 5.0
 """How long a connection, and the ticket on it, may take."""
+NEARBY_BUFFER_BYTES = 1 << 20
+"""Asked for on Unix sockets, whose buffers do not grow by themselves."""
 MOST_STRANGERS = 16
 """Connections that have not shown their ticket yet; further ones are closed."""
 _HEAD = struct.Struct("<II")
@@ -45,7 +51,10 @@ class Cut(FramesCorrupt):
 def ready(wire: socket.socket) -> None:
     """Let a connected socket block, but not for ever."""
     wire.setblocking(True)
-    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if wire.family == socket.AF_UNIX:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NEARBY_BUFFER_BYTES)
+    else:
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     patience = _TIME.pack(int(SILENCE_S), int(SILENCE_S % 1 * 1e6))
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
@@ -174,23 +183,30 @@ def _broken(sent: BaseException | None, received: BaseException | None) -> BaseE
 
 
 class Listener:
-    """Where others connect with the tickets that they were given."""
+    """Where others connect with the tickets that they were given: a port, and by ``nearby`` those on this machine."""
 
     def __init__(self, host: str) -> None:
         self.port = 0
+        self.nearby = ""
         self._host = host
         self._expected: dict[bytes, asyncio.Future[socket.socket]] = {}
         self._strangers: set[asyncio.Task[None]] = set()
-        self._accepting: asyncio.Task[None] | None = None
-        self._listening: socket.socket | None = None
+        self._accepting: list[asyncio.Task[None]] = []
+        self._listening: list[socket.socket] = []
 
     def start(self) -> None:
-        """Listen on any free port. Raises OSError."""
+        """Listen on any free port, and on a Unix socket of a random name. Raises OSError."""
         host = self._host.strip("[]")
-        self._listening = socket.create_server((host, 0), family=family_of(host))
-        self._listening.setblocking(False)
-        self.port = int(self._listening.getsockname()[1])
-        self._accepting = asyncio.ensure_future(self._accept(self._listening))
+        by_tcp = socket.create_server((host, 0), family=family_of(host))
+        self.port = int(by_tcp.getsockname()[1])
+        by_name = socket.socket(socket.AF_UNIX)
+        self.nearby = f"gossip-caffe-{secrets.token_hex(16)}"
+        by_name.bind(_abstract(self.nearby))
+        by_name.listen()
+        self._listening = [by_tcp, by_name]
+        for listening in self._listening:
+            listening.setblocking(False)
+            self._accepting.append(asyncio.ensure_future(self._accept(listening)))
 
     @contextmanager
     def expecting(self) -> Iterator[tuple[bytes, asyncio.Future[socket.socket]]]:
@@ -206,11 +222,10 @@ class Listener:
 
     async def stop(self) -> None:
         """Listen no more."""
-        for task in (self._accepting, *self._strangers):
-            if task is not None:
-                task.cancel()
-        if self._listening is not None:
-            self._listening.close()
+        for task in (*self._accepting, *self._strangers):
+            task.cancel()
+        for listening in self._listening:
+            listening.close()
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -257,16 +272,23 @@ def family_of(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-async def connect(host: str, port: int, ticket: bytes) -> socket.socket:
-    """A connection that has shown its ticket. Raises NoWayThrough."""
+def _abstract(name: str) -> str:
+    """The address of an abstract Unix socket (unix(7)): it has no file, and ends with its network namespace."""
+    return f"\0{name}"
+
+
+async def connect(host: str, port: int, ticket: bytes, nearby: str = "") -> socket.socket:
+    """A connection that has shown its ticket, by the Unix socket ``nearby`` where that is here. Raises NoWayThrough."""
     loop = asyncio.get_running_loop()
     reason = "no address"
+    ways: list[tuple[int, Any]] = [(socket.AF_UNIX, _abstract(nearby))] if nearby else []
     try:
         found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        ways += [(family, target) for family, _, _, _, target in found]
     except OSError as error:
-        found, reason = [], error.strerror or str(error)
-    for family, kind, protocol, _, target in found:
-        wire = socket.socket(family, kind, protocol)
+        reason = error.strerror or str(error)
+    for family, target in ways:
+        wire = socket.socket(family, socket.SOCK_STREAM)
         wire.setblocking(False)
         try:
             await loop.sock_connect(wire, target)

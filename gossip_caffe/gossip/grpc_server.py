@@ -82,6 +82,10 @@ class PeerServer:
         """Where large models' weights are swapped, once started."""
         return self._listener.port
 
+    def hide_nearby(self) -> None:
+        """Let those on this machine connect by TCP, too, as all others do."""
+        self._listener.nearby = ""
+
     async def start(self) -> int:
         """Bind and serve; returns the port. Raises Conflict when it is taken."""
         self._check_free()
@@ -159,7 +163,7 @@ class PeerServer:
     async def _carry(self, context: Any, prepare: Prepare) -> None:
         """Tell the offerer where to connect, and swap weights with it there."""
         with self._listener.expecting() as (ticket, connection):
-            ready = wire.Ready(port=self._listener.port, ticket=ticket)
+            ready = wire.Ready(port=self._listener.port, ticket=ticket, nearby=self._listener.nearby)
             await context.write(wire.ExchangeMessage(ready=ready))
             await bulk.swap_over(connection, prepare, self._threads)
 

@@ -102,7 +102,8 @@ class GrpcTransport:
             async with asyncio.timeout(deadline_s):
                 if isinstance(first := await incoming.header_or_ready(), Message):
                     return first
-                connecting = bulk.connect(address.rpartition(":")[0], first.port, first.ticket)
+                host = address.rpartition(":")[0]
+                connecting = bulk.connect(host, first.port, first.ticket, first.nearby)
                 carrying = bulk.swap_over(connecting, prepare, self._threads)
                 return await _both(carrying, incoming.header())
         except TimeoutError:

@@ -111,6 +111,22 @@ async def test_two_peers_meet_in_the_middle(tmp_path: Path, codec: str) -> None:
         assert a.exchanger.mean_distance == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("nearby", [True, False])
+async def test_who_is_not_on_this_machine_connects_by_tcp(pair: tuple[Peer, Peer], nearby: bool) -> None:
+    a, b = pair
+    families = []
+
+    def ready(wire: socket.socket) -> None:
+        families.append(wire.family)
+        settled(wire)
+
+    settled = bulk.ready
+    name = b.server._listener.nearby if nearby else "gossip-caffe-of-another-machine"
+    with patch.object(b.server._listener, "nearby", name), patch.object(bulk, "ready", ready):
+        assert (await a.offer(b)).kind is OutcomeKind.APPLIED
+    assert families == [socket.AF_UNIX if nearby else socket.AF_INET] * 2
+
+
 async def test_blobs_that_float16_cannot_hold_travel_as_float32(tmp_path: Path) -> None:
     async with two(tmp_path, "float16") as (a, b):
         a.weights.values[7] = 1e6
@@ -167,7 +183,11 @@ async def test_where_the_second_connection_cannot_be_made_the_next_offers_carry_
     a, b = pair
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()[1]
-    with patch.object(b.server._listener, "port", nobody), patch.object(bulk, "CONNECT_S", 0.3):
+    by_tcp, by_name = (
+        patch.object(b.server._listener, "port", nobody),
+        patch.object(b.server._listener, "nearby", ""),
+    )
+    with by_tcp, by_name, patch.object(bulk, "CONNECT_S", 0.3):
         first = await a.offer(b)
     assert first.kind is OutcomeKind.FAILED
     assert "for the weights" in first.reason
@@ -208,7 +228,7 @@ class Between:
         self._tasks: list[asyncio.Task[None]] = []
         self._sockets: list[socket.socket] = []
 
-    async def connect(self, host: str, port: int, ticket: bytes) -> socket.socket:
+    async def connect(self, host: str, port: int, ticket: bytes, nearby: str) -> socket.socket:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             ours = socket.create_connection(listening.getsockname())
             theirs, _ = listening.accept()
