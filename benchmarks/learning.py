@@ -63,17 +63,23 @@ class Way:
 
 
 _LINEAR = {"lr_scaling": "linear"}
+_OFTEN = {**_LINEAR, "cadence": "fixed", "exchange_every_iterations": "4"}
 WAYS = {
     "one": Way(by_one_solver),
     "allreduce": Way(by_all_reduce),
     "default": Way(by_gossip, like="allreduce"),
-    "auto": Way(by_gossip, {"cadence": "auto"}, like="allreduce"),
+    "fixed": Way(by_gossip, {"cadence": "fixed"}, like="allreduce"),
     "churn": Way(by_gossip, like="allreduce", kill_every_s=15.0),
     "allreduce_linear": Way(by_all_reduce, _LINEAR, clipped=True),
-    "linear": Way(by_gossip, {**_LINEAR, "exchange_every_iterations": "4"}, "allreduce_linear", clipped=True),
+    "linear": Way(
+        by_gossip,
+        {**_LINEAR, "cadence": "fixed", "exchange_every_iterations": "4"},
+        "allreduce_linear",
+        clipped=True,
+    ),
     "int8": Way(by_gossip, {"codec": "int8"}, like="allreduce"),
 }
-USUAL = ("one", "allreduce", "default", "auto", "churn", "allreduce_linear", "linear")
+USUAL = ("one", "allreduce", "default", "fixed", "churn", "allreduce_linear", "linear")
 
 
 def write_fashion(source: Path, folder: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHORTEST, LONGEST = 1.0, 64.0
+SHORTEST, LONGEST = 4.0, 64.0
 """Iterations between a peer's own exchanges that `auto` chooses from. Beyond the longest, training may diverge."""
 GAIN = 0.25
 """Power of the ratio of threshold and distance by which the cadence is multiplied.

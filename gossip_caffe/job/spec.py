@@ -168,7 +168,7 @@ class JobSettings:
 
     exchange_every_iterations: int = 8
     exchange_jitter: float = 0.2
-    cadence: str = "fixed"
+    cadence: str = "auto"
     cadence_distance: float = 1e-4
     codec: str = "float16"
     partners: str = "uniform"

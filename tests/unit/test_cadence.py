@@ -55,7 +55,7 @@ def test_the_further_apart_the_more_often(every: float, distance: float, times: 
 @given(
     start=EVERIES,
     seed=st.integers(0, 10**6),
-    wanted=st.floats(2.0, 40.0),
+    wanted=st.floats(1.5 * SHORTEST, 40.0),
 )
 def test_it_settles_where_the_distance_is_held_however_the_distance_follows_it(
     power: float, start: float, seed: int, wanted: float
