@@ -11,7 +11,7 @@ from hypothesis import settings
 settings.register_profile("gossip-caffe", deadline=None)
 settings.load_profile("gossip-caffe")
 
-_FOLDERS = ("unit", "integration", "chaos")
+_FOLDERS = ("unit", "integration", "chaos", "simulation")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,6 +29,10 @@ _COMMANDS = {
     "job": ("gossip_caffe.cli.job:job", "Create and look at jobs."),
     "peer": ("gossip_caffe.cli.peer:peer", "Start, list and stop peers."),
     "shards": ("gossip_caffe.cli.shards:shards", "See who trains which data of a job."),
+    "simulate": (
+        "gossip_caffe.cli.simulate:simulate",
+        "Do a simulated job harm, and check every invariant.",
+    ),
     "train": ("gossip_caffe.cli.train:train", "Train a solver.prototxt, as 'caffe train' does."),
     "verify": ("gossip_caffe.cli.verify:verify", "Check what the event logs of a run prove."),
     "version": ("gossip_caffe.cli.main:version", "Print the version."),

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,16 @@ _SEED_STEP = 1_000_003
 
 Skipped = Callable[[int, int, str], None]
 """Told of a corrupt record that is left out: epoch, number, reason."""
+
+
+class Sources(Protocol):
+    """All sources of a job, however they are held."""
+
+    def fill(
+        self, parts: list[list[int]], arrays: list[NDArray[np.float32]], skipped: Skipped | None = None
+    ) -> int:
+        """Load the records of ``parts`` into a slot's arrays; returns how many there are."""
+        ...
 
 
 class OpenSources:

@@ -6,9 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from gossip_caffe.data.loader import OpenSources
+from gossip_caffe.data.loader import Sources
 from gossip_caffe.data.loader_port import PlannedBatch, ProcessEnd
 from gossip_caffe.data.ring import BatchRing
+
+KILLED = -9
 
 
 class SteppedLoader:
@@ -19,7 +21,7 @@ class SteppedLoader:
 
     pid = 0
 
-    def __init__(self, sources: OpenSources, ring: BatchRing) -> None:
+    def __init__(self, sources: Sources, ring: BatchRing) -> None:
         self._sources = sources
         self._ring = ring
         self._planned: deque[PlannedBatch] = deque()
@@ -45,6 +47,12 @@ class SteppedLoader:
     async def wait(self) -> ProcessEnd:
         """How it ended, once it has."""
         return await asyncio.shield(self._ended)
+
+    def kill(self) -> None:
+        """End it between two batches; what it has not loaded nobody has."""
+        if not self._ended.done():
+            self._planned.clear()
+            self._ended.set_result(ProcessEnd(KILLED, "the loader ended (killed by SIGKILL)"))
 
     async def stop(self) -> None:
         """End it."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
+import heapq
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from gossip_caffe.clock import Clock
@@ -30,11 +32,29 @@ from gossip_caffe.membership.store import (
     checked_size,
 )
 
+_LAST = "\U0010ffff"
+"""No key has a character after this one."""
+_LOOK_S = 0.01
+"""Leases end so late at most."""
+
 
 @dataclass(slots=True)
 class _Granted:
     ttl_s: float
     expires_at: float
+
+
+@dataclass(eq=False, slots=True)
+class _Watcher:
+    """One watch: what it has not yielded yet. ``behind``: it must list everything anew."""
+
+    prefix: str
+    behind: bool = True
+    news: deque[Changed] = field(default_factory=deque)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        self.changed.set()
 
 
 class MemoryEtcd:
@@ -44,22 +64,61 @@ class MemoryEtcd:
         self.clock = clock
         self.revision = 1
         self.keys: dict[str, KeyValue] = {}
-        self.history: list[Changed] = []
-        self.compacted = 0
-        self.changed = asyncio.Event()
-        self.unavailable = False
+        self._unavailable = False
+        self._expiring = False
+        self._sorted: list[str] = []
+        self._watchers: dict[str, dict[_Watcher, None]] = {}
+        self._lengths: tuple[int, ...] = ()
+        """Of all prefixes that are watched."""
         self._leases: dict[int, _Granted] = {}
+        self._due: list[tuple[float, int]] = []
+        """When each lease would end if it was not renewed; those that were come again, later."""
         self._next_lease = 1
+
+    @property
+    def unavailable(self) -> bool:
+        """While True nobody is answered, and no watch hears of anything."""
+        return self._unavailable
+
+    @unavailable.setter
+    def unavailable(self, away: bool) -> None:
+        self._unavailable = away
+        self.wake_all()
 
     def tick(self) -> None:
         """Let every lease end whose time has come. Each access does it; a test may call it to make time pass."""
         now = self.clock.monotonic()
-        for lease in [lease for lease, granted in self._leases.items() if granted.expires_at <= now]:
-            self.revoke(lease)
+        while self._due and self._due[0][0] <= now:
+            _, lease = heapq.heappop(self._due)
+            granted = self._leases.get(lease)
+            if granted is None:
+                continue
+            if granted.expires_at <= now:
+                self.revoke(lease)
+            else:
+                heapq.heappush(self._due, (granted.expires_at, lease))
 
-    async def something(self, changed: asyncio.Event) -> None:
-        """Return when a key has changed, or when the next lease is due to end."""
-        waits = [asyncio.ensure_future(changed.wait())]
+    def give_time(self) -> None:
+        """Every lease has its whole time again, as under a new leader."""
+        now = self.clock.monotonic()
+        for granted in self._leases.values():
+            granted.expires_at = now + granted.ttl_s
+
+    async def expire(self) -> None:
+        """Let leases end when they are due, for ever: watches then need no timers of their own."""
+        self._expiring = True
+        while True:
+            due = self._due[0][0] if self._due else self.clock.monotonic() + 1.0
+            await self._sleep(max(_LOOK_S, due - self.clock.monotonic()))
+            if not self.unavailable:
+                self.tick()
+
+    async def something(self, watcher: _Watcher) -> None:
+        """Return when what it watches has changed, or when the next lease is due to end."""
+        if self._expiring:
+            await watcher.changed.wait()
+            return
+        waits = [asyncio.ensure_future(watcher.changed.wait())]
         if self._leases:
             due = min(granted.expires_at for granted in self._leases.values())
             waits.append(asyncio.ensure_future(self._sleep(due - self.clock.monotonic())))
@@ -73,11 +132,26 @@ class MemoryEtcd:
         await self.clock.sleep(max(0.0, seconds))
         return True
 
+    def watcher(self, prefix: str) -> _Watcher:
+        """Watch from now on, until ``forget``."""
+        watcher = _Watcher(prefix)
+        self._watchers.setdefault(prefix, {})[watcher] = None
+        if len(prefix) not in self._lengths:
+            self._lengths = (*self._lengths, len(prefix))
+        return watcher
+
+    def forget(self, watcher: _Watcher) -> None:
+        """Watch no more."""
+        self._watchers[watcher.prefix].pop(watcher, None)
+        if not self._watchers[watcher.prefix]:
+            del self._watchers[watcher.prefix]
+
     def grant(self, ttl_s: float) -> Lease:
         """Make a lease."""
         lease = Lease(self._next_lease, ttl_s)
         self._next_lease += 1
-        self._leases[lease.id] = _Granted(ttl_s, self.clock.monotonic() + ttl_s)
+        self._leases[lease.id] = granted = _Granted(ttl_s, self.clock.monotonic() + ttl_s)
+        heapq.heappush(self._due, (granted.expires_at, lease.id))
         return lease
 
     def renew(self, lease_id: int) -> float:
@@ -93,10 +167,17 @@ class MemoryEtcd:
         if self._leases.pop(lease_id, None) is not None:
             self._write([Delete(key) for key, item in self.keys.items() if item.lease == lease_id])
 
+    def leased(self) -> list[str]:
+        """The keys that hang on a lease."""
+        return [key for key, item in self.keys.items() if item.lease]
+
     def listing(self, prefix: str) -> Listing:
         """Everything under a prefix, now."""
-        items = tuple(self.keys[key] for key in sorted(self.keys) if key.startswith(prefix))
-        return Listing(self.revision, items)
+        return Listing(self.revision, tuple(self.keys[key] for key in self.under(prefix)))
+
+    def under(self, prefix: str) -> list[str]:
+        """The keys under a prefix, sorted."""
+        return self._sorted[bisect_left(self._sorted, prefix) : bisect_left(self._sorted, prefix + _LAST)]
 
     def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         """Check and apply at one revision."""
@@ -111,9 +192,10 @@ class MemoryEtcd:
 
     def compact(self) -> None:
         """Forget the history so far: a watch that is behind must start over."""
-        self.compacted = self.revision
-        self.history.clear()
-        self._wake()
+        for watcher in self._all_watchers():
+            if watcher.news:
+                watcher.news.clear()
+                watcher.behind = True
 
     def _found(self, guards: Sequence[Guard]) -> tuple[KeyValue, ...]:
         return tuple(self.keys[guard.key] for guard in guards if guard.key in self.keys)
@@ -137,24 +219,39 @@ class MemoryEtcd:
             match operation:
                 case Put(key, value, lease):
                     old = self.keys.get(key)
+                    if old is None:
+                        insort(self._sorted, key)
                     created = old.create_revision if old else revision
                     self.keys[key] = KeyValue(key, value, created, revision, lease)
                     changes.append(Changed(key, self.keys[key], revision))
                 case Delete(key):
                     if self.keys.pop(key, None) is not None:
+                        del self._sorted[bisect_left(self._sorted, key)]
                         changes.append(Changed(key, None, revision))
                 case DeletePrefix(prefix):
-                    for key in [key for key in self.keys if key.startswith(prefix)]:
+                    for key in self.under(prefix):
                         del self.keys[key]
+                        del self._sorted[bisect_left(self._sorted, key)]
                         changes.append(Changed(key, None, revision))
         if changes:
             self.revision = revision
-            self.history += changes
-            self._wake()
+            for change in changes:
+                self._tell(change)
 
-    def _wake(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
+    def _tell(self, change: Changed) -> None:
+        for length in self._lengths:
+            for watcher in self._watchers.get(change.key[:length], ()):
+                if not watcher.behind:
+                    watcher.news.append(change)
+                watcher.wake()
+
+    def _all_watchers(self) -> list[_Watcher]:
+        return [watcher for watchers in self._watchers.values() for watcher in watchers]
+
+    def wake_all(self) -> None:
+        """Let every watch look again."""
+        for watcher in self._all_watchers():
+            watcher.wake()
 
 
 class MemoryStore:
@@ -190,12 +287,12 @@ class MemoryStore:
     async def keys(self, prefix: str) -> tuple[str, ...]:
         """The keys under the prefix."""
         self._reach()
-        return tuple(item.key for item in self._server.listing(prefix).items)
+        return tuple(self._server.under(prefix))
 
     async def count(self, prefix: str) -> int:
         """How many keys are under the prefix."""
         self._reach()
-        return len(self._server.listing(prefix).items)
+        return len(self._server.under(prefix))
 
     async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         """Apply all operations if all guards hold."""
@@ -227,33 +324,28 @@ class MemoryStore:
 
     async def watch(self, prefix: str) -> AsyncIterator[WatchItem]:
         """Everything under the prefix, then every change."""
-        seen = -1
-        while not self._closed:
-            server = self._server
-            changed = server.changed
-            if not server.unavailable:
-                server.tick()
-                changed = server.changed
-                if seen < server.compacted:
-                    listing = server.listing(prefix)
-                    seen = listing.revision
-                    yield Reset(listing)
-                    continue
-                news = server.history[
-                    bisect_right(server.history, seen, key=lambda change: change.revision) :
-                ]
-                seen = server.revision
-                for change in news:
-                    if change.key.startswith(prefix):
-                        yield change
-                if news:
-                    continue
-            await server.something(changed)
+        server = self._server
+        watcher = server.watcher(prefix)
+        try:
+            while not self._closed:
+                watcher.changed.clear()
+                if not server.unavailable:
+                    server.tick()
+                    if watcher.behind:
+                        watcher.behind = False
+                        yield Reset(server.listing(prefix))
+                        continue
+                    if watcher.news:
+                        yield watcher.news.popleft()
+                        continue
+                await server.something(watcher)
+        finally:
+            server.forget(watcher)
 
     def cut_off(self) -> None:
         """Nothing that this client asks for arrives any more, as when its machine dies; watches end."""
         self._closed = True
-        self._server._wake()
+        self._server.wake_all()
 
     async def close(self) -> None:
         """End all watches."""

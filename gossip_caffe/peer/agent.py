@@ -11,7 +11,7 @@ from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.observe.events import SCHEMA_VERSION, Event
 from gossip_caffe.observe.status import PeerStatus
 from gossip_caffe.peer.incarnation import Incarnation
-from gossip_caffe.peer.joining import Joining
+from gossip_caffe.peer.joining import JobFinished, Joining
 from gossip_caffe.peer.lifecycle import Cause, State, step
 from gossip_caffe.peer.loading import Loaded, load_early
 from gossip_caffe.peer.reporting import Reporting, status_of
@@ -59,6 +59,10 @@ class Agent:
                 training = await self._unless_leaving(self._sync(incarnation))
             except Leaving:
                 self._enter(Cause.ASKED_TO_LEAVE, self._leave_reason)
+                return
+            except JobFinished as end:
+                self._world.log.emit(Event.FINISHED, checkpoint=str(end))
+                self._enter(Cause.JOB_FINISHED)
                 return
             cause = await self._train(training)
             self._enter(cause, self._leave_reason if cause is Cause.ASKED_TO_LEAVE else "")

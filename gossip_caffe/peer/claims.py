@@ -55,6 +55,8 @@ class Claims:
         self._shared: dict[ChunkId, str] = {}
         self._unknown: set[ChunkId] = set()
         self._asked: frozenset[ChunkId] = frozenset()
+        self._had: set[ChunkId] = set()
+        """Every chunk of an open epoch that was fed here, whatever became of it."""
         # One thing at a time: what a claim, a settlement or a new lease finds in ``owned`` stands until it is done.
         self._one_at_a_time = asyncio.Lock()
 
@@ -88,15 +90,21 @@ class Claims:
                             self._asked = frozenset()
                         self.chooser.tried(chunks)
                         self._note_owned(result.owned)
+                        self._had.update(result.owned)
                         for chunk, revision in result.owned.items():
                             self.owned[chunk] = revision
                             self._feed(chunk, *self._epochs.extent(chunk))
                     return 0.0
 
     def borrow(self, want: int) -> int:
-        """The store is away: feed up to ``want`` planned chunks on credit; returns how many. Waits for nothing."""
-        chunks = self.chooser.planned(self._ledger.folded, want, self._asked)
+        """The store is away: feed up to ``want`` planned chunks on credit; returns how many. Waits for nothing.
+
+        Nothing that was fed here before: a new plan knows nothing of that until it can be compared with the ledger.
+        """
+        self._had = {chunk for chunk in self._had if chunk.epoch >= self._ledger.folded}
+        chunks = self.chooser.planned(self._ledger.folded, want, self._asked | self._had)
         self.chooser.tried(chunks)
+        self._had.update(chunks)
         self._note(Event.BORROWED, chunks)
         for chunk in chunks:
             self.owned[chunk] = ON_CREDIT

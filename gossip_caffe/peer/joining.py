@@ -7,6 +7,7 @@ after this is done, and only one peer founds a job.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ LOOK_EVERY_S = 0.2
 LATE_PEERS_S = 1.5
 WAIT_FOR_HOLDERS_S = 30.0
 """How long to look for a holder of the job's checkpoints, or for a peer that trains, before giving up."""
+
+
+class JobFinished(Exception):
+    """There is nothing to join any more: the checkpoint with which the job ended, as the store names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +79,15 @@ class Joining:
         Where peers train: from a checkpoint, or from the mean of those who train. Where none does any more the job goes
         back to its newest checkpoint. Without any checkpoint it is founded. Raises CheckpointRefused when the job has
         checkpoints, none of them is to be had, and nobody lives who could be asked, and ModelError when the files that
-        it begins with are nowhere.
+        it begins with are nowhere, and JobFinished when it has ended meanwhile.
         """
         began_at = self._world.clock.monotonic()
         while True:
             looked_for_s = self._world.clock.monotonic() - began_at
+            if (end := await self._world.store.get(self._world.keys.finished)) is not None:
+                raise JobFinished(
+                    json.loads(end.value)["checkpoint"]
+                )  # nobody trains, and nothing is to go back
             listed = await announced(self._world.store, self._world.keys)
             self._reasons = []
             if self._view.in_state(State.TRAINING.value):
@@ -123,6 +132,8 @@ class Joining:
         await self._world.clock.sleep(LATE_PEERS_S)
         if await living_peers(self._world.store, self._world.keys):
             return None
+        if await self._world.store.get(self._world.keys.finished) is not None:
+            return None  # they have just left, with the job done
         still = await announced(self._world.store, self._world.keys)
         if manifest.checkpoint not in {entry.checkpoint for entry in still}:
             return None  # somebody has gone back further meanwhile

@@ -64,7 +64,7 @@ class Trainer:
         self._deaths = 0
         self._progress_at_death = -1
         self._restarting = False
-        self._loader_ready = False
+        self._made = self._loader_ready = False
         self.samples_trained = 0
 
     @property
@@ -85,6 +85,7 @@ class Trainer:
     async def build(self) -> WeightLayout:
         """Start both children; returns when the net stands. Raises SolverDied or DataError with the cause."""
         self._solver, self._loader = self._make_solver(None), self._make_loader()
+        self._made = True
         starting = asyncio.ensure_future(self._loader.start())
         try:
             self.layout = await self._solver.build()
@@ -197,7 +198,9 @@ class Trainer:
             raise error(end.cause, remedy=end.remedy or "see the peer's log")
 
     async def stop(self) -> None:
-        """End both children, the solver after its current step."""
+        """End both children, the solver after its current step; none were made yet where a peer could not register."""
+        if not self._made:
+            return
         await asyncio.gather(self._solver.stop(), self._loader.stop())
 
 

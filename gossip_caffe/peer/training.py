@@ -274,6 +274,8 @@ class Training:
             reason = self.incarnation.session.reason
             self.world.log.emit(Event.LEASE_LOST, reason=reason)
             state = self._enter(Cause.LEASE_LOST, reason)
+            if state is not State.ORPHANED:
+                return  # it is leaving: what it still owned is free, and it needs no new lease
             while state is State.ORPHANED:
                 try:
                     record = self.incarnation.registration.record

@@ -6,14 +6,14 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from gossip_caffe import __version__
-from gossip_caffe.data.loader import OpenSources
+from gossip_caffe.data.loader import Sources
 from gossip_caffe.data.loader_port import Loader
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.data.stepped_loader import SteppedLoader
 from gossip_caffe.membership.members import PeerRecord
-from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.peer.agent import Agent
 from gossip_caffe.peer.lifecycle import State
 from gossip_caffe.peer.trainer import Trainer
@@ -24,6 +24,15 @@ from gossip_caffe.solver.engine import EngineSpec, SolverEngine, engine_spec
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.solver_port import Solver
 from gossip_caffe.solver.stepped_solver import SteppedSolver
+
+
+class Mortal(Protocol):
+    """A peer's way to the store, which ends with its machine."""
+
+    def cut_off(self) -> None:
+        """Nothing that is asked for arrives any more."""
+        ...
+
 
 MakeEngine = Callable[[EngineSpec, BatchRing], SolverEngine]
 
@@ -45,8 +54,8 @@ class SimulatedPeer:
     def __init__(
         self,
         world: World,
-        store: MemoryStore,
-        sources: OpenSources,
+        store: Mortal,
+        sources: Sources,
         make_engine: MakeEngine,
         name: str,
         pace: Pace,
@@ -56,7 +65,7 @@ class SimulatedPeer:
         self.stalled_s = 0.0
         self._world = world
         self._store = store
-        self._pace = pace
+        self.pace = pace
         self._rng = random.Random(f"{name}'s pace, {world.rng.getrandbits(32)}")
         self._clock = _SolversClock()
         self._make_engine = make_engine
@@ -106,7 +115,7 @@ class SimulatedPeer:
         """Step for ever. An iteration is computed as it begins: what comes meanwhile is added when it has ended."""
         clock = self._world.clock
         while True:
-            step_s = self._pace.step_s * self._rng.uniform(1 - self._pace.jitter, 1 + self._pace.jitter)
+            step_s = self.pace.step_s * self._rng.uniform(1 - self.pace.jitter, 1 + self.pace.jitter)
             self._clock.step_s = step_s
             if self._loader is not None:
                 self._loader.advance()
@@ -115,9 +124,32 @@ class SimulatedPeer:
                 await clock.sleep(step_s)
                 self.stepped_at.append(clock.monotonic())
             else:
+                began = clock.monotonic()
                 await clock.sleep(IDLE_LOOK_S)
                 self.stalled_s += IDLE_LOOK_S
+                if self._solver is not None and self._solver.built:
+                    self._solver.board.note_stall(clock.monotonic() - began)
             self._clock.ahead_s = 0.0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet, in whatever way."""
+        return not self._running.done()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is one of those who train, with weights that others share."""
+        return self._agent.state in {State.TRAINING, State.ORPHANED} and self.is_running
+
+    def kill_solver(self) -> None:
+        """As kill -9 of its solver."""
+        if self._solver is not None:
+            self._solver.kill()
+
+    def kill_loader(self) -> None:
+        """As kill -9 of its loader."""
+        if self._loader is not None:
+            self._loader.kill()
 
     async def ended(self) -> None:
         """Return when it has left. Raises what ended it."""
@@ -133,6 +165,8 @@ class SimulatedPeer:
     def close(self) -> None:
         """Let go of its memory."""
         self._ring.close()
+        if self._solver is not None:
+            self._solver.close()
 
     def leave(self, reason: str) -> None:
         """As SIGTERM does."""

@@ -14,6 +14,11 @@ class OwnBoard:
         self._board = board
 
     @property
+    def built(self) -> bool:
+        """Whether there is a board."""
+        return self._board is not None
+
+    @property
     def board(self) -> WeightBoard:
         """The solver's weights, as the agent sees them. Raises SolverDied before the net is built."""
         if self._board is None:

@@ -50,6 +50,7 @@ class SteppedSolver(OwnBoard):
         self._make_engine = make_engine
         self._engine: SolverEngine | None = None
         self._loop: SolverLoop | None = None
+        self._own_view: WeightBoard | None = None
         self._ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
 
     async def build(self) -> WeightLayout:
@@ -71,9 +72,9 @@ class SteppedSolver(OwnBoard):
             raise SolverDied("the solver was not built", remedy="report this defect")
         if weights is not None:
             self.board.install(weights)
-        own_view = WeightBoard.attach(os.dup(self.board.fd))
+        self._own_view = WeightBoard.attach(os.dup(self.board.fd))
         self._loop = SolverLoop(
-            self._engine, self._spec, self._schedule, self._ring, own_view, self._monotonic
+            self._engine, self._spec, self._schedule, self._ring, self._own_view, self._monotonic
         )
         self._loop.start(fresh=not self.board.published.version)
         if history:
@@ -120,6 +121,14 @@ class SteppedSolver(OwnBoard):
         if self._loop is not None and not self._ended.done():
             self._loop.settle()
         self._end(ProcessEnd(0, "the solver ended (exit 0)"))
+
+    def close(self) -> None:
+        """Let go of the memory that its board is in."""
+        if self._own_view is not None:
+            self._own_view.close()
+        if self.built:
+            self.board.close()
+        self._loop = self._own_view = None
 
     def _end(self, end: ProcessEnd) -> None:
         if not self._ended.done():

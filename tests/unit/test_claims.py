@@ -242,3 +242,24 @@ async def test_credit_taken_while_the_peer_registers_again_is_claimed_next(peer:
     claims.shared(peer.fed, "x1")
     await claims.settle()
     assert claims.done_chunks == len(set(peer.fed)) == 22
+
+
+async def test_a_chunk_that_was_fed_before_is_not_borrowed_when_the_members_change_while_the_store_is_away(
+    peer: Peer,
+) -> None:
+    """Else its claim would be forgotten, and stay on a lease that lives: nobody could ever train it."""
+    claims = await peer.begin()
+    await claims.claim(6)
+    claims.shared(peer.fed[:3], "x1")
+    await claims.settle()
+    kept = dict(claims.owned)
+    claims.chooser.members_changed(peer.clock.monotonic())
+    peer.server.unavailable = True
+    with pytest.raises(StoreUnavailable):
+        await claims.claim(1)
+    claims.borrow(5)
+    assert len(set(peer.fed)) == len(peer.fed) == 11
+    peer.server.unavailable = False
+    await claims.settle()
+    assert kept.items() <= claims.owned.items()
+    assert len(claims.owned) == 3 + 5

@@ -1,0 +1,248 @@
+"""Does to a simulated cluster what a schedule says."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+
+from gossip_caffe.sim.cluster import Running, SimulatedCluster
+from gossip_caffe.sim.faults import Fault, Kind
+from gossip_caffe.sim.network import Weather
+from gossip_caffe.sim.peer import Pace
+
+MOST_SLOWNESS = 12.0
+MOST_DRIFT = 0.02
+MOST_SKEW_S = 3.0
+
+
+class Injector:
+    """Applies faults, each at its time, and takes them back at its end."""
+
+    def __init__(self, cluster: SimulatedCluster, schedule: Sequence[Fault]) -> None:
+        self._cluster = cluster
+        self._schedule = schedule
+        self._clear = cluster.network.weather
+        self._storms: list[Weather] = []
+        self._away = 0
+        self._what: dict[Kind, Callable[[Fault], Callable[[], None] | None]] = {
+            Kind.KILL: self._kill,
+            Kind.BLACKOUT: self._black_out,
+            Kind.LEAVE: self._leave,
+            Kind.JOIN: self._join,
+            Kind.SOLVER: self._kill_solver,
+            Kind.LOADER: self._kill_loader,
+            Kind.FREEZE: self._freeze,
+            Kind.SLOW: self._slow,
+            Kind.SKEW: self._skew,
+            Kind.PARTITION: self._partition,
+            Kind.HALF_OPEN: self._half_open,
+            Kind.STORM: self._storm,
+            Kind.STORE_CUT: self._cut_store,
+            Kind.ETCD_AWAY: self._lose_etcd,
+            Kind.ETCD_LEADER: self._elect,
+            Kind.ETCD_COMPACT: self._compact,
+        }
+
+    async def run(self) -> None:
+        """Apply all; returns when the last one is over."""
+        began = self._cluster.clock.monotonic()
+        await asyncio.gather(*(self._one(fault, began) for fault in self._schedule))
+
+    async def _one(self, fault: Fault, began: float) -> None:
+        clock = self._cluster.clock
+        await clock.sleep(began + fault.at_s - clock.monotonic())
+        if self._cluster.finished:
+            return
+        undo = self._what[fault.kind](fault)
+        if undo is not None:
+            await clock.sleep(fault.lasts_s)
+            undo()
+
+    def _note(self, fault: Fault, **fields: object) -> None:
+        self._cluster.note("fault", fault=fault.kind.value, lasts_s=fault.lasts_s, **fields)
+
+    def _chosen(self, fault: Fault) -> tuple[str, Running] | None:
+        running = self._cluster.running
+        if not running:
+            return None
+        name = list(running)[fault.target % len(running)]
+        return name, running[name]
+
+    # ── peers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _kill(self, fault: Fault) -> Callable[[], None] | None:
+        """``strength``: under a third it comes back, under two thirds another one does, else its machine is silent."""
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        name, _ = chosen
+        self._note(fault, peer=name)
+        self._cluster.kill(name, silent=fault.strength > 2 / 3)
+        return lambda: self._start(name if fault.strength < 1 / 3 else "")
+
+    def _black_out(self, fault: Fault) -> Callable[[], None]:
+        names = list(self._cluster.running)
+        self._note(fault)
+        for name in names:
+            self._cluster.note("fault", fault=Kind.KILL.value, peer=name)
+            self._cluster.kill(name)
+
+        def back() -> None:
+            for name in names:
+                self._start(name)
+
+        return back
+
+    def _start(self, name: str) -> None:
+        if name not in self._cluster.running and not self._cluster.finished:
+            self._cluster.start(name)
+
+    def _leave(self, fault: Fault) -> None:
+        if (chosen := self._chosen(fault)) is not None and len(self._cluster.running) > 1:
+            self._note(fault, peer=chosen[0])
+            chosen[1].peer.leave("SIGTERM")
+
+    def _join(self, fault: Fault) -> None:
+        self._note(fault, peer=self._cluster.start())
+
+    def _kill_solver(self, fault: Fault) -> None:
+        if (chosen := self._chosen(fault)) is not None:
+            self._note(fault, peer=chosen[0])
+            chosen[1].peer.kill_solver()
+
+    def _kill_loader(self, fault: Fault) -> None:
+        if (chosen := self._chosen(fault)) is not None:
+            self._note(fault, peer=chosen[0])
+            chosen[1].peer.kill_loader()
+
+    # ── machines ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _freeze(self, fault: Fault) -> Callable[[], None] | None:
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        self._note(fault, peer=chosen[0])
+        chosen[1].machine.freeze()
+        return chosen[1].machine.thaw
+
+    def _slow(self, fault: Fault) -> Callable[[], None] | None:
+        """``strength``: how much, up to MOST_SLOWNESS times."""
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        name, running = chosen
+        factor = 1 + (MOST_SLOWNESS - 1) * fault.strength
+        self._note(fault, peer=name)
+        running.peer.pace = Pace(self._cluster.step_s * factor)
+
+        def again() -> None:
+            running.peer.pace = Pace(self._cluster.step_s)
+
+        return again
+
+    def _skew(self, fault: Fault) -> Callable[[], None] | None:
+        """``strength``: from too slow, at 0, to too fast."""
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        off, clock = 2 * fault.strength - 1, chosen[1].machine.clock
+        self._note(fault, peer=chosen[0])
+        clock.go_wrong(1 + MOST_DRIFT * off, MOST_SKEW_S * off)
+        return lambda: clock.go_wrong(1.0, 0.0)
+
+    def _cut_store(self, fault: Fault) -> Callable[[], None] | None:
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        machine = chosen[1].machine
+        self._note(fault, peer=chosen[0])
+        machine.store_cut = True
+
+        def again() -> None:
+            machine.store_cut = False
+
+        return again
+
+    # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _partition(self, fault: Fault) -> Callable[[], None]:
+        """``strength``: how many are on the smaller side, up to a half; above 0.6 these do not reach the store."""
+        network, running = self._cluster.network, self._cluster.running
+        names = list(running)
+        random.Random(fault.target).shuffle(names)
+        few = names[: max(1, round(len(names) * fault.strength / 2))]
+        rest = names[len(few) :]
+        before = set(network.cut)
+        self._note(fault, peers=few)
+        network.separate(few, rest)
+        new = network.cut - before
+        cut = [running[name].machine for name in few] if fault.strength > 0.6 else []
+        for machine in cut:
+            machine.store_cut = True
+
+        def heal() -> None:
+            network.cut -= new
+            for machine in cut:
+                machine.store_cut = False
+
+        return heal
+
+    def _half_open(self, fault: Fault) -> Callable[[], None] | None:
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        network, before = self._cluster.network, set(self._cluster.network.cut)
+        self._note(fault, peer=chosen[0])
+        network.separate(
+            [chosen[0]], [name for name in self._cluster.running if name != chosen[0]], both_ways=False
+        )
+        new = network.cut - before
+
+        def heal() -> None:
+            network.cut -= new
+
+        return heal
+
+    def _storm(self, fault: Fault) -> Callable[[], None]:
+        """``strength``: how bad."""
+        bad = fault.strength
+        storm = dataclasses.replace(
+            self._clear, loss=0.3 * bad, repetition=0.3 * bad, late=0.2 * bad, torn=0.15 * bad
+        )
+        self._note(fault)
+        self._storms.append(storm)
+        self._blow()
+
+        def calm() -> None:
+            self._storms.remove(storm)
+            self._blow()
+
+        return calm
+
+    def _blow(self) -> None:
+        worst = max(self._storms, key=lambda storm: storm.loss, default=self._clear)
+        self._cluster.network.weather = worst
+
+    # ── etcd ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _lose_etcd(self, fault: Fault) -> Callable[[], None]:
+        etcd = self._cluster.etcd
+        self._note(fault)
+        self._away += 1
+        etcd.unavailable = True
+
+        def back() -> None:
+            self._away -= 1
+            if not self._away:
+                etcd.unavailable = False
+
+        return back
+
+    def _elect(self, fault: Fault) -> Callable[[], None]:
+        back = self._lose_etcd(fault)
+
+        def elected() -> None:
+            back()
+            self._cluster.etcd.give_time()
+
+        return elected
+
+    def _compact(self, fault: Fault) -> None:
+        self._note(fault)
+        self._cluster.etcd.compact()

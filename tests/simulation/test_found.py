@@ -1,0 +1,46 @@
+"""Defects that the simulator has found, each with the shortest schedule that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gossip_caffe.observe.verdict import Standing
+from gossip_caffe.sim.faults import Fault, Kind
+from gossip_caffe.sim.simulation import Simulated, planned, simulate
+
+
+def with_faults(*faults: Fault, peers: int = 4, seed: int = 1, for_s: float = 12.0) -> Simulated:
+    return simulate(replace(planned((), peers=peers, seed=seed, for_s=for_s), schedule=faults))
+
+
+def errors_of(found: Simulated) -> set[str]:
+    return {str(line["error"]) for log in found.logs.values() for line in log if line["event"] == "left"} - {
+        ""
+    }
+
+
+@pytest.mark.timeout(60)
+def test_a_peer_that_cannot_register_says_so_and_does_not_stumble_over_children_that_it_never_had() -> None:
+    found = with_faults(Fault(2.0, Kind.ETCD_AWAY, lasts_s=11.0), Fault(2.5, Kind.JOIN))
+    assert not found.failures
+    assert errors_of(found) <= {"StoreUnavailable", "Conflict", "LeaseLost"} != set()
+    assert found.verdict.standing("loud-errors") is Standing.HOLDS
+
+
+@pytest.mark.timeout(60)
+def test_a_peer_that_loses_its_lease_while_it_leaves_still_leaves() -> None:
+    found = with_faults(Fault(2.0, Kind.ETCD_AWAY, lasts_s=11.0), Fault(2.5, Kind.LEAVE, 1))
+    assert not found.failures
+    assert found.verdict.counters.leases_lost < 20
+
+
+@pytest.mark.timeout(60)
+def test_a_peer_that_reached_nobody_until_the_job_was_finished_does_not_take_it_back() -> None:
+    found = with_faults(Fault(6.0, Kind.JOIN), Fault(6.01, Kind.HALF_OPEN, 4, lasts_s=60.0))
+    assert not found.failures
+    assert found.verdict.counters.resumes == 0
+    late = found.logs["p004"]
+    assert any(line["event"] == "finished" for line in late)
+    assert not any(line["event"] == "claimed" for line in late)
