@@ -38,11 +38,11 @@ from gossip_caffe.membership.members import MembersView, PeerRecord, Registratio
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.observe.events import MemoryLog
 from gossip_caffe.observe.status import PeerStatus
+from gossip_caffe.peer.claiming import SETTLE_EVERY_S
 from gossip_caffe.peer.claims import Claims
 from gossip_caffe.peer.pace import claims_wanted
 from gossip_caffe.peer.progress import look_after_s
 from gossip_caffe.peer.reporting import Reporting
-from gossip_caffe.peer.training import SETTLE_EVERY_S
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import Ledger

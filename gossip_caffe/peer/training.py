@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gossip_caffe.errors import Conflict, EnvironmentProblem, LeaseLost, StoreError
+from gossip_caffe.errors import Conflict, EnvironmentProblem, StoreError
 from gossip_caffe.gossip.message import Refusal
 from gossip_caffe.gossip.outcome import Outcome, OutcomeKind
 from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.checkpointing import Checkpointing
+from gossip_caffe.peer.claiming import LOOK_EVERY_S, STORE_AWAY_PAUSE_S, Claiming
 from gossip_caffe.peer.claims import Claims
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import Cause, State
-from gossip_caffe.peer.pace import claims_wanted, share_of_what_was_left
 from gossip_caffe.peer.progress import Progress, look_after_s
 from gossip_caffe.peer.strategy import Surroundings
 from gossip_caffe.peer.tasks import Tasks
@@ -29,13 +29,7 @@ from gossip_caffe.peer.world import World
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.plan import planned_weights, shard
 
-LOOK_EVERY_S = 0.02
-STORE_AWAY_PAUSE_S = 0.5
-SETTLE_EVERY_S = 0.25
-"""At the most: exchanges that follow each other closely are settled together."""
 DRAIN_DEADLINE_S = 8.0
-END_CLAIMS_S = 2.0
-CREDIT_LOOK_S = 0.1
 MEETINGS = 3
 """Exchanges of a joiner before its first claim."""
 MEETINGS_S = 5.0
@@ -58,18 +52,23 @@ class Training:
         self.peer = incarnation.registration.record.peer
         self._view = view
         self._enter = enter
-        self._chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
-        self._orphans = False
-        self._claiming = True
-        self._had_work = True
+        chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
         self.claims = Claims(
             ledger=incarnation.ledger,
             lease=incarnation.session.id,
             epochs=world.epochs,
-            chooser=self._chooser,
+            chooser=chooser,
             feed=trainer.feed,
             clock=world.clock,
             log=world.log,
+        )
+        self._claiming = Claiming(
+            world,
+            trainer,
+            self.claims,
+            chooser,
+            lambda: self.incarnation.session,
+            lambda: len(self.training),
         )
         self.strategy = world.strategy(
             Surroundings(
@@ -93,7 +92,6 @@ class Training:
         )
         self.checkpointing = Checkpointing(self)
         self.testing = Testing(self)
-        self.throughput = Throughput(world.clock)
 
     async def meet(self) -> bool:
         """Exchange with some of those who train, before anything is claimed; False when nobody trains any more.
@@ -119,16 +117,19 @@ class Training:
         """Answer offers, and start all tasks."""
         self.strategy.accept()
         self.world.serve(self.strategy.answerer)
-        self._view.on_change.append(self._member_changed)
+        self._view.on_change.append(self._claiming.member_changed)
         tasks.spawn("children", self.trainer.supervise())
-        tasks.spawn("claims", self._claim_and_settle())
+        tasks.spawn("claims", self._claiming.claim_and_settle())
         tasks.spawn("exchanges", self.strategy.run())
         tasks.spawn("progress", self._follow_progress())
         tasks.spawn("checkpoints", self.checkpointing.run())
         tasks.spawn("tests", self.testing.run())
-        tasks.spawn("credit", self._train_on_credit())
+        tasks.spawn("credit", self._claiming.train_on_credit())
         telling = tell_weight(
-            lambda: self.incarnation.registration, self.trainer.board, self._always_had_work, self.world
+            lambda: self.incarnation.registration,
+            self.trainer.board,
+            self._claiming.always_had_work,
+            self.world,
         )
         tasks.spawn("weight", telling)
         tasks.spawn("lease", self._keep_registered())
@@ -138,7 +139,7 @@ class Training:
 
         What cannot be settled in time is freed by the lease, and trained again by others.
         """
-        await self._end_claims(tasks)
+        await self._claiming.end(tasks)
         await tasks.cancel("exchanges", "checkpoints", "tests", "progress", "weight")
         if cause is Cause.JOB_FINISHED:
             return
@@ -162,15 +163,6 @@ class Training:
             left = len(self.claims.owned)
             self.world.say(f"{self.peer}: leaves {left} chunks unsettled ({error or 'out of time'})")
 
-    async def _end_claims(self, tasks: Tasks) -> None:
-        """Claim no more; what is asked of the store now is awaited, or it would be done and nobody would know."""
-        self._claiming = False
-        try:
-            async with self.world.clock.timeout(END_CLAIMS_S):
-                await tasks.ended("claims")
-        except TimeoutError:
-            await tasks.cancel("claims")
-
     def end(self) -> None:
         """Answer no more offers."""
         self.strategy.refuse(Refusal.SHUTTING_DOWN)
@@ -186,68 +178,6 @@ class Training:
 
     # ── the tasks ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _claim_and_settle(self) -> None:
-        """Keep the loader fed a little ahead, and the account in the store up to date."""
-        clock, trainer = self.world.clock, self.trainer
-        again_at = settle_at = float("-inf")
-        while self._claiming:
-            trainer.note_trained()
-            self._had_work = self._had_work and trainer.stream.untrained
-            # With nothing left to claim a short batch is trained rather than waited for, and a short iteration too:
-            # but not while the loader still fills what makes it a whole one.
-            dry = clock.monotonic() < again_at
-            trainer.cut(flush=dry and not trainer.queued_batches)
-            trainer.board.set_flush(dry and trainer.queued_batches < self.world.spec.iter_size)
-            try:
-                if self.claims.unsettled_shared and clock.monotonic() >= settle_at:
-                    settle_at = clock.monotonic() + SETTLE_EVERY_S
-                    await self.claims.settle()
-                if (not dry or self._orphans) and (want := self._wanted()):
-                    owned = len(self.claims.owned)
-                    pause_s = await self.claims.claim(want)
-                    self._orphans = self._orphans and not pause_s and len(self.claims.owned) == owned
-                    if not pause_s:
-                        continue
-                    again_at = clock.monotonic() + pause_s
-            except LeaseLost:
-                pass  # the lease's own task registers again
-            except StoreError:
-                await clock.sleep(STORE_AWAY_PAUSE_S)
-            await clock.sleep(LOOK_EVERY_S)
-
-    async def _train_on_credit(self) -> None:
-        """While the store is away go on with what is planned for this peer."""
-        while self._claiming:
-            if self.incarnation.session.overdue() and (want := self._wanted()):
-                self.claims.borrow(want)
-            await self.world.clock.sleep(CREDIT_LOOK_S)
-
-    def _member_changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
-        """Plan again when who trains has changed, or how fast; look for what was left when somebody is gone."""
-        before, after = _training_weight(was), _training_weight(now)
-        old, new = was.state if was is not None else "", now.state if now is not None else ""
-        if old != new and (subject := now or was) is not None:
-            self.world.log.emit(Event.MEMBER, member=subject.peer, old=old, new=new)
-        if before != after:
-            self._chooser.members_changed(self.world.clock.monotonic())
-        if before is not None and after is None:
-            self._orphans = True
-
-    def _wanted(self) -> int:
-        """How many chunks to claim now. What somebody left is claimed at once, as if nothing was queued here."""
-        spec = self.world.spec
-        batch = spec.data.batch_records
-        queued = self.trainer.stream.waiting_records + self.trainer.queued_batches * batch
-        wanted = claims_wanted(
-            queued_records=0 if self._orphans else queued,
-            batch_records=batch,
-            chunk_records=spec.data.chunk_records,
-            prefetch_batches=spec.settings.prefetch_batches,
-            records_per_s=self.throughput.samples_per_s,
-        )
-        left = share_of_what_was_left(len(self.claims.owned), len(self.training)) if self._orphans else 0
-        return wanted + left
-
     async def _follow_progress(self) -> None:
         """Read the job's progress, steer the learning rate, and fold finished epochs."""
         while True:
@@ -261,11 +191,6 @@ class Training:
             except StoreError:
                 pass  # the last known progress stands
             await self.world.clock.sleep(look_after_s(len(training)))
-
-    def _always_had_work(self) -> bool:
-        """Whether there was something to train ever since the last call."""
-        had_work, self._had_work = self._had_work, True
-        return had_work
 
     async def _keep_registered(self) -> None:
         """When the lease is lost, own nothing, train on, and register as a new incarnation as soon as that goes."""
@@ -287,6 +212,11 @@ class Training:
                 except (StoreError, Conflict):
                     await self.incarnation.session.close()
                     await self.world.clock.sleep(STORE_AWAY_PAUSE_S)
+
+    @property
+    def throughput(self) -> Throughput:
+        """How fast this peer trains."""
+        return self._claiming.throughput
 
     # ── what the parts ask ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -323,8 +253,3 @@ class Training:
         """The learning of our first ``batches`` batches has left the peer, by exchange or checkpoint ``via``."""
         self.trainer.note_trained()
         self.claims.shared(self.trainer.stream.durable(batches), via)
-
-
-def _training_weight(record: PeerRecord | None) -> float | None:
-    """The weight of a peer in the plan; None when it does not train."""
-    return record.weight if record is not None and record.state == State.TRAINING.value else None

@@ -1,0 +1,126 @@
+"""What keeps a peer in work: it claims a little ahead of its solver, settles what was shared, bridges a lost store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gossip_caffe.errors import LeaseLost, StoreError
+from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.membership.session import LeaseSession
+from gossip_caffe.peer.claims import Claims
+from gossip_caffe.peer.lifecycle import State
+from gossip_caffe.peer.pace import claims_wanted, share_of_what_was_left
+from gossip_caffe.peer.tasks import Tasks
+from gossip_caffe.peer.throughput import Throughput
+from gossip_caffe.peer.trainer import Trainer
+from gossip_caffe.peer.world import World
+from gossip_caffe.shards.choice import Chooser
+
+LOOK_EVERY_S = 0.02
+STORE_AWAY_PAUSE_S = 0.5
+SETTLE_EVERY_S = 0.25
+"""At the most: exchanges that follow each other closely are settled together."""
+END_CLAIMS_S = 2.0
+CREDIT_LOOK_S = 0.1
+
+
+class Claiming:
+    """When to claim, and how much. ``session`` is the lease that the peer has now, ``living`` how many peers train."""
+
+    def __init__(
+        self,
+        world: World,
+        trainer: Trainer,
+        claims: Claims,
+        chooser: Chooser,
+        session: Callable[[], LeaseSession],
+        living: Callable[[], int],
+    ) -> None:
+        self.throughput = Throughput(world.clock)
+        self._world = world
+        self._trainer = trainer
+        self._claims = claims
+        self._chooser = chooser
+        self._session = session
+        self._living = living
+        self._goes_on = True
+        self._orphans = False
+        self._had_work = True
+
+    async def claim_and_settle(self) -> None:
+        """Keep the loader fed a little ahead, and the account in the store up to date."""
+        clock, trainer, claims = self._world.clock, self._trainer, self._claims
+        again_at = settle_at = float("-inf")
+        while self._goes_on:
+            trainer.note_trained()
+            self._had_work = self._had_work and trainer.stream.untrained
+            # With nothing left to claim a short batch is trained rather than waited for, and a short iteration too:
+            # but not while the loader still fills what makes it a whole one.
+            dry = clock.monotonic() < again_at
+            trainer.cut(flush=dry and not trainer.queued_batches)
+            trainer.board.set_flush(dry and trainer.queued_batches < self._world.spec.iter_size)
+            try:
+                if claims.unsettled_shared and clock.monotonic() >= settle_at:
+                    settle_at = clock.monotonic() + SETTLE_EVERY_S
+                    await claims.settle()
+                if (not dry or self._orphans) and (want := self._wanted()):
+                    owned = len(claims.owned)
+                    pause_s = await claims.claim(want)
+                    self._orphans = self._orphans and not pause_s and len(claims.owned) == owned
+                    if not pause_s:
+                        continue
+                    again_at = clock.monotonic() + pause_s
+            except LeaseLost:
+                pass  # the lease's own task registers again
+            except StoreError:
+                await clock.sleep(STORE_AWAY_PAUSE_S)
+            await clock.sleep(LOOK_EVERY_S)
+
+    async def train_on_credit(self) -> None:
+        """While the store is away go on with what is planned for this peer."""
+        while self._goes_on:
+            if self._session().overdue() and (want := self._wanted()):
+                self._claims.borrow(want)
+            await self._world.clock.sleep(CREDIT_LOOK_S)
+
+    async def end(self, tasks: Tasks) -> None:
+        """Claim no more; what is asked of the store now is awaited, or it would be done and nobody would know."""
+        self._goes_on = False
+        try:
+            async with self._world.clock.timeout(END_CLAIMS_S):
+                await tasks.ended("claims")
+        except TimeoutError:
+            await tasks.cancel("claims")
+
+    def member_changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
+        """Plan again when who trains has changed, or how fast; look for what was left when somebody is gone."""
+        before, after = _training_weight(was), _training_weight(now)
+        if before != after:
+            self._chooser.members_changed(self._world.clock.monotonic())
+        if before is not None and after is None:
+            self._orphans = True
+
+    def always_had_work(self) -> bool:
+        """Whether there was something to train ever since the last call."""
+        had_work, self._had_work = self._had_work, True
+        return had_work
+
+    def _wanted(self) -> int:
+        """How many chunks to claim now. What somebody left is claimed at once, as if nothing was queued here."""
+        spec = self._world.spec
+        batch = spec.data.batch_records
+        queued = self._trainer.stream.waiting_records + self._trainer.queued_batches * batch
+        wanted = claims_wanted(
+            queued_records=0 if self._orphans else queued,
+            batch_records=batch,
+            chunk_records=spec.data.chunk_records,
+            prefetch_batches=spec.settings.prefetch_batches,
+            records_per_s=self.throughput.samples_per_s,
+        )
+        left = share_of_what_was_left(len(self._claims.owned), self._living()) if self._orphans else 0
+        return wanted + left
+
+
+def _training_weight(record: PeerRecord | None) -> float | None:
+    """The weight of a peer in the plan; None when it does not train."""
+    return record.weight if record is not None and record.state == State.TRAINING.value else None
