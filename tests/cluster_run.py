@@ -124,7 +124,7 @@ class ClusterRun:
         return found
 
     def assert_nothing_is_left(self) -> None:
-        """No process of this run, hence no memfd, and nothing of ours in /dev/shm; simulations have their files there."""
+        """No process of this run, hence no memfd, and nothing in /dev/shm but the files of simulations."""
         wait_for("all processes of the run are gone", lambda: not self.processes(), 20.0)
         named = [path.name for path in Path("/dev/shm").iterdir() if "gossip" in path.name]
         assert not [name for name in named if not name.startswith("gossip-caffe-sim-")]
