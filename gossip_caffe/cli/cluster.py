@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossip_caffe.cli.detach import run_detached
+from gossip_caffe.cli.local_cluster import data_root_words, go_down_on_signals
 from gossip_caffe.cli.new_job import NewJob, named_after, new_job_options, read_spec
 from gossip_caffe.cli.output import print_json, print_table
 from gossip_caffe.cli.peer import data_root_option, from_checkpoint_option
@@ -77,7 +77,6 @@ def up(
     """
     from gossip_caffe.cluster.state import ClusterState
     from gossip_caffe.cluster.supervisor import ClusterOptions
-    from gossip_caffe.job.relocation import DataRoot
     from gossip_caffe.membership.etcd_channel import parse_endpoints
 
     if not solver and not job_name:
@@ -91,9 +90,7 @@ def up(
     job_name = job_name or named_after(solver)
     endpoints = parse_endpoints(etcd) if etcd else ()
     spec = read_spec(job_name, solver, new, checked=engine == "pycaffe") if solver else None
-    for root in data_roots:
-        DataRoot.parse(root)
-    of_peers = tuple(word for root in data_roots for word in ("--data-root", root))
+    of_peers = data_root_words(data_roots)
     options = ClusterOptions(
         state, peers, job_name, spec, endpoints, engine, restart, of_peers, from_checkpoint
     )
@@ -114,9 +111,7 @@ async def _supervise(options: ClusterOptions) -> ExitCode:
 
     with screen() as shown:
         supervisor = Supervisor(options, shown.say)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, supervisor.go_down, number.name)
+        go_down_on_signals(supervisor)
         code = await supervisor.run(shown.look)
         if supervisor.checkpoint:
             shown.say(f"job {options.job} is finished: {supervisor.model}")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gossip_caffe.cli.local_cluster import data_root_words, go_down_on_signals
 from gossip_caffe.cli.new_job import NewJob, named_after, new_job_options, read_spec
 from gossip_caffe.cli.output import print_json
 from gossip_caffe.cli.peer import data_root_option
@@ -86,7 +86,6 @@ def train(
     from gossip_caffe.cluster.snapshot_files import SnapshotFiles
     from gossip_caffe.cluster.supervisor import ClusterOptions
     from gossip_caffe.cluster.temporary import temporary_cluster
-    from gossip_caffe.job.relocation import DataRoot
     from gossip_caffe.job.snapshots import snapshots_of
     from gossip_caffe.membership.etcd_channel import parse_endpoints
 
@@ -95,9 +94,7 @@ def train(
     # In an etcd of our own no other job is in its way.
     job_name = job_name or (f"{named_after(solver)}-{tag}" if etcd else named_after(solver))
     spec = read_spec(job_name, solver, new, checked=engine == "pycaffe")
-    for root in data_roots:
-        DataRoot.parse(root)
-    of_peers = tuple(word for root in data_roots for word in ("--data-root", root))
+    of_peers = data_root_words(data_roots)
     plan = snapshots_of(spec, default_prefix=str(Path(solver).with_suffix("")))
     if plan.hdf5:
         click.echo("snapshot_format HDF5: the files are written as .caffemodel all the same", err=True)
@@ -140,9 +137,7 @@ async def _train(
                 screen.say(failed)
 
     supervisor = Supervisor(options, screen.say)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, supervisor.go_down, number.name)
+    go_down_on_signals(supervisor)
     screen.say(f"more peers, or fewer: gossip-caffe cluster scale N --name {options.state.name}")
     await supervisor.run(look)
     finished = bool(supervisor.checkpoint)
