@@ -44,6 +44,7 @@ def new_job_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def told(
         *args: Any,
+        lr_scaling: str,
         settings: tuple[str, ...],
         weights: str,
         resume: str,
@@ -51,6 +52,8 @@ def new_job_options(command: Callable[..., None]) -> Callable[..., None]:
         unchecked: bool,
         **rest: Any,
     ) -> None:
+        if lr_scaling:
+            settings = (*settings, f"lr_scaling={lr_scaling}")
         command(*args, new=NewJob(settings, weights, resume, dataset, unchecked), **rest)
 
     for option in reversed(_OPTIONS):
@@ -59,6 +62,13 @@ def new_job_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _OPTIONS = (
+    click.option(
+        "--lr-scaling",
+        default="",
+        type=click.Choice(["", "sqrt", "linear", "none"]),
+        metavar="[sqrt|linear|none]",
+        help="What N living peers multiply the learning rate by: √N, N or 1.  [default: sqrt]",
+    ),
     click.option(
         "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; see docs/cli.md."
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -78,8 +79,22 @@ def factor(scaling: str, living: int) -> float:
     return {"none": 1.0, "sqrt": math.sqrt(peers), "linear": float(peers)}[scaling]
 
 
-def warmup_factor(progress: float, warmup: float) -> float:
-    """Return how far the warm-up is, 0 to 1, at a share ``progress`` of the budget; it lasts ``warmup``."""
-    if warmup <= 0:
-        return 1.0
-    return min(1.0, max(0.0, progress / warmup))
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A factor on its way from ``begun``, which it was after ``since_samples`` of the whole job, to ``target``."""
+
+    begun: float
+    since_samples: int
+    target: float
+
+    def at(self, samples: int, length_samples: float) -> float:
+        """The factor after so many samples, when the way takes ``length_samples``."""
+        gone = samples - self.since_samples
+        way = 1.0 if gone >= length_samples else max(0.0, gone / length_samples)
+        return self.begun + (self.target - self.begun) * way
+
+    def turned(self, target: float, samples: int, length_samples: float) -> Ramp:
+        """Towards another target: slowly to a higher one, for momentum has to follow; at once to a lower one."""
+        if target == self.target:
+            return self
+        return Ramp(min(target, self.at(samples, length_samples)), samples, target)

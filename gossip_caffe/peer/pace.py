@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gossip_caffe.job.learning_rate import factor, warmup_factor
+from gossip_caffe.job.learning_rate import Ramp, factor
 from gossip_caffe.job.spec import JobSettings
 
 AHEAD_S = 1.0
@@ -14,16 +14,18 @@ def samples_of_others(job_samples: int, own_done_samples: int) -> int:
     return max(0, job_samples - own_done_samples)
 
 
-def rate_factor(settings: JobSettings, living: int, progress_samples: int, budget_samples: int) -> float:
-    """What the schedule's rate is multiplied by: the scaling for ``living`` peers, and the warm-up.
+def steered_rate(
+    ramp: Ramp | None, settings: JobSettings, living: int, progress_samples: int, budget_samples: int
+) -> tuple[Ramp, float]:
+    """What the schedule's rate is multiplied by now that ``living`` peers train, and how that goes on.
 
-    A lone peer has nothing to warm up to: its rate is the schedule's own.
+    A peer begins (``ramp`` None) with the schedule's own rate. It goes to the scaling for so many peers within the
+    warm-up's share of the budget, and again to a higher one when more have joined.
     """
-    scaling = factor(settings.lr_scaling, living)
-    if scaling == 1.0:
-        return 1.0
-    warm = warmup_factor(progress_samples / budget_samples, settings.warmup)
-    return 1.0 + (scaling - 1.0) * warm
+    length = settings.warmup * budget_samples
+    begun = ramp if ramp is not None else Ramp(1.0, progress_samples, 1.0)
+    turned = begun.turned(factor(settings.lr_scaling, living), progress_samples, length)
+    return turned, turned.at(progress_samples, length)
 
 
 def checkpoint_interval(settings: JobSettings, budget_samples: int) -> int:

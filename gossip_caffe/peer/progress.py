@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from gossip_caffe.job.learning_rate import Ramp
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.load import asks_after_s
-from gossip_caffe.peer.pace import rate_factor, samples_of_others
+from gossip_caffe.peer.pace import samples_of_others, steered_rate
 from gossip_caffe.shards.epochs import Epochs
 from gossip_caffe.shards.ledger import Ledger
 from gossip_caffe.solver.board import WeightBoard
@@ -25,6 +26,7 @@ class Progress:
         self._epochs = epochs
         self.folded = 0
         self.samples = 0
+        self._ramp: Ramp | None = None
 
     @property
     def finished(self) -> bool:
@@ -39,5 +41,7 @@ class Progress:
     def steer(self, board: WeightBoard, own_done_samples: int, living: int) -> None:
         """Tell the solver where the job is and how fast to learn."""
         others = samples_of_others(self.samples, own_done_samples)
-        factor = rate_factor(self._spec.settings, living, self.samples, self._spec.budget_samples)
+        self._ramp, factor = steered_rate(
+            self._ramp, self._spec.settings, living, self.samples, self._spec.budget_samples
+        )
         board.set_pace(others, factor)

@@ -24,12 +24,11 @@ from gossip_caffe.data.loader import OpenSources
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import UsageError
 from gossip_caffe.gossip.exchange import OutcomeKind
-from gossip_caffe.job.learning_rate import rate
+from gossip_caffe.job.learning_rate import Ramp, factor, rate
 from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec, with_overrides
 from gossip_caffe.observe.events import Event
-from gossip_caffe.peer.pace import rate_factor
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.stream import RecordStream
 from gossip_caffe.sim.job import MESSAGE_S, SimulatedJob
@@ -176,10 +175,11 @@ def by_all_reduce(course: Course) -> Learned:
     sources = OpenSources(spec.data, spec.settings.seed)
     engine = PycaffeEngine(built_from, ring)
     samples = steps = 0
+    ramp = Ramp(1.0, 0, factor(spec.settings.lr_scaling, peers))
     for count in _fed(spec, ring, sources):
-        factor = rate_factor(spec.settings, peers, samples, spec.budget_samples)
+        warm = ramp.at(samples, spec.settings.warmup * spec.budget_samples)
         batches = ring.ready
-        engine.step(ring, batches, factor * rate(spec.schedule, spec.iteration_at(samples)))
+        engine.step(ring, batches, warm * rate(spec.schedule, spec.iteration_at(samples)))
         samples, steps = samples + count, steps + 1
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-course-") as folder:
         model = Path(folder) / "all-reduce.caffemodel"

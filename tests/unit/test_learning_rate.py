@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import ModelError
-from gossip_caffe.job.learning_rate import POLICIES, factor, rate, warmup_factor
+from gossip_caffe.job.learning_rate import POLICIES, Ramp, factor, rate
 from gossip_caffe.job.spec import RateSchedule
 
 INV = RateSchedule("inv", 0.01, gamma=0.0001, power=0.75)
@@ -85,9 +85,13 @@ def test_the_factor_of_four_peers_is_one_two_or_four(scaling: str, expected: flo
 
 
 @settings(deadline=None)
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_the_warm_up_rises_to_one_and_stays(progress: float, warmup: float) -> None:
-    value = warmup_factor(progress, warmup)
-    assert 0 <= value <= 1
-    if progress >= warmup:
-        assert value == 1
+@given(st.floats(1, 10), st.integers(0, 1000), st.floats(1, 10), st.integers(0, 2000), st.floats(0, 1000))
+def test_a_ramp_goes_from_where_it_began_to_its_target_and_stays(
+    begun: float, since: int, target: float, samples: int, length: float
+) -> None:
+    value = Ramp(begun, since, target).at(samples, length)
+    assert min(begun, target) - 1e-9 <= value <= max(begun, target) + 1e-9
+    if samples - since >= length:
+        assert value == pytest.approx(target)
+    elif samples <= since:
+        assert value == begun

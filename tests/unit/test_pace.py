@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gossip_caffe.job.learning_rate import factor
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.peer.exchanging import LONGEST_LOOK_S, SHORTEST_LOOK_S, until_due_s
 from gossip_caffe.peer.pace import (
     checkpoint_interval,
     claims_wanted,
-    rate_factor,
     samples_of_others,
     share_of_what_was_left,
+    steered_rate,
 )
 from gossip_caffe.peer.progress import look_after_s
 
@@ -49,17 +48,45 @@ def test_all_who_live_take_together_what_one_of_them_may_have_left(owned: int, l
     assert owned <= share * living < 2 * owned + living
 
 
+def rates(settings: JobSettings, *looks: tuple[int, int]) -> list[float]:
+    """The factor at each look of one peer: how many live, after how many of 1,000 samples."""
+    ramp, found = None, []
+    for living, samples in looks:
+        ramp, factor = steered_rate(ramp, settings, living, samples, 1000)
+        found.append(round(factor, 9))
+    return found
+
+
 def test_a_lone_peer_learns_at_the_schedules_own_rate_from_the_start() -> None:
-    assert rate_factor(JobSettings(), 1, 0, 1000) == 1.0
+    assert rates(JobSettings(), (1, 0), (1, 500)) == [1.0, 1.0]
 
 
 def test_the_rate_grows_to_the_root_of_the_living_peers_over_the_warm_up() -> None:
     settings = JobSettings(warmup=0.1)
-    assert rate_factor(settings, 4, 0, 1000) == 1.0
-    assert rate_factor(settings, 4, 50, 1000) == 1.5
-    assert rate_factor(settings, 4, 100, 1000) == 2.0
-    assert rate_factor(settings, 4, 900, 1000) == 2.0
-    assert math.isclose(rate_factor(settings, 5, 900, 1000), math.sqrt(5))
+    assert rates(settings, (4, 0), (4, 50), (4, 100), (4, 900)) == [1.0, 1.5, 2.0, 2.0]
+    assert rates(JobSettings(warmup=0.0), (4, 0)) == [2.0]
+
+
+def test_after_a_jump_in_membership_the_rate_grows_again_and_falls_at_once() -> None:
+    settings = JobSettings(warmup=0.1, lr_scaling="linear")
+    assert rates(settings, (2, 0), (2, 100), (6, 200), (6, 250), (6, 300)) == [1.0, 2.0, 2.0, 4.0, 6.0]
+    assert rates(settings, (6, 0), (6, 100), (3, 110), (4, 150), (4, 200)) == [1.0, 6.0, 3.0, 3.0, 3.5]
+
+
+def test_a_joiner_begins_with_the_schedules_own_rate() -> None:
+    assert rates(JobSettings(warmup=0.1), (4, 500), (4, 550), (4, 600)) == [1.0, 1.5, 2.0]
+
+
+@given(
+    looks=st.lists(st.tuples(st.integers(1, 50), st.integers(0, 100)), min_size=1),
+    scaling=st.sampled_from(["none", "sqrt", "linear"]),
+)
+def test_the_rate_is_never_more_than_the_living_warrant(looks: list[tuple[int, int]], scaling: str) -> None:
+    settings, samples, ramp = JobSettings(lr_scaling=scaling), 0, None
+    for living, more in looks:
+        samples += more
+        ramp, found = steered_rate(ramp, settings, living, samples, 1000)
+        assert 1.0 <= found <= factor(scaling, living) + 1e-9
 
 
 def test_others_have_what_is_done_and_not_ours() -> None:
