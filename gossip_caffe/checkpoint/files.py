@@ -22,6 +22,8 @@ from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound
 from gossip_caffe.gossip.average import all_finite
 
 PIECE_BYTES = 1 << 20
+MOST_NAME_BYTES = 255
+"""That a file system takes."""
 _UNFINISHED = ".unfinished-"
 
 
@@ -43,8 +45,9 @@ class CheckpointFolder:
     def path(self, checkpoint: str, file: str = "") -> Path:
         """Where a checkpoint or one of its files is. Raises NotFound for names that lead elsewhere."""
         for name in (checkpoint, file):
-            if "/" in name or name in {".", ".."} or name.startswith("."):
-                raise NotFound(f"no checkpoint file {checkpoint!r}/{file!r}", remedy="list the checkpoints")
+            if "/" in name or "\0" in name or name.startswith(".") or len(name.encode()) > MOST_NAME_BYTES:
+                shown = f"{checkpoint[:80]!r}/{file[:80]!r}"  # it goes back to whoever asked, as gRPC's own detail
+                raise NotFound(f"no checkpoint file {shown}", remedy="list the checkpoints")
         return self.root / checkpoint / file if file else self.root / checkpoint
 
     def write(

@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
-from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal
+from gossip_caffe.gossip.message import FramesCorrupt, Message, PartUnreadable, Refusal
 from gossip_caffe.gossip.piece import Piece
 from gossip_caffe.wire import gossip_pb2 as wire
 
 FRAME_BYTES = 1 << 20
+MOST_HEADER_BYTES = 16 << 10
+"""A header may name 64 exchanges that were given up; strangers may name no more than can be remembered."""
+MOST_NAME_CHARACTERS = 256
+"""Of an exchange, a peer, a job, a layout or a codec."""
+
+
+_UNREADABLE_BYTES = FRAME_BYTES // 16
+"""For what a part counts that cannot be read."""
 
 
 def header_of(message: Message, swaps: bool = False) -> Any:
@@ -85,6 +93,8 @@ class Incoming:
     def _begun_with(self, part: Any) -> Message:
         if part is None or not _is_header(part):
             raise FramesCorrupt("the stream does not begin with a header")
+        if (objection := _too_long(part.header)) is not None:
+            raise FramesCorrupt(objection)
         self.payload_bytes = part.header.payload_bytes
         self.swaps = part.header.swaps
         self._header = message_of(part.header)
@@ -121,12 +131,17 @@ class Incoming:
 
     async def forget_rest(self) -> None:
         """Read on to the end of the stream, or until more came than was announced, and keep nothing."""
-        forgotten = 0
-        try:
-            while forgotten <= self.payload_bytes and (part := await self._next()) is not None:
-                forgotten += len(part.data if isinstance(part, Piece) else part.frame.data)
-        except FramesCorrupt:
-            return
+        left = max(self.payload_bytes, FRAME_BYTES)
+        while left >= 0:
+            try:
+                if (part := await self._next()) is None:
+                    return
+            except PartUnreadable:
+                left -= _UNREADABLE_BYTES
+                continue
+            except FramesCorrupt:
+                return
+            left -= max(1, len(part.data if isinstance(part, Piece) else part.frame.data))
 
     async def _next(self) -> Any:
         """The next wire message, None at the end of the stream."""
@@ -134,6 +149,15 @@ class Incoming:
             return await self._next_part(self._parts)
         except StopAsyncIteration:
             return None
+
+
+def _too_long(header: Any) -> str | None:
+    """Why a header must not be kept in memory, or written to a log, or None."""
+    if (length := header.ByteSize()) > MOST_HEADER_BYTES:
+        return f"a header of {length} bytes, {MOST_HEADER_BYTES} is the most"
+    names = (header.exchange_id, header.peer, header.job, header.fingerprint, header.codec)
+    longest = max(map(len, (*names, *header.answered.split(), *header.withdraws.split())))
+    return f"a name of {longest} characters" if longest > MOST_NAME_CHARACTERS else None
 
 
 def _is_header(part: Any) -> bool:

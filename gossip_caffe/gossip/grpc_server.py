@@ -18,8 +18,8 @@ from gossip_caffe.gossip.codec import largest_payload_bytes
 from gossip_caffe.gossip.file_transfer import send_file
 from gossip_caffe.gossip.frames import Incoming, to_frames
 from gossip_caffe.gossip.grpc_transport import BULK, BULK_PORT, BULK_TICKET, SERVICE
-from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal
-from gossip_caffe.gossip.piece import parsed, serialized
+from gossip_caffe.gossip.message import FramesCorrupt, Message, PartUnreadable, Refusal
+from gossip_caffe.gossip.piece import Unreadable, parsed, readable, serialized
 from gossip_caffe.gossip.transport import Answerer, Prepare
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -91,12 +91,12 @@ class PeerServer:
         self._check_free()
         self._server = grpc.aio.server(options=_OPTIONS)
         handlers = {
-            "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange, parsed, serialized),
+            "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange, readable(parsed), serialized),
             "Snapshot": grpc.unary_stream_rpc_method_handler(
-                self._snapshot, wire.SnapshotRequest.FromString, serialized
+                self._snapshot, readable(wire.SnapshotRequest.FromString), serialized
             ),
             "Pull": grpc.unary_stream_rpc_method_handler(
-                self._pull, wire.PullRequest.FromString, wire.PullMessage.SerializeToString
+                self._pull, readable(wire.PullRequest.FromString), wire.PullMessage.SerializeToString
             ),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -142,6 +142,7 @@ class PeerServer:
         try:
             header = await incoming.header()
         except FramesCorrupt as error:
+            await incoming.forget_rest()  # as below
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
             return
 
@@ -168,16 +169,26 @@ class PeerServer:
             await bulk.swap_over(connection, prepare, self._threads)
 
     async def _snapshot(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        if isinstance(request, Unreadable):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, request.why)
+            return
         asked = Message("snapshot", request.peer, request.job, request.fingerprint)
         shown = _not_yet(asked) if self._answerer is None else await self._answerer.show(asked)
         for part in to_frames(shown):
             yield part
 
     async def _pull(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        if isinstance(request, Unreadable):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, request.why)
+            return
         try:
             total_bytes, pieces = self._files.open_file(request.checkpoint, request.file, request.offset)
         except NotFound as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, error.message)
+            return
+        if not 0 <= request.offset <= total_bytes:
+            outside = f"offset {request.offset} is not in the file, which has {total_bytes} bytes"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, outside)
             return
         asks_bulk = any(key == BULK for key, _ in context.invocation_metadata() or ())
         if asks_bulk and isinstance(self._files, FilePaths):
@@ -223,6 +234,9 @@ async def _soon(stream: AsyncIterator[Any]) -> Any:
     """The next part of an offer. Raises FramesCorrupt when none comes: nobody may hold a place for ever."""
     try:
         async with asyncio.timeout(RECEIPT_SILENCE_S):
-            return await anext(stream)
+            part = await anext(stream)
     except TimeoutError:
         raise FramesCorrupt(f"nothing came for {RECEIPT_SILENCE_S:g} s") from None
+    if isinstance(part, Unreadable):
+        raise PartUnreadable(part.why)
+    return part

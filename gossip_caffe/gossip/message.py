@@ -52,5 +52,9 @@ class FramesCorrupt(ExchangeFailed):
     """What arrived is not what was sent: a checksum, a length or the order does not fit."""
 
 
+class PartUnreadable(FramesCorrupt):
+    """A part of a stream is no message of the protocol; more parts may follow."""
+
+
 class Undelivered(ExchangeFailed):
     """The offer did not leave this peer whole, so the partner surely applied nothing."""

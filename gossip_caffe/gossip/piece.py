@@ -5,8 +5,11 @@ The bytes are those of ``ExchangeMessage(frame=Frame(offset, data, crc32))``, so
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from gossip_caffe.protofields import varint
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -41,8 +44,27 @@ def serialized(part: Any) -> bytes:
     return b"".join((bytes((_FRAME,)), varint(len(fields) + len(part.data)), fields, part.data))
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Bytes that are no message of the protocol: whoever gets one says so, where gRPC would only say UNKNOWN."""
+
+    why: str
+
+
+def readable(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """``parse``, with Unreadable for what it cannot read."""
+
+    def read(message: bytes) -> Any:
+        try:
+            return parse(message)
+        except DecodeError as error:
+            return Unreadable(f"the message cannot be read ({error})")
+
+    return read
+
+
 def parsed(message: bytes) -> Any:
-    """A piece, when ``serialized`` made it of one; else a message of the generated classes."""
+    """A piece, when ``serialized`` made it of one; else a message of the generated classes. Raises DecodeError."""
     return _piece(message) or wire.ExchangeMessage.FromString(message)
 
 
