@@ -99,9 +99,9 @@ class Mean:
             self._sum[part] += values[part]
         self.count += 1
 
-    def result(self) -> Flat:
-        """The mean, as float32. Raises ZeroDivisionError of nothing."""
-        mean = np.empty(self.size, dtype=np.float32)
+    def result(self, out: Flat | None = None) -> Flat:
+        """The mean, as float32, in ``out`` if given. Raises ZeroDivisionError of nothing."""
+        mean = np.empty(self.size, dtype=np.float32) if out is None else out
         for part in blocks(self.size):
             mean[part] = self._sum[part] / self.count
         return mean

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,15 @@ from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.average import Mean, all_finite
 from gossip_caffe.gossip.deadline import first_deadline_s
 from gossip_caffe.gossip.message import Message, Refusal
+from gossip_caffe.gossip.party import OFFLOAD_FROM_VALUES
 from gossip_caffe.gossip.payload import decoded
+from gossip_caffe.gossip.seams import Offload
 from gossip_caffe.gossip.transport import Transport
 
 MAX_CONTRIBUTORS = 8
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +40,30 @@ async def consensus(
     transport: Transport,
     rng: random.Random,
     deadline_s: float = 0.0,
+    offload: Offload | None = None,
 ) -> Consensus:
-    """Own weights and those of up to seven random others (peer → address).
+    """Own weights and those of up to seven random others (peer → address). ``own`` is overwritten by the mean.
+
+    ``offload`` takes the arithmetic of large models out of the event loop's thread.
 
     Who does not answer well within ``deadline_s`` (0: as the size of the weights demands) is left out. Raises
     ExchangeFailed when the own weights are not finite.
     """
-    if not all_finite(own):
+    run = _Elsewhere(offload, own.size)
+    if not await run(all_finite, own):
         raise ExchangeFailed(
             f"the weights of {request.peer} hold NaN or Inf: its training has diverged",
             remedy="lower base_lr, or set clip_gradients in the solver",
         )
+    if not others:
+        return Consensus(own, (request.peer,))
     mean = Mean(own.size)
-    mean.add(own)
-    contributors = await _gather(mean, request, others, MAX_CONTRIBUTORS - 1, transport, rng, deadline_s)
-    return Consensus(mean.result(), (request.peer, *contributors))
+    await run(mean.add, own)
+    # From here on its memory serves for what the others send: a large model is not held once more.
+    contributors = await _gather(
+        mean, own, request, others, MAX_CONTRIBUTORS - 1, transport, rng, deadline_s, run
+    )
+    return Consensus(await run(mean.result, own), (request.peer, *contributors))
 
 
 async def mean_of(
@@ -58,24 +73,42 @@ async def mean_of(
     transport: Transport,
     rng: random.Random,
     deadline_s: float = 0.0,
+    offload: Offload | None = None,
 ) -> Consensus | None:
     """The mean of up to eight random peers, without own weights; None when nobody answered."""
     mean = Mean(size)
-    contributors = await _gather(mean, request, peers, MAX_CONTRIBUTORS, transport, rng, deadline_s)
-    return Consensus(mean.result(), tuple(contributors)) if contributors else None
+    theirs, run = np.empty(size, dtype=np.float32), _Elsewhere(offload, size)
+    contributors = await _gather(
+        mean, theirs, request, peers, MAX_CONTRIBUTORS, transport, rng, deadline_s, run
+    )
+    return Consensus(await run(mean.result, theirs), tuple(contributors)) if contributors else None
+
+
+class _Elsewhere:
+    """Runs arithmetic out of the event loop's thread when it is long."""
+
+    def __init__(self, offload: Offload | None, size: int) -> None:
+        self._offload = offload if size >= OFFLOAD_FROM_VALUES else None
+
+    async def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._offload is None:
+            return work(*args, **kwargs)
+        return await self._offload(work, *args, **kwargs)
 
 
 async def _gather(
     mean: Mean,
+    theirs: NDArray[np.float32],
     request: Message,
     peers: Mapping[str, str],
     most: int,
     transport: Transport,
     rng: random.Random,
     deadline_s: float,
+    run: _Elsewhere,
 ) -> list[str]:
+    """Add what others send to ``mean``, through ``theirs``, shape (mean.size,); returns who they are."""
     contributors = []
-    theirs = np.empty(mean.size, dtype=np.float32)
     request = replace(request, values=mean.size)
     deadline_s = deadline_s or first_deadline_s(4 * mean.size)
     for peer in rng.sample(sorted(peers), min(len(peers), most)):
@@ -83,7 +116,9 @@ async def _gather(
             answer = await transport.snapshot(peers[peer], request, deadline_s)
         except ExchangeFailed:
             continue
-        if answer.refusal is Refusal.NONE and decoded(answer, request.fingerprint, theirs) is None:
-            mean.add(theirs)
+        if answer.refusal is not Refusal.NONE:
+            continue
+        if await run(decoded, answer, request.fingerprint, theirs) is None:
+            await run(mean.add, theirs)
             contributors.append(peer)
     return contributors

@@ -71,7 +71,9 @@ async def collect(member: Member) -> tuple[SnapshotInfo, Consensus]:
     own = np.empty(trainer.layout.size, dtype=np.float32)
     snapshot = trainer.board.snapshot(own)
     request = Message("", member.peer, world.spec.name, trainer.layout.fingerprint)
-    return snapshot, await consensus(request, own, member.partners(), world.transport, world.rng)
+    others = member.partners()
+    agreed = await consensus(request, own, others, world.transport, world.rng, offload=world.offload)
+    return snapshot, agreed
 
 
 class Checkpointing:

@@ -219,7 +219,12 @@ class Joining:
             return None
         request = Message("", self._peer, self._world.spec.name, self._trainer.layout.fingerprint)
         agreed = await mean_of(
-            request, self._trainer.layout.size, training, self._world.transport, self._world.rng
+            request,
+            self._trainer.layout.size,
+            training,
+            self._world.transport,
+            self._world.rng,
+            offload=self._world.offload,
         )
         if agreed is None:
             return None
