@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.membership.fence import FencedWriter
@@ -13,13 +14,19 @@ from gossip_caffe.membership.store import Guard, ModifiedAt, Put, Store
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One checkpoint. ``digest``: SHA-256 of its manifest; ``holders``: peer → address."""
+    """One checkpoint. ``digest``: SHA-256 of its manifest; ``holders``: peer → address.
+
+    ``score``: of the test of the consensus that was nearest to it, more is better; None while there is none.
+    ``scored_samples``: where the job was at that test.
+    """
 
     checkpoint: str
     digest: str
     progress_samples: int
     made_at: float
     holders: dict[str, str]
+    score: float | None = None
+    scored_samples: int = -1
 
     def to_json(self) -> bytes:
         """The announcement as it stands in the store."""
@@ -61,9 +68,36 @@ async def add_holder(
     store: Store, writer: FencedWriter, keys: JobKeys, checkpoint: str, peer: str, address: str
 ) -> None:
     """Say that another peer holds a whole copy; nothing happens when the checkpoint is no longer announced."""
+    await _change(
+        store, writer, keys, checkpoint, lambda now: replace(now, holders={**now.holders, peer: address})
+    )
+
+
+async def add_score(
+    store: Store, writer: FencedWriter, keys: JobKeys, checkpoint: str, score: float, samples: int
+) -> None:
+    """Say what a test at ``samples`` gave; a test that was nearer to the checkpoint stands."""
+
+    def scored(now: Announcement) -> Announcement:
+        before = abs(now.scored_samples - now.progress_samples)
+        if now.score is not None and before <= abs(samples - now.progress_samples):
+            return now
+        return replace(now, score=score, scored_samples=samples)
+
+    await _change(store, writer, keys, checkpoint, scored)
+
+
+async def _change(
+    store: Store,
+    writer: FencedWriter,
+    keys: JobKeys,
+    checkpoint: str,
+    changed: Callable[[Announcement], Announcement],
+) -> None:
     while (item := await store.get(keys.checkpoint(checkpoint))) is not None:
-        now = Announcement.from_json(item.value)
-        now.holders[peer] = address
-        put = Put(item.key, now.to_json())
+        before = Announcement.from_json(item.value)
+        if (after := changed(before)) == before:
+            return
+        put = Put(item.key, after.to_json())
         if (await writer.transact([ModifiedAt(item.key, item.mod_revision)], [put])).succeeded:
             return

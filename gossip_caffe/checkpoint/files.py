@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -187,9 +187,10 @@ class CheckpointFolder:
             return True
         return False
 
-    def prune(self, keep: int) -> list[str]:
-        """Remove all but the newest ``keep``; returns what was removed."""
-        removed = self.ids()[:-keep] if keep else self.ids()
+    def prune(self, keep: int, but: Container[str] = ()) -> list[str]:
+        """Remove all but the newest ``keep`` and those of ``but``; returns what was removed."""
+        old = self.ids()[:-keep] if keep else self.ids()
+        removed = [checkpoint for checkpoint in old if checkpoint not in but]
         for checkpoint in removed:
             shutil.rmtree(self.path(checkpoint))
         return removed

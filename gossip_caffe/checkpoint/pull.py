@@ -57,26 +57,29 @@ async def pull(
     folder: CheckpointFolder,
     rng: random.Random,
     on_progress: Callable[[int, int], None] = silent,
+    elsewhere: FileClient | None = None,
 ) -> Manifest:
     """Bring a checkpoint into ``folder``; ``on_progress`` gets (bytes here, bytes in all).
 
-    Raises CheckpointRefused with every holder's reason when none has it whole, EnvironmentProblem when the disk does
-    not take it.
+    ``elsewhere`` is asked for what no holder has. Raises CheckpointRefused with every holder's reason when none has it
+    whole, EnvironmentProblem when the disk does not take it.
     """
-    holders = sorted(announcement.holders.items())
+    holders = [(peer, client, address) for peer, address in sorted(announcement.holders.items())]
     rng.shuffle(holders)
+    if elsewhere is not None:
+        holders.append(("the job's store", elsewhere, ""))
     reasons: list[str] = []
     unfinished = folder.unfinished(announcement.checkpoint)
     try:
-        for peer, address in holders:
+        for peer, source, address in holders:
             try:
-                manifest = await _manifest(announcement, job, client, address, unfinished)
+                manifest = await _manifest(announcement, job, source, address, unfinished)
                 total = sum(entry.size_bytes for entry in manifest.files)
                 done = 0
                 for entry in manifest.files:
-                    source = _Source(client, address, job, announcement.checkpoint)
+                    copy = _Source(source, address, job, announcement.checkpoint)
                     before = done
-                    await _file(source, entry, unfinished, lambda size: on_progress(before + size, total))  # noqa: B023
+                    await _file(copy, entry, unfinished, lambda size: on_progress(before + size, total))  # noqa: B023
                     done += entry.size_bytes
                 folder.finish(unfinished, announcement.checkpoint)
                 return manifest

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gossip_caffe.errors import UsageError
+from gossip_caffe.job.store_url import checked_store_url
 
 T = TypeVar("T")
 FORMAT = 3
@@ -177,6 +178,9 @@ class JobSettings:
     lease_ttl_s: float = 5.0
     checkpoint_every_samples: int = 0
     keep_checkpoints: int = 5
+    keep_every_samples: int = 0
+    keep_best: int = 0
+    checkpoint_store: str = ""
     joiner_momentum: str = "zero"
     seed: int = 1
     prefetch_batches: int = 8
@@ -201,6 +205,8 @@ _RANGES = {
     "lease_ttl_s": (2.0, 600.0),
     "checkpoint_every_samples": (0, 2**62),
     "keep_checkpoints": (1, 100_000),
+    "keep_every_samples": (0, 2**62),
+    "keep_best": (0, 100_000),
     "seed": (0, 2**31 - 1),
     "prefetch_batches": (2, 1024),
 }
@@ -231,7 +237,7 @@ def with_overrides(settings: JobSettings, overrides: typing.Mapping[str, str]) -
             raise UsageError(
                 f"--set {name}={text}: out of range", remedy=f"give a value from {low} to {high}"
             )
-        values[name] = value
+        values[name] = checked_store_url(text) if name == "checkpoint_store" else value
     return dataclasses.replace(settings, **values)
 
 

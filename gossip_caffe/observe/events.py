@@ -43,6 +43,7 @@ class Event(StrEnum):
     CORRECTED = "corrected"  # half_sum, half_norm: what the weights were changed by, where that is watched
     HALF_APPLIED = "half-applied"  # exchange, partner, half_sum, half_norm: the offering side gave it up
     CHECKPOINTED = "checkpointed"  # checkpoint, digest, progress_samples, contributors, batches
+    KEPT = "kept-elsewhere"  # checkpoint, url: it is in the job's store, too
     TESTED = "tested"  # progress_samples, iteration, outputs, seconds
     TEST_FAILED = "test-failed"  # progress_samples, cause
     SOLVER_DIED = "solver-died"  # cause, batches_lost

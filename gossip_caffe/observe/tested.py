@@ -65,10 +65,21 @@ class ConsensusTest:
     @property
     def headline(self) -> str:
         """The output that people look at: the first that is one value and no loss, else the first."""
+        first = self._first
+        return f"{first.name} {first.scalar:.4g}" if first is not None else ""
+
+    @property
+    def score(self) -> float | None:
+        """That output as a figure of which more is better: an accuracy, or what a loss is below 0."""
+        if (first := self._first) is None or first.scalar is None:
+            return None
+        return -first.scalar if first.loss_weight else first.scalar
+
+    @property
+    def _first(self) -> Output | None:
         scalars = [output for output in self.outputs if output.scalar is not None]
         chosen = next((output for output in scalars if not output.loss_weight), None)
-        first = chosen or next(iter(scalars), None)
-        return f"{first.name} {first.scalar:.4g}" if first is not None else ""
+        return chosen or next(iter(scalars), None)
 
     def to_record(self) -> dict[str, Any]:
         """As JSON takes it."""

@@ -9,7 +9,13 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from gossip_caffe.checkpoint.announce import Announcement, add_holder, announce, announced, checkpoint_id
+from gossip_caffe.checkpoint.announce import (
+    Announcement,
+    add_holder,
+    announce,
+    announced,
+    checkpoint_id,
+)
 from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held, due, take
 from gossip_caffe.checkpoint.manifest import MODEL, Manifest, ranges_of
 from gossip_caffe.checkpoint.pull import pull
@@ -19,9 +25,10 @@ from gossip_caffe.gossip.collect import Consensus, consensus
 from gossip_caffe.gossip.message import Message
 from gossip_caffe.job.snapshots import snapshots_of
 from gossip_caffe.membership.members import PeerRecord
-from gossip_caffe.membership.store import Absent, CreatedAt, Delete, Guard, Operation, Put
+from gossip_caffe.membership.store import Absent, CreatedAt, Guard, Put
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.incarnation import Incarnation
+from gossip_caffe.peer.keeping import Keeping
 from gossip_caffe.peer.pace import checkpoint_interval
 from gossip_caffe.peer.progress import Progress, look_after_s
 from gossip_caffe.peer.trainer import Trainer
@@ -94,6 +101,7 @@ class Checkpointing:
         self._made_at = self._world.clock.monotonic()
         self._took_s = 0.0
         self._copying_failed: set[str] = set()
+        self._keeping = Keeping(self._world)
         self._said = ""
 
     async def run(self) -> None:
@@ -117,6 +125,7 @@ class Checkpointing:
             return
         if listed := await announced(self._world.store, self._world.keys):
             self.newest, self._newest_samples = listed[0].checkpoint, listed[0].progress_samples
+            self._keeping.seen(listed)
             await self._copy(listed[0])
         held = self.duty = await take(
             self._world.store,
@@ -140,9 +149,20 @@ class Checkpointing:
         )
         if decision.now:
             made = await self.make(decision.reason, held)
+            if made:
+                await self._keep_elsewhere(made)
             if made and finished:
                 await self._finish(made, held)
-            await self._forget_old(listed)
+            await self._keeping.forget_old(listed, member.incarnation.writer)
+        else:
+            await self._keeping.note_score(listed, member.incarnation.writer)
+
+    async def _keep_elsewhere(self, made: str) -> None:
+        """In the job's store, too; if that fails, peers hold it all the same."""
+        try:
+            await self._keeping.keep_elsewhere(made)
+        except EnvironmentProblem as error:
+            self._say_once(f"{self._member.peer}: {error}")
 
     def _say_once(self, line: str) -> None:
         if line != self._said:
@@ -252,6 +272,7 @@ class Checkpointing:
                 client=self._world.files,
                 folder=self._world.folder,
                 rng=self._world.rng,
+                elsewhere=self._world.elsewhere,
             )
             await add_holder(
                 self._world.store,
@@ -261,17 +282,7 @@ class Checkpointing:
                 member.peer,
                 member.address,
             )
-            self._world.folder.prune(self._world.spec.settings.keep_checkpoints)
+            self._keeping.prune()
         except CheckpointRefused as error:
             self._world.log.emit(Event.CHECKPOINT_REFUSED, checkpoint=newest.checkpoint, reason=error.message)
             self._copying_failed.add(newest.checkpoint)  # the next checkpoint will be copied
-
-    async def _forget_old(self, listed: list[Announcement]) -> None:
-        """Take back the announcements that nobody needs any more, and the copies here."""
-        keep = self._world.spec.settings.keep_checkpoints
-        old: list[Operation] = [
-            Delete(self._world.keys.checkpoint(entry.checkpoint)) for entry in listed[keep:]
-        ]
-        for first in range(0, len(old), 64):
-            await self._member.incarnation.writer.transact([], old[first : first + 64])
-        self._world.folder.prune(keep)

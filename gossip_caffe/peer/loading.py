@@ -47,6 +47,7 @@ async def load(world: World, peer: str, announcement: Announcement, layout_finge
             folder=folder,
             rng=world.rng,
             on_progress=said_now_and_then(clock, world.say, f"{peer}: pulled"),
+            elsewhere=world.elsewhere,
         )
         pulled_bytes = sum(entry.size_bytes for entry in manifest.files)
     pulled_at = clock.monotonic()

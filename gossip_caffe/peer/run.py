@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from gossip_caffe import __version__
 from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.url_store import elsewhere_of
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.data.loader_port import Loader, LoaderProcess
 from gossip_caffe.data.ring import BatchRing
@@ -100,6 +101,7 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             evaluator=evaluator,
             spec_here=here,
             offload=asyncio.to_thread,
+            elsewhere=elsewhere_of(spec),
         )
         agent = Agent(world, record, _trainer(here, options.engine, ring, clock, rng, log))
         _leave_on_signals(agent)

@@ -9,6 +9,7 @@ from gossip_caffe.checkpoint.announce import Announcement, announced
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.checkpoint.pull import FileClient, pull, silent
+from gossip_caffe.checkpoint.url_store import elsewhere_of
 from gossip_caffe.errors import CheckpointRefused, NotFound
 from gossip_caffe.gossip.collect import Consensus, mean_of
 from gossip_caffe.gossip.message import Message
@@ -68,7 +69,15 @@ async def fetch_announced(
     on_progress: Callable[[int, int], None] = silent,
 ) -> Manifest:
     """Bring one from its holders. Raises CheckpointRefused when none has it whole."""
-    manifest = await pull(entry, job=spec.name, client=files, folder=folder, rng=rng, on_progress=on_progress)
+    manifest = await pull(
+        entry,
+        job=spec.name,
+        client=files,
+        folder=folder,
+        rng=rng,
+        on_progress=on_progress,
+        elsewhere=elsewhere_of(spec),
+    )
     return _verified(folder, spec, manifest)
 
 

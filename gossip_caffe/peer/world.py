@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.pull import FileClient
+from gossip_caffe.checkpoint.url_store import UrlStore
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.seams import Offload
 from gossip_caffe.gossip.transport import Answerer, Transport
@@ -28,7 +29,8 @@ class World:
     ``serve`` lets an answerer answer offers from now on; ``folder`` keeps checkpoints, ``files`` reads those of
     others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can. ``spec_here`` is the
     job with the paths of this machine, when they are others. ``offload`` takes long arithmetic out of the event loop's
-    thread; None: it stays there. ``strategy``: how learning is shared.
+    thread; None: it stays there. ``elsewhere``: where the job keeps checkpoints beside its peers. ``strategy``: how
+    learning is shared.
     """
 
     spec: JobSpec
@@ -44,6 +46,7 @@ class World:
     evaluator: Evaluator | None = None
     spec_here: JobSpec | None = None
     offload: Offload | None = None
+    elsewhere: UrlStore | None = None
     strategy: MakeStrategy = pairwise
 
     @property

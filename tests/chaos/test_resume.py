@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -140,4 +141,25 @@ def test_when_all_peers_have_left_new_ones_go_on_from_the_checkpoint_that_they_l
         log = (run.folder / "clusters" / "local" / "logs" / "p2.log").read_text()
         assert "from checkpoint" in log
         assert run.run("cluster", "down").returncode == 0
+        run.assert_nothing_is_left()
+
+
+def test_peers_whose_disks_died_with_them_are_replaced_by_others_that_go_on_from_the_jobs_store(
+    tmp_path: Path,
+) -> None:
+    job = write_job(tmp_path / "job", records=4000, iterations=6_000)
+    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
+    up += ["--set", f"checkpoint_store=file://{tmp_path}/store", "--set", "keep_checkpoints=2"]
+    with cluster_run(tmp_path / "state") as run:
+        process = run.start(*up)
+        wait_for("some are in the store", lambda: len(events_of(run, Event.KEPT)) >= 4)
+        kill_everything(run, process)
+        kept = {event["checkpoint"] for event in events_of(run, Event.KEPT)}
+        assert 1 <= len(list((tmp_path / "store" / "solver").iterdir())) <= 4
+        shutil.rmtree(run.folder / "clusters" / "local" / "run" / "checkpoints")
+        process = run.start(*up)
+        wait_for("the job is finished", lambda: process.poll() is not None)
+        assert process.returncode == 0, (run.folder / "up.log").read_text()
+        (resumed,) = events_of(run, Event.RESUMED)
+        assert resumed["checkpoint"] in kept
         run.assert_nothing_is_left()

@@ -1,0 +1,102 @@
+"""Checkpoints at a URL (a folder that all machines have, S3, GCS …), beside those that peers hold.
+
+fsspec does the talking; names and keys come from where its file systems look for them, never from the job. A checkpoint
+is there once its manifest is, which is written last; whoever pulls one verifies it as if it came from a peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from gossip_caffe.checkpoint.manifest import MANIFEST, Manifest
+from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound, UsageError
+from gossip_caffe.job.spec import JobSpec
+
+PIECE_BYTES = 4 << 20
+
+
+class UrlStore:
+    """The checkpoints of one job at a URL."""
+
+    def __init__(self, url: str, job: str) -> None:
+        """Raises UsageError when nothing here can read such URLs."""
+        import fsspec  # noqa: PLC0415 - only for jobs that have such a store
+
+        self.url = f"{url}/{job}"
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise UsageError(
+                f"the checkpoints' store {url} cannot be reached from here ({error})",
+                remedy="install what fsspec needs for it, for example s3fs or gcsfs",
+            ) from None
+
+    async def put(self, folder: Path, manifest: Manifest) -> None:
+        """Copy a checkpoint's folder there. Raises EnvironmentProblem."""
+        await asyncio.to_thread(self._put, folder, manifest)
+
+    async def remove_but(self, kept: set[str]) -> list[str]:
+        """Remove all checkpoints but these; returns what was removed. Raises EnvironmentProblem."""
+        return await asyncio.to_thread(self._remove_but, kept)
+
+    async def pull(
+        self, address: str, job: str, checkpoint: str, file: str, offset: int
+    ) -> AsyncIterator[bytes]:
+        """A file's bytes from an offset on, as from a peer (FileClient); ``address`` and ``job`` are not needed.
+
+        Raises NotFound, or CheckpointRefused when it cannot be read.
+        """
+        del address, job
+        path = f"{self._root}/{checkpoint}/{file}"
+        try:
+            opened = await asyncio.to_thread(self._files.open, path, "rb")
+        except FileNotFoundError:
+            raise NotFound(f"no {file} of checkpoint {checkpoint} at {self.url}") from None
+        except OSError as error:
+            raise CheckpointRefused(f"{self.url} cannot be read ({_words(error)})") from None
+        try:
+            await asyncio.to_thread(opened.seek, offset)
+            while piece := await asyncio.to_thread(opened.read, PIECE_BYTES):
+                yield piece
+        except OSError as error:
+            raise CheckpointRefused(f"{self.url}: {file} broke off ({_words(error)})") from None
+        finally:
+            await asyncio.to_thread(opened.close)
+
+    def _put(self, folder: Path, manifest: Manifest) -> None:
+        there = f"{self._root}/{manifest.checkpoint}"
+        try:
+            self._files.makedirs(there, exist_ok=True)
+            for name in (*(entry.name for entry in manifest.files), MANIFEST):
+                self._files.put_file(str(folder / name), f"{there}/{name}")
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot keep checkpoint {manifest.checkpoint} at {self.url} ({_words(error)})",
+                remedy="peers hold it, and the next one is tried again; look at the store and its rights",
+            ) from None
+
+    def _remove_but(self, kept: set[str]) -> list[str]:
+        try:
+            found: list[Any] = self._files.ls(self._root, detail=False)
+            old = [path for path in found if path.rstrip("/").rpartition("/")[2] not in kept]
+            for path in old:
+                self._files.rm(path, recursive=True)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot remove old checkpoints at {self.url} ({_words(error)})",
+                remedy="remove them by hand, or give the peers the right to",
+            ) from None
+        return [path.rstrip("/").rpartition("/")[2] for path in old]
+
+
+def elsewhere_of(spec: JobSpec) -> UrlStore | None:
+    """The store of a job, None when it has none. Raises UsageError when it cannot be reached from here."""
+    url = spec.settings.checkpoint_store
+    return UrlStore(url, spec.name) if url else None
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__

@@ -1,0 +1,67 @@
+"""Which of a job's checkpoints stay, on this peer's disk, in the announcements and in the job's store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gossip_caffe.checkpoint.announce import Announcement, add_score
+from gossip_caffe.checkpoint.retention import Retention
+from gossip_caffe.membership.fence import FencedWriter
+from gossip_caffe.membership.store import Delete
+from gossip_caffe.observe.events import Event
+from gossip_caffe.observe.tested import ConsensusTest
+from gossip_caffe.peer.world import World
+
+DELETES_A_TRANSACTION = 64
+
+
+class Keeping:
+    """What one peer does about old checkpoints; all peers decide alike, by what is announced."""
+
+    def __init__(self, world: World) -> None:
+        settings = world.spec.settings
+        self._world = world
+        self._retention = Retention(
+            settings.keep_checkpoints, settings.keep_every_samples, settings.keep_best
+        )
+        self._kept: frozenset[str] = frozenset()
+
+    def seen(self, listed: Sequence[Announcement]) -> None:
+        """These are announced."""
+        self._kept = frozenset(self._retention.kept(listed))
+
+    def prune(self) -> None:
+        """Remove copies on this disk that nobody needs any more."""
+        self._world.folder.prune(self._retention.last, self._kept)
+
+    async def forget_old(self, listed: Sequence[Announcement], writer: FencedWriter) -> None:
+        """Take back the announcements that nobody needs any more, and remove the copies here."""
+        old = [entry.checkpoint for entry in listed if entry.checkpoint not in self._kept]
+        for first in range(0, len(old), DELETES_A_TRANSACTION):
+            part = old[first : first + DELETES_A_TRANSACTION]
+            await writer.transact(
+                [], [Delete(self._world.keys.checkpoint(checkpoint)) for checkpoint in part]
+            )
+        self.prune()
+
+    async def keep_elsewhere(self, made: str) -> None:
+        """Copy what was just made to the job's store, and remove there what is old. Raises EnvironmentProblem."""
+        if (elsewhere := self._world.elsewhere) is None:
+            return
+        folder = self._world.folder
+        await elsewhere.put(folder.path(made), folder.manifest(made))
+        self._world.log.emit(Event.KEPT, checkpoint=made, url=elsewhere.url)
+        await elsewhere.remove_but({made, *self._kept})
+
+    async def note_score(self, listed: Sequence[Announcement], writer: FencedWriter) -> None:
+        """Note the newest test of the consensus at the checkpoint that is nearest to it."""
+        if not self._retention.best or not listed:
+            return
+        if (item := await self._world.store.get(self._world.keys.tested)) is None:
+            return
+        tested = ConsensusTest.from_json(item.value)
+        nearest = min(listed, key=lambda entry: abs(entry.progress_samples - tested.progress_samples))
+        if tested.score is None or nearest.scored_samples == tested.progress_samples:
+            return
+        where = nearest.checkpoint, tested.score, tested.progress_samples
+        await add_score(self._world.store, writer, self._world.keys, *where)

@@ -1,0 +1,110 @@
+"""Checkpoints at a URL: in memory and in a folder, by the same code as in a cloud's store."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from gossip_caffe.checkpoint.announce import Announcement
+from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.manifest import MODEL, Manifest
+from gossip_caffe.checkpoint.pull import pull
+from gossip_caffe.checkpoint.url_store import UrlStore
+from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound, UsageError
+from gossip_caffe.job.spec import JobSettings, with_overrides
+from tests.unit.test_checkpoint_files import WEIGHTS, load, manifest_of, write_state
+
+
+class Nobody:
+    """All holders are gone."""
+
+    async def pull(
+        self, address: str, job: str, checkpoint: str, file: str, offset: int
+    ) -> AsyncIterator[bytes]:
+        raise NotFound(f"nobody is at {address}")
+        yield b""
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> UrlStore:
+    url = f"file://{tmp_path}/store" if request.param == "folder" else f"memory://{tmp_path.name}"
+    return UrlStore(url, "job")
+
+
+async def put(store: UrlStore, tmp_path: Path, name: str = "c1") -> Manifest:
+    folder = CheckpointFolder(tmp_path / "maker")
+    manifest = folder.write(manifest_of(name), WEIGHTS, write_state)
+    await store.put(folder.path(name), manifest)
+    return manifest
+
+
+async def pulled(store: UrlStore, manifest: Manifest, folder: CheckpointFolder) -> Manifest:
+    announcement = Announcement(manifest.checkpoint, manifest.digest, 7, 0.0, {"p0": "dead:1"})
+    rng = random.Random(1)
+    return await pull(announcement, job="job", client=Nobody(), folder=folder, rng=rng, elsewhere=store)
+
+
+async def test_what_no_holder_has_any_more_comes_from_the_store(store: UrlStore, tmp_path: Path) -> None:
+    manifest = await put(store, tmp_path)
+    joiner = CheckpointFolder(tmp_path / "joiner")
+    assert await pulled(store, manifest, joiner) == manifest
+    np.testing.assert_array_equal(load(joiner, "c1")[1], WEIGHTS)
+
+
+async def test_a_file_is_read_from_an_offset_on(store: UrlStore, tmp_path: Path) -> None:
+    await put(store, tmp_path)
+    whole = (tmp_path / "maker" / "c1" / MODEL).read_bytes()
+    assert b"".join([piece async for piece in store.pull("", "job", "c1", MODEL, 100)]) == whole[100:]
+
+
+async def test_what_was_damaged_there_is_refused(store: UrlStore, tmp_path: Path) -> None:
+    manifest = await put(store, tmp_path)
+    path = f"{store._root}/c1/{MODEL}"
+    content = bytearray(store._files.cat_file(path))
+    content[len(content) // 2] ^= 1
+    store._files.pipe_file(path, bytes(content))
+    joiner = CheckpointFolder(tmp_path / "joiner")
+    with pytest.raises(
+        CheckpointRefused, match=r"the job.s store: model\.caffemodel is not what was announced"
+    ):
+        await pulled(store, manifest, joiner)
+    assert joiner.ids() == []
+
+
+async def test_a_checkpoint_without_its_manifest_is_not_there(store: UrlStore, tmp_path: Path) -> None:
+    manifest = await put(store, tmp_path)
+    store._files.rm(f"{store._root}/c1/manifest.json")
+    with pytest.raises(CheckpointRefused, match=r"no manifest\.json of checkpoint c1"):
+        await pulled(store, manifest, CheckpointFolder(tmp_path / "joiner"))
+
+
+async def test_old_ones_are_removed(store: UrlStore, tmp_path: Path) -> None:
+    for name in ("c1", "c2", "c3"):
+        await put(store, tmp_path, name)
+    assert sorted(await store.remove_but({"c2"})) == ["c1", "c3"]
+    assert await store.remove_but({"c2"}) == []
+
+
+async def test_a_store_that_takes_nothing_is_one_line(store: UrlStore, tmp_path: Path) -> None:
+    with (
+        patch.object(type(store._files), "put_file", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(EnvironmentProblem, match=r"cannot keep checkpoint c1 at .*No space left"),
+    ):
+        await put(store, tmp_path)
+
+
+def test_a_store_that_nothing_here_can_read_is_refused() -> None:
+    with pytest.raises(UsageError, match="nosuch"):
+        UrlStore("nosuch://bucket", "job")
+
+
+@pytest.mark.parametrize("url", ["bucket/path", "s3://key:secret@bucket/path", "gcs://bucket?token=secret"])
+def test_a_url_that_is_none_or_holds_a_secret_is_refused_without_repeating_the_secret(url: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        with_overrides(JobSettings(), {"checkpoint_store": url})
+    assert "secret" not in str(refused.value)
