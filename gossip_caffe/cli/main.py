@@ -14,6 +14,10 @@ from gossip_caffe import __version__
 from gossip_caffe.errors import ExitCode, GossipCaffeError
 
 _COMMANDS = {
+    "chaos": (
+        "gossip_caffe.cli.chaos:chaos",
+        "Kill processes of a cluster by a plan, and check what is left.",
+    ),
     "checkpoint": (
         "gossip_caffe.cli.checkpoint:checkpoint",
         "List, fetch, check and export what a job has kept.",

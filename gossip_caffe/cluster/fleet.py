@@ -47,7 +47,8 @@ class PeerProcess:
 class Fleet:
     """All peers that this supervisor has started. Use it from the main thread, with the event loop running.
 
-    Their names are ``prefix`` and a number that counts up; ``more`` are words for each of their commands.
+    Their names are ``prefix`` and a number that counts up; ``more`` are words for each of their commands, ``words_of``
+    gives further ones for a peer of that name.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Fleet:
         engine: str,
         prefix: str = "p",
         more: Sequence[str] = (),
+        words_of: Callable[[str], Sequence[str]] = lambda _: (),
     ) -> None:
         self._prefix = prefix
         self._state = state
@@ -65,6 +67,7 @@ class Fleet:
         self._job = job
         self._engine = engine
         self._more = more
+        self._words_of = words_of
         self.peers: dict[str, PeerProcess] = {}
         self.on_end: list[Callable[[PeerProcess], None]] = []
 
@@ -93,6 +96,7 @@ class Fleet:
             "--engine",
             self._engine,
             *self._more,
+            *self._words_of(name),
         ]
         # Peers share this machine's cores: one BLAS thread each, unless the user says otherwise.
         threads = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}

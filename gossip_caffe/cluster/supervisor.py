@@ -41,7 +41,8 @@ class ClusterOptions:
     """What a cluster is started with. ``spec`` is a job to create, None to train ``job``, which exists.
 
     ``etcd`` empty: an etcd of its own. ``restart``: another peer takes the place of one that is killed.
-    ``of_peers``: more words for each ``peer start``. ``from_checkpoint``: the job goes back to that one first.
+    ``of_peers``: more words for each ``peer start``; ``words_of``: still more, by the peer's name and the address of
+    etcd. ``from_checkpoint``: the job goes back to that one first.
     """
 
     state: ClusterState
@@ -53,6 +54,7 @@ class ClusterOptions:
     restart: bool = False
     of_peers: tuple[str, ...] = ()
     from_checkpoint: str = ""
+    words_of: Callable[[str, str], tuple[str, ...]] = lambda _name, _etcd: ()
 
 
 class Supervisor:
@@ -109,7 +111,13 @@ class Supervisor:
         prefix = f"{_as_name(socket.gethostname())}-p" if self._options.etcd else "p"
         endpoint = ",".join(self.endpoints)
         self.fleet = Fleet(
-            self._state, endpoint, self._options.job, self._options.engine, prefix, self._options.of_peers
+            self._state,
+            endpoint,
+            self._options.job,
+            self._options.engine,
+            prefix,
+            self._options.of_peers,
+            lambda name: self._options.words_of(name, endpoint),
         )
         self.fleet.on_end.append(self._peer_ended)
 
@@ -308,6 +316,19 @@ class Supervisor:
         self.fleet.signal(pids, chosen)
         self._say(f"{chosen.name} sent to the {'whole of' if what == 'all' else f'{what} of'} {name}")
         return {"peer": name, "what": what, "signal": chosen.name, "pids": pids}
+
+    def kill_etcd(self) -> None:
+        """End this cluster's own etcd as a crash would. Raises NotFound when it has none."""
+        if self._etcd is None:
+            raise NotFound("this cluster has no etcd of its own", remedy="leave --etcd out")
+        self._etcd.kill()
+        self._say("SIGKILL sent to etcd")
+
+    def start_etcd(self) -> None:
+        """Start it again, with its data and on its port."""
+        if self._etcd is not None and not self._etcd.pid:
+            self._etcd.start()
+            self._say("etcd is back")
 
     def _peer(self, name: str) -> PeerProcess:
         peer = self.fleet.peers.get(name)

@@ -8,6 +8,7 @@ dying ends the peer, with the cause that Caffe printed.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 
 import numpy as np
@@ -29,6 +30,8 @@ from gossip_caffe.solver.solver_port import Solver
 _FRESH = StartSpec()
 MAX_DEATHS_WITHOUT_PROGRESS = 3
 """A child that dies this often without a batch trained in between will not get further by dying again."""
+_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM})
+"""Whoever ends so while it starts did not fail: somebody, or a machine without memory, ended it."""
 
 
 class Trainer:
@@ -86,9 +89,9 @@ class Trainer:
         """Start both children; returns when the net stands. Raises SolverDied or DataError with the cause."""
         self._solver, self._loader = self._make_solver(None), self._make_loader()
         self._made = True
-        starting = asyncio.ensure_future(self._loader.start())
+        starting = asyncio.ensure_future(self._start_loader())
         try:
-            self.layout = await self._solver.build()
+            self.layout = await self._build_solver()
             await starting
         finally:
             starting.cancel()
@@ -100,8 +103,15 @@ class Trainer:
 
         ``history``: a .solverstate whose momentum it takes.
         """
-        await self._solver.start(weights, history)
-        self.board = self._solver.board
+        while True:
+            try:
+                await self._solver.start(weights, history)
+            except SolverDied as error:
+                await self._solver_died_starting(error)
+                self.layout = await self._build_solver()
+            else:
+                self.board = self._solver.board
+                return
 
     async def history(self) -> SolverHistory | None:
         """The solver's momentum; None when there is no solver to give it now."""
@@ -168,10 +178,16 @@ class Trainer:
         self._count_death(end, SolverDied)
         self._ring.rewind(kept)
         self._solver, self._loader = self._make_solver(self.board), self._make_loader()
-        await self._loader.start()
+        await self._start_loader()
         self._resume_loader(self.stream.retrain(kept))
-        await self._solver.build()
-        await self._solver.start(None)
+        try:
+            await self._solver.build()
+            await self._solver.start(None)
+        except SolverDied as error:
+            if (again := await self._solver.wait()).code not in _FROM_OUTSIDE:
+                raise error
+            await self._restart_solver(again)
+            return
         self.solver_restarts += 1
         self._restarting = False
 
@@ -180,9 +196,39 @@ class Trainer:
         self._log.emit(Event.LOADER_DIED, cause=end.cause)
         self._count_death(end, DataError)
         self._loader = self._make_loader()
-        await self._loader.start()
+        await self._start_loader()
         self._resume_loader(self.stream.from_sequence(self._ring.head))
         self._restarting = False
+
+    async def _start_loader(self) -> None:
+        """Until it stands, though somebody kills it meanwhile. Raises DataError with its own reason."""
+        while True:
+            try:
+                return await self._loader.start()
+            except DataError:
+                end = await self._loader.wait()
+                if end.code not in _FROM_OUTSIDE:
+                    raise
+                self._log.emit(Event.LOADER_DIED, cause=end.cause)
+                self._count_death(end, DataError)
+                self._loader = self._make_loader()
+
+    async def _build_solver(self) -> WeightLayout:
+        """The same for a first solver, until its net stands. Raises SolverDied."""
+        while True:
+            try:
+                return await self._solver.build()
+            except SolverDied as error:
+                await self._solver_died_starting(error)
+
+    async def _solver_died_starting(self, error: SolverDied) -> None:
+        """Make another one where somebody ended the first before it trained anything; else raises ``error``."""
+        end = await self._solver.wait()
+        if end.code not in _FROM_OUTSIDE:
+            raise error
+        self._log.emit(Event.SOLVER_DIED, cause=end.cause, sequences_lost=[0, 0])
+        self._count_death(end, SolverDied)
+        self._solver = self._make_solver(None)
 
     def _resume_loader(self, batches: list[Batch]) -> None:
         """Tell a new loader what is to come; from here on ``cut`` tells it the rest."""
@@ -191,7 +237,7 @@ class Trainer:
 
     def _count_death(self, end: ProcessEnd, error: type[SolverDied | DataError]) -> None:
         """Raise when another child would only end the same way: it said so, or it did so too often."""
-        progress = self.board.batches
+        progress = self.board.batches if hasattr(self, "board") else 0
         self._deaths = self._deaths + 1 if progress <= self._progress_at_death else 1
         self._progress_at_death = max(progress, self._progress_at_death)
         if end.final or self._deaths >= MAX_DEATHS_WITHOUT_PROGRESS:

@@ -26,6 +26,11 @@ LAYOUT = WeightLayout.of([("ip", 0, (3,))])
 BATCH = 4
 
 
+KILLED_AT: list[str] = []
+"""When the next children die while they start: "opening" the data, "building" the net or "starting" to train."""
+KILLED_AT_CODE = {"opening": -9, "building": -9, "starting": -15, "building (aborted)": -6}
+
+
 class FakeChild:
     def __init__(self) -> None:
         self.pid = 1
@@ -37,9 +42,9 @@ class FakeChild:
     async def stop(self) -> None:
         self.die("stopped")
 
-    def die(self, cause: str, *, final: bool = False) -> None:
+    def die(self, cause: str, *, final: bool = False, code: int = 1) -> None:
         if not self.ended.done():
-            self.ended.set_result(ProcessEnd(1, cause, "do this", final=final))
+            self.ended.set_result(ProcessEnd(code, cause, "do this", final=final))
 
 
 class FakeLoader(FakeChild):
@@ -48,7 +53,9 @@ class FakeLoader(FakeChild):
         self.planned: list[int] = []
 
     async def start(self) -> None:
-        pass
+        if KILLED_AT and KILLED_AT[0] == "opening":
+            self.die("the loader was killed", code=KILLED_AT_CODE[KILLED_AT.pop(0)])
+            raise DataError("the loader was killed")
 
     def plan(self, batches: Sequence[PlannedBatch]) -> None:
         self.planned += [batch.sequence for batch in batches]
@@ -60,13 +67,20 @@ class FakeSolver(FakeChild):
         self.board = board or WeightBoard.create(LAYOUT.size)
         self.began_at = -1
 
+    def _perhaps_killed(self, when: str) -> None:
+        if KILLED_AT and KILLED_AT[0].partition(" ")[0] == when:
+            self.die("the solver was killed", code=KILLED_AT_CODE[KILLED_AT.pop(0)])
+            raise SolverDied("the solver was killed")
+
     async def build(self) -> WeightLayout:
+        self._perhaps_killed("building")
         return LAYOUT
 
     async def history(self) -> SolverHistory:
         raise SolverDied("it has none")
 
     async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
+        self._perhaps_killed("starting")
         if weights is not None:
             self.board.install(weights)
         out = np.empty(LAYOUT.size, np.float32)
@@ -195,3 +209,53 @@ async def test_a_final_failure_ends_the_peer_at_once_with_what_to_do() -> None:
     with pytest.raises(DataError, match="not a Datum") as caught:
         await supervising
     assert caught.value.remedy == "do this"
+
+
+@pytest.mark.parametrize("when", ["opening", "building", "starting"])
+async def test_a_child_that_is_killed_while_it_starts_for_the_first_time_is_started_again(when: str) -> None:
+    KILLED_AT[:] = [when]
+    on = await stage()
+    assert not KILLED_AT
+    assert len(on.solvers) + len(on.loaders) == 3
+    assert on.loaders[-1].planned == list(range(10))
+    assert on.trainer.board is on.solvers[-1].board
+    assert [event["event"] for event in on.log.events] == [
+        "loader-died" if when == "opening" else "solver-died"
+    ]
+
+
+@pytest.mark.parametrize("when", ["opening", "building", "starting"])
+@pytest.mark.parametrize("who", ["solver", "loader"])
+async def test_a_child_that_is_killed_while_it_is_started_again_is_started_once_more(
+    who: str, when: str
+) -> None:
+    on = await stage()
+    supervising = asyncio.create_task(on.trainer.supervise())
+    on.solvers[0].train(4, publish=True)
+    on.ring.rewind(4)
+    await settle()
+    KILLED_AT[:] = [when]
+    (on.solvers if who == "solver" else on.loaders)[0].die("killed by SIGKILL")
+    await settle()
+    assert not supervising.done()
+    if who == "solver" or when == "opening":
+        assert not KILLED_AT
+    assert on.loaders[-1].planned == list(range(4, 10))
+    assert on.trainer.solver_restarts == (who == "solver")
+    KILLED_AT.clear()
+    supervising.cancel()
+
+
+async def test_one_that_is_killed_at_every_start_ends_the_peer_with_its_cause() -> None:
+    KILLED_AT[:] = ["building"] * MAX_DEATHS_WITHOUT_PROGRESS
+    with pytest.raises(SolverDied, match="was killed"):
+        await stage()
+    assert not KILLED_AT
+
+
+async def test_one_that_fails_by_itself_while_it_starts_is_not_tried_again() -> None:
+    KILLED_AT[:] = ["building (aborted)"] * 2
+    with pytest.raises(SolverDied, match="was killed"):
+        await stage()
+    assert len(KILLED_AT) == 1
+    KILLED_AT.clear()

@@ -1,0 +1,91 @@
+"""A scenario file says what is done to a cluster, and its seed decides the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from gossip_caffe.cluster.chaos_scenario import Act, Scenario, read_scenario, schedule, struck
+from gossip_caffe.errors import UsageError
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "chaos").glob("*.toml"))
+WHOLE = """seed = 3
+peers = 5
+every_s = [1, 2.5]
+[[fault]]
+act = "kill"
+times = 7
+what = ["agent", "solver", "loader"]
+[[fault]]
+act = "delay"
+amount = 0.5
+"""
+
+
+def read(folder: Path, text: str) -> Scenario:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return read_scenario(path)
+
+
+def test_a_scenario_is_read_whole(tmp_path: Path) -> None:
+    scenario = read(tmp_path, WHOLE)
+    assert (scenario.name, scenario.seed, scenario.peers, scenario.every_s) == ("mine", 3, 5, (1, 2.5))
+    assert [fault.act for fault in scenario.faults] == [Act.KILL, Act.DELAY]
+    assert scenario.strokes == 8
+    assert scenario.needs_links
+
+
+def test_one_seed_gives_one_schedule_and_another_seed_another(tmp_path: Path) -> None:
+    scenario = read(tmp_path, WHOLE)
+    assert schedule(scenario) == schedule(read(tmp_path, WHOLE))
+    assert schedule(scenario) != schedule(read(tmp_path, WHOLE.replace("seed = 3", "seed = 4")))
+
+
+def test_every_stroke_is_dealt_once_and_the_parts_take_turns(tmp_path: Path) -> None:
+    strokes = schedule(read(tmp_path, WHOLE))
+    assert [stroke.number for stroke in strokes] == list(range(8))
+    kills = Counter(stroke.what for stroke in strokes if stroke.act is Act.KILL)
+    assert kills == {"agent": 3, "solver": 2, "loader": 2}
+    assert all(1 <= stroke.wait_s <= 2.5 and 0 <= stroke.pick < 1 for stroke in strokes)
+
+
+def test_whoever_was_struck_least_is_next() -> None:
+    assert struck(["p1", "p2", "p0"], {"p0": 2, "p1": 1}, 0.99) == "p2"
+    assert {struck(["p0", "p1", "p2"], {}, pick) for pick in (0.0, 0.4, 0.99)} == {"p0", "p1", "p2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("peers = 3", "nothing to do"),
+        ("fault = 3", "nothing to do"),
+        ("[[fault]]\nact = 'sing'", "'sing' is unknown"),
+        ("[[fault]]\nact = 'kill'\nwhat = 'brain'", "no part of a peer"),
+        ("[[fault]]\nact = 'kill'\ntimes = 0", "times"),
+        ("[[fault]]\nact = 'kill'\ntimes = 'many'", "times = 'many'"),
+        ("[[fault]]\nact = 'delay'", "needs an amount"),
+        ("speed = 3\n[[fault]]\nact = 'kill'", "'speed' is unknown"),
+        ("peers = 1\nat_least = 2\n[[fault]]\nact = 'kill'", "at_least"),
+        ("every_s = [3, 1]\n[[fault]]\nact = 'kill'", "every_s"),
+        ("every_s = [3]\n[[fault]]\nact = 'kill'", "every_s"),
+        ("[[fault", "no TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_scenario_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(UsageError, match=r"mine\.toml") as refused:
+        read(tmp_path, text)
+    assert named in refused.value.message
+    assert refused.value.remedy
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_scenarios_that_come_with_this_repository_are_whole(path: Path) -> None:
+    scenario = read_scenario(path)
+    strokes = schedule(scenario)
+    kills = Counter(stroke.what for stroke in strokes if stroke.act is Act.KILL)
+    assert sum(kills.values()) >= 30
+    assert set(kills) >= {"agent", "solver", "loader"}
+    assert {Act.ETCD_RESTART, Act.FREEZE, Act.PARTITION} <= {stroke.act for stroke in strokes}

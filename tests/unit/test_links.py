@@ -1,0 +1,89 @@
+"""A link between two ports of loopback delays, resets and cuts, and otherwise carries every byte."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gossip_caffe.cluster.links import Link, ports_of
+
+
+@asynccontextmanager
+async def echoing() -> AsyncIterator[Link]:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(1000):
+                writer.write(piece)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    link = Link(server.sockets[0].getsockname()[1])
+    link.start()
+    try:
+        yield link
+    finally:
+        await link.stop()
+        server.close()
+
+
+async def said(link: Link, what: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+    try:
+        writer.write(what)
+        writer.write_eof()
+        async with asyncio.timeout(30):
+            return await reader.read()
+    except OSError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_every_byte_is_carried_both_ways() -> None:
+    async with echoing() as link:
+        what = os.urandom(300_000)
+        assert await said(link, what) == what
+
+
+async def test_what_is_delayed_takes_no_less_time() -> None:
+    async with echoing() as link:
+        link.delay_s = 0.2
+        began = time.monotonic()
+        assert await said(link, b"hello") == b"hello"
+        assert time.monotonic() - began >= 0.2
+
+
+async def test_nobody_comes_through_a_link_that_is_cut_until_it_is_whole_again() -> None:
+    async with echoing() as link:
+        link.is_cut = True
+        assert await said(link, b"hello") == b""
+        link.is_cut = False
+        assert await said(link, b"hello") == b"hello"
+
+
+async def test_a_reset_ends_what_is_open_and_nothing_else() -> None:
+    async with echoing() as link:
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        link.reset()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+        writer.close()
+        assert await said(link, b"hello") == b"hello"
+
+
+async def test_a_link_bars_a_process_by_the_ports_of_its_sockets() -> None:
+    async with echoing() as link:
+        link.bars = lambda port: port in ports_of(os.getpid())
+        assert await said(link, b"hello") == b""
+        link.bars = lambda _: False
+        assert await said(link, b"hello") == b"hello"
