@@ -1,7 +1,7 @@
 # gossip-caffe: `make` lists the targets. Each does first whatever is still missing (deploy/bootstrap.py).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench pycaffe clean
+.PHONY: help setup demo test lint bench chaos chaos-long pycaffe clean
 
 PYTHON ?=
 BOOT := $(or $(PYTHON),python3)
@@ -12,7 +12,7 @@ VENV := .venv/bin
 
 help: ## list what can be made
 	@echo "make TARGET [PYTHON=/path/to/python3]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 	@echo "A fresh machine needs only make, python3 and root or sudo; pycaffe is built once (minutes) and kept in the cache."
 	@echo "GOSSIP_CAFFE_PYCAFFE=/folder/with/caffe uses a pycaffe that you have; GOSSIP_CAFFE_CACHE moves the cache."
 
@@ -37,11 +37,24 @@ bench: ## all benchmarks, or one (make bench NAME=overhead)
 	$(SETUP) dev
 	@$(VENV)/python benchmarks/run.py $(NAME)
 
+CHAOS := .chaos
+
+chaos: ## kill, freeze and part the processes of a cluster for some minutes, and check what is left
+	$(SETUP) dev
+	@rm -rf $(CHAOS)/short
+	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job
+	@$(VENV)/gossip-caffe chaos run examples/chaos/short.toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/short
+
+chaos-long: ## more than 1,000 kills, for hours; interrupted, it goes on
+	$(SETUP) dev
+	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job
+	@$(VENV)/gossip-caffe chaos run examples/chaos/long.toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/long
+
 pycaffe: ## build the pycaffe wheel and print where it is
 	$(SETUP) demo
 	@$(VENV)/python deploy/pycaffe/build.py
 
 clean: ## remove what was made in this checkout; the cache stays
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .chaos build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f gossip_caffe/wire/*_pb2.py gossip_caffe/wire/*_pb2.pyi gossip_caffe/gossip/*.so
 	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +
