@@ -54,6 +54,7 @@ class Striker:
         self._strokes_of: Counter[str] = Counter()
         self._lasting: set[asyncio.Task[None]] = set()
         self._apart: set[str] = set()
+        self._iteration_at: dict[str, int] = {}
         self.status: dict[str, Any] = {"peers": [], "finished": None}
 
     def look(self, status: dict[str, Any]) -> None:
@@ -113,9 +114,17 @@ class Striker:
         peers = {
             peer.name: peer for peer in fleet.running if peer.name not in self._apart and not peer.stopping
         }
+        if stroke.what in {"solver", "loader"}:
+            # A child that only ever dies makes its peer leave: that is what the peer is for, and not what is tried.
+            now = self._iterations()
+            peers = {
+                name: peer
+                for name, peer in peers.items()
+                if name not in self._iteration_at or now.get(name, 0) > self._iteration_at[name]
+            }
         if stroke.what != "all":
             peers = {name: peer for name, peer in peers.items() if stroke.what in fleet.parts(peer)}
-        if len(peers) < 2:
+        if len(fleet.running) < 2 or not peers:
             return None
         return peers[struck(list(peers), self._strokes_of, stroke.pick)]
 
@@ -123,8 +132,17 @@ class Striker:
         parts = self._supervisor.fleet.parts(peer)
         pids = [pid for part, pid in parts.items() if stroke.what in {part, "all"}]
         self._note(stroke, peer.name)
+        if stroke.what in {"solver", "loader"}:
+            self._iteration_at[peer.name] = self._iterations().get(peer.name, 0)
         self._supervisor.fleet.signal(pids, number)
         return pids
+
+    def _iterations(self) -> dict[str, int]:
+        return {
+            peer["peer"]: int(peer["status"]["iteration"])
+            for peer in self.status["peers"]
+            if peer["running"] and "status" in peer
+        }
 
     def _thaw(self, peer: PeerProcess, pids: list[int]) -> None:
         self._apart.discard(peer.name)

@@ -25,7 +25,7 @@ CREDIT_LOOK_S = 0.1
 
 
 class Claiming:
-    """When to claim, and how much. ``session`` is the lease that the peer has now, ``living`` how many peers train."""
+    """When to claim, and ``session`` is the lease that the peer has now, ``living`` how many peers train."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Claiming:
                 if claims.unsettled_shared and clock.monotonic() >= settle_at:
                     settle_at = clock.monotonic() + SETTLE_EVERY_S
                     await claims.settle()
-                if (not dry or self._orphans) and (want := self._wanted()):
+                if (not dry or self._orphans) and (want := self._wanted(orphans=self._orphans)):
                     owned = len(claims.owned)
                     pause_s = await claims.claim(want)
                     self._orphans = self._orphans and not pause_s and len(claims.owned) == owned
@@ -79,7 +79,8 @@ class Claiming:
     async def train_on_credit(self) -> None:
         """While the store is away go on with what is planned for this peer."""
         while self._goes_on:
-            if self._session().overdue() and (want := self._wanted()):
+            # What somebody left is not looked for: only the store says whose it is, and each look would take more.
+            if self._session().overdue() and (want := self._wanted(orphans=False)):
                 self._claims.borrow(want)
             await self._world.clock.sleep(CREDIT_LOOK_S)
 
@@ -105,19 +106,19 @@ class Claiming:
         had_work, self._had_work = self._had_work, True
         return had_work
 
-    def _wanted(self) -> int:
-        """How many chunks to claim now. What somebody left is claimed at once, as if nothing was queued here."""
+    def _wanted(self, *, orphans: bool) -> int:
+        """How many chunks to claim now; ``orphans``: and what somebody left, at once, as if nothing was queued."""
         spec = self._world.spec
         batch = spec.data.batch_records
         queued = self._trainer.stream.waiting_records + self._trainer.queued_batches * batch
         wanted = claims_wanted(
-            queued_records=0 if self._orphans else queued,
+            queued_records=0 if orphans else queued,
             batch_records=batch,
             chunk_records=spec.data.chunk_records,
             prefetch_batches=spec.settings.prefetch_batches,
             records_per_s=self.throughput.samples_per_s,
         )
-        left = share_of_what_was_left(len(self._claims.owned), self._living()) if self._orphans else 0
+        left = share_of_what_was_left(len(self._claims.owned), self._living()) if orphans else 0
         return wanted + left
 
 

@@ -1,0 +1,52 @@
+"""When a peer claims, and how much: what it borrows while the store is away stays a little, whoever has died."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.peer.claiming import Claiming
+from tests.fake_clock import FakeClock
+
+CHUNK = 256
+
+
+class Borrowing:
+    """Claims that can only be borrowed; each is queued at once and never trained."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.owned: dict[int, int] = {}
+        self._trainer = trainer
+
+    def borrow(self, want: int) -> int:
+        for _ in range(want):
+            self.owned[len(self.owned)] = 0
+        self._trainer.stream.waiting_records += want * CHUNK
+        return want
+
+
+async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others_borrow_without_end() -> None:
+    clock = FakeClock(automatic=True)
+    spec = SimpleNamespace(
+        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
+    )
+    trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=0, untrained=True), queued_batches=0)
+    claims = Borrowing(trainer)
+    claiming = Claiming(
+        cast("Any", SimpleNamespace(clock=clock, spec=spec)),
+        cast("Any", trainer),
+        cast("Any", claims),
+        cast("Any", SimpleNamespace(members_changed=lambda now_s: None)),
+        lambda: cast("Any", SimpleNamespace(overdue=lambda: True)),
+        lambda: 1,
+    )
+    claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
+    borrowing = asyncio.create_task(claiming.train_on_credit())
+    for _ in range(200):
+        await asyncio.sleep(0)
+    borrowing.cancel()
+    ahead = JobSettings().prefetch_batches * 64
+    assert 0 < len(claims.owned) <= -(-ahead // CHUNK)
