@@ -25,7 +25,7 @@ CREDIT_LOOK_S = 0.1
 
 
 class Claiming:
-    """When to claim, and ``session`` is the lease that the peer has now, ``living`` how many peers train."""
+    """When to claim, and how much. ``session`` is the lease that the peer has now, ``living`` how many peers train."""
 
     def __init__(
         self,
