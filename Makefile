@@ -1,7 +1,7 @@
 # gossip-caffe: `make` lists the targets. Each does first whatever is still missing (deploy/bootstrap.py).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench chaos chaos-long pycaffe clean
+.PHONY: help setup demo test simulate lint bench chaos chaos-long pycaffe clean
 
 PYTHON ?=
 BOOT := $(or $(PYTHON),python3)
@@ -26,6 +26,10 @@ demo: ## train a small model with peers that join and die, and show what came of
 test: ## all tests, or those that ARGS selects (make test ARGS="tests/unit -k plan")
 	$(SETUP) dev
 	@$(VENV)/python -m pytest $(ARGS)
+
+simulate: ## 500 simulated clusters of 16 peers with all faults (make simulate SEEDS=10000)
+	$(SETUP) dev
+	@$(VENV)/gossip-caffe simulate --peers 16 --faults all --seeds $(or $(SEEDS),500) $(ARGS)
 
 lint: ## ruff and mypy
 	$(SETUP) dev

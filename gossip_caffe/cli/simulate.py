@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from gossip_caffe.sim.faults import Fault, Kind
     from gossip_caffe.sim.simulation import Plan, Simulated
 
+STUCK_S = 300.0
+"""So long no seed takes; one that does stands still."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -202,7 +205,29 @@ def _line_of(record: dict[str, Any]) -> str:
 def _try(course: Course) -> dict[str, Any]:
     from gossip_caffe.sim.simulation import simulate as run
 
-    return _record(run(course.plan))
+    signal.signal(signal.SIGALRM, _stuck)
+    signal.setitimer(signal.ITIMER_REAL, STUCK_S, STUCK_S)
+    try:
+        return _record(run(course.plan))
+    except Stuck as stuck:
+        blank = dict.fromkeys(("faults", "kills", "records_twice", "resumes", "virtual_s", "accuracy"), 0)
+        failures = {
+            "failures": [f"no end within {STUCK_S:.0f} s of real time"],
+            "digest": "",
+            "records_lost": None,
+        }
+        return {**blank, **failures, "seed": course.seed, "peers": course.peers, "why": str(stuck)}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Stuck(SystemExit):
+    """A simulated job in which virtual time stands still."""
+
+
+def _stuck(number: int, frame: object) -> None:
+    del frame
+    raise Stuck(number)
 
 
 @contextmanager

@@ -167,10 +167,6 @@ class MemoryEtcd:
         if self._leases.pop(lease_id, None) is not None:
             self._write([Delete(key) for key, item in self.keys.items() if item.lease == lease_id])
 
-    def leased(self) -> list[str]:
-        """The keys that hang on a lease."""
-        return [key for key, item in self.keys.items() if item.lease]
-
     def listing(self, prefix: str) -> Listing:
         """Everything under a prefix, now."""
         return Listing(self.revision, tuple(self.keys[key] for key in self.under(prefix)))

@@ -146,7 +146,7 @@ async def _simulated(plan: Plan, folder: Path) -> Simulated:
             cluster.etcd.unavailable = False
         await cluster.clock.sleep(plan.settings.lease_ttl_s)
         cluster.etcd.tick()
-        left = [] if cluster.running else cluster.etcd.leased()
+        left = [] if cluster.running else _left_behind(cluster)
         cluster.note("aftermath", processes=[], shared_memory=[], leases=left)
         accuracy = _accuracy(cluster, points) if finished else 0.0
         for name in list(cluster.running):
@@ -167,6 +167,13 @@ async def _simulated(plan: Plan, folder: Path) -> Simulated:
         logs=cluster.logs,
         observed=cluster.observed,
     )
+
+
+def _left_behind(cluster: SimulatedCluster) -> list[str]:
+    """The keys of peers that are still in the store, when there is no peer any more."""
+    keys = JobKeys(cluster.spec.name)
+    mine = (keys.peers, keys.statuses, keys.fence(""), f"{keys.ledger}claims/")
+    return [key for key, item in cluster.etcd.keys.items() if item.lease or key.startswith(mine)]
 
 
 def _accuracy(cluster: SimulatedCluster, points: Points) -> float:
