@@ -32,6 +32,7 @@ _COMMANDS = {
     "evaluate": ("gossip_caffe.cli.evaluate:evaluate", "Test a job's weights on its test data."),
     "job": ("gossip_caffe.cli.job:job", "Create and look at jobs."),
     "peer": ("gossip_caffe.cli.peer:peer", "Start, list and stop peers."),
+    "report": ("gossip_caffe.cli.report:report", "Draw a run as one page that opens without a network."),
     "shards": ("gossip_caffe.cli.shards:shards", "See who trains which data of a job."),
     "simulate": (
         "gossip_caffe.cli.simulate:simulate",

@@ -28,6 +28,7 @@ from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.observe.report import report_of
 from gossip_caffe.observe.verdict import Verdict, verdict_of
 
 MARK = "GOSSIP_CAFFE_CHAOS"
@@ -185,6 +186,7 @@ class ChaosRun:
             leases=await self._leases(state),
         )
         found = verdict_of(state.run)
+        (state.run / "report.html").write_text(report_of(state.run, f"{self._scenario.name}, {state.name}"))
         self._note(found, state)
         if self.standing.ok:
             for folder in (state.etcd, state.run / "checkpoints"):
