@@ -118,8 +118,11 @@ class Claiming:
             prefetch_batches=spec.settings.prefetch_batches,
             records_per_s=self.throughput.samples_per_s,
         )
-        left = share_of_what_was_left(len(self._claims.owned), self._living()) if orphans else 0
-        return wanted + left
+        if not orphans:
+            return wanted
+        # Not of what was borrowed while the store was away: the others have as much, and were away with it.
+        usual = min(len(self._claims.owned), 3 * wanted)
+        return wanted + share_of_what_was_left(usual, self._living())
 
 
 def _training_weight(record: PeerRecord | None) -> float | None:
