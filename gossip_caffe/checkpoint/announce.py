@@ -10,6 +10,7 @@ from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import Guard, ModifiedAt, Put, Store
+from gossip_caffe.stored import read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Announcement:
 
     @classmethod
     def from_json(cls, value: bytes) -> Announcement:
-        """Read one."""
-        return cls(**json.loads(value))
+        """Read one. Raises ValueError when it is none."""
+        return read_record(cls, value)
 
 
 def checkpoint_id(progress_samples: int, maker: str) -> str:
@@ -61,7 +62,15 @@ async def announce(
 async def announced(store: Store, keys: JobKeys) -> list[Announcement]:
     """All announced checkpoints, newest first."""
     listing = await store.list(keys.checkpoints)
-    return [Announcement.from_json(item.value) for item in reversed(listing.items)]
+    found = []
+    for item in reversed(listing.items):
+        try:
+            announcement = Announcement.from_json(item.value)
+        except ValueError:
+            continue  # somebody else's, or of a version that we cannot read
+        if item.key == keys.checkpoint(announcement.checkpoint):
+            found.append(announcement)
+    return found
 
 
 async def add_holder(
@@ -95,7 +104,10 @@ async def _change(
     changed: Callable[[Announcement], Announcement],
 ) -> None:
     while (item := await store.get(keys.checkpoint(checkpoint))) is not None:
-        before = Announcement.from_json(item.value)
+        try:
+            before = Announcement.from_json(item.value)
+        except ValueError:
+            return  # somebody wrote over it
         if (after := changed(before)) == before:
             return
         put = Put(item.key, after.to_json())

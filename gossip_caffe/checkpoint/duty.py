@@ -32,7 +32,9 @@ async def take(store: Store, writer: FencedWriter, keys: JobKeys, peer: str, lea
     if item is None:
         return Held(False, "", 0)
     return Held(
-        item.value == peer.encode() and item.lease == lease, item.value.decode(), item.create_revision
+        item.value == peer.encode() and item.lease == lease,
+        item.value.decode(errors="replace"),
+        item.create_revision,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import re
@@ -29,6 +28,7 @@ from gossip_caffe.membership.jobs import load_job
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.observe.status import PeerStatus
 from gossip_caffe.peer.resuming import go_back_to
+from gossip_caffe.stored import needed, read_object
 
 LEAVE_DEADLINE_S = 12.0
 LOOK_EVERY_S = 0.5
@@ -241,9 +241,10 @@ class Supervisor:
                     continue  # of a version that we cannot read
                 statuses[status.peer] = status
             if (end := await self._store.get(keys.finished)) is not None:
-                finished = json.loads(end.value)
+                needed(end.key, end.value, "checkpoint", str)
+                finished = read_object(end.value)
             if (test := await self._store.get(keys.tested)) is not None:
-                tested = json.loads(test.value)
+                tested = _object(test.value)
         except StoreError as error:
             away = error.message
         rows = []
@@ -338,6 +339,13 @@ class Supervisor:
                 f"no peer {name!r} runs in this cluster (running: {known})", remedy="name one of those"
             )
         return peer
+
+
+def _object(value: bytes) -> dict[str, Any] | None:
+    try:
+        return read_object(value)
+    except ValueError:
+        return None  # whatever it is, it is not ours
 
 
 def _as_name(text: str) -> str:

@@ -64,7 +64,7 @@ class EtcdStore:
         """The keys under the prefix, read in pages at one revision."""
         keys: list[str] = []
         async for reply in self._pages(prefix, keys_only=True):
-            keys += [item.key.decode() for item in reply.kvs]
+            keys += [item.key.decode(errors="replace") for item in reply.kvs]
         return tuple(keys)
 
     async def _pages(

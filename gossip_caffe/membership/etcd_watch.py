@@ -32,7 +32,9 @@ def prefix_end(prefix: bytes) -> bytes:
 
 def key_value(item: pb.KeyValue) -> KeyValue:
     """An etcd key as the product sees it."""
-    return KeyValue(item.key.decode(), item.value, item.create_revision, item.mod_revision, item.lease)
+    return KeyValue(
+        item.key.decode(errors="replace"), item.value, item.create_revision, item.mod_revision, item.lease
+    )
 
 
 class StreamEnded(Exception):
@@ -166,7 +168,9 @@ class WatchHub:
             if event.kv.mod_revision < watch.next_revision:
                 continue
             value = key_value(event.kv) if event.type == pb.Event.PUT else None
-            watch.items.put_nowait(Changed(event.kv.key.decode(), value, event.kv.mod_revision))
+            watch.items.put_nowait(
+                Changed(event.kv.key.decode(errors="replace"), value, event.kv.mod_revision)
+            )
         if response.events:
             watch.next_revision = max(watch.next_revision, response.events[-1].kv.mod_revision + 1)
         return True

@@ -12,6 +12,7 @@ from gossip_caffe.clock import Clock
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.membership.store import ModifiedAt, Put, Reset, Store
+from gossip_caffe.stored import read_object
 
 LOOK_EVERY_S = 0.2
 
@@ -48,5 +49,8 @@ async def asked_to_leave(store: Store, keys: JobKeys, peer: str) -> str:
         for entry in found:
             # The watch is of a prefix: "p1" also sees what is asked of "p10".
             if entry is not None and entry.key == key:
-                return str(json.loads(entry.value)["by"])
+                try:
+                    return str(read_object(entry.value)["by"])
+                except (ValueError, KeyError):
+                    continue  # nobody asks in this way
     return ""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from gossip_caffe.errors import LeaseLost
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Put, Reset, Store
+from gossip_caffe.stored import read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,10 @@ class PeerRecord:
     @classmethod
     def from_json(cls, value: bytes) -> PeerRecord:
         """Read a record; fields of a newer version are left out. Raises ValueError when it is none."""
-        record = json.loads(value)
-        if not isinstance(record, dict):
-            raise ValueError("not a peer record")
-        try:
-            return cls(**{key: entry for key, entry in record.items() if key in _FIELDS})
-        except TypeError as error:
-            raise ValueError(f"not a peer record: {error}") from error
-
-
-# Worked out once: among a thousand peers a join is a thousand records to read.
-_FIELDS = frozenset(field.name for field in fields(PeerRecord))
+        record = read_record(cls, value)
+        if not 0 <= record.weight < math.inf:
+            raise ValueError(f"no PeerRecord: a weight of {record.weight}")
+        return record
 
 
 class Registration:

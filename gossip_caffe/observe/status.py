@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from gossip_caffe.stored import read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,4 @@ class PeerStatus:
     @classmethod
     def from_json(cls, value: bytes) -> PeerStatus:
         """Read a record; fields of a newer version are left out. Raises ValueError when it is no status record."""
-        known = {field.name for field in fields(cls)}
-        record = json.loads(value)
-        if not isinstance(record, dict) or "peer" not in record:
-            raise ValueError("not a peer status record")
-        return cls(**{key: entry for key, entry in record.items() if key in known})
+        return read_record(cls, value)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from gossip_caffe.stored import checked, read_object
+
 MAX_VALUES = 64
 """So many values of one output are written down; its others count in ``values`` only."""
 
@@ -33,8 +35,8 @@ class Output:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read what ``asdict`` made. Raises KeyError or TypeError when it is none."""
-        return cls(**{**record, "means": tuple(record["means"])})
+        """Read what ``asdict`` made. Raises KeyError, TypeError or ValueError when it is none."""
+        return checked(cls(**{**record, "means": tuple(record["means"])}))
 
     def words(self) -> str:
         """It in words, as Caffe says it: "loss = 0.31 (* 1 = 0.31 loss)"."""
@@ -94,17 +96,14 @@ class ConsensusTest:
         """Read ``to_record``. Raises ValueError when it is none."""
         try:
             outputs = tuple(map(Output.from_record, record["outputs"]))
-            return cls(**{**record, "outputs": outputs})
+            return checked(cls(**{**record, "outputs": outputs}))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the record of a test: {error}") from error
 
     @classmethod
     def from_json(cls, content: bytes) -> Self:
         """Read ``to_json``. Raises ValueError when it is none."""
-        record = json.loads(content)
-        if not isinstance(record, dict):
-            raise ValueError("not the record of a test")
-        return cls.from_record(record)
+        return cls.from_record(read_object(content))
 
 
 def finite(value: float) -> float | None:

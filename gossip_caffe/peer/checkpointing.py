@@ -36,6 +36,7 @@ from gossip_caffe.peer.world import World
 from gossip_caffe.shards.epochs import ChunkId
 from gossip_caffe.solver.board import SnapshotInfo
 from gossip_caffe.solver.history import SolverHistory
+from gossip_caffe.stored import needed
 
 ALONE_EVERY_S = 2.0
 ALONE_SHARE = 0.05
@@ -119,7 +120,7 @@ class Checkpointing:
     async def _look(self) -> None:
         member = self._member
         if (end := await self._world.store.get(self._world.keys.finished)) is not None:
-            self.newest = json.loads(end.value)["checkpoint"]
+            self.newest = needed(end.key, end.value, "checkpoint", str)
             self._world.log.emit(Event.FINISHED, checkpoint=self.newest)
             self.job_finished.set()
             return

@@ -7,7 +7,6 @@ after this is done, and only one peer founds a job.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from gossip_caffe.peer.resuming import candidates, living_peers, take_job_back, 
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.shards.epochs import by_epoch
+from gossip_caffe.stored import needed
 
 LOOK_EVERY_S = 0.2
 LATE_PEERS_S = 1.5
@@ -86,7 +86,7 @@ class Joining:
             looked_for_s = self._world.clock.monotonic() - began_at
             if (end := await self._world.store.get(self._world.keys.finished)) is not None:
                 raise JobFinished(
-                    json.loads(end.value)["checkpoint"]
+                    needed(end.key, end.value, "checkpoint", str)
                 )  # nobody trains, and nothing is to go back
             listed = await announced(self._world.store, self._world.keys)
             self._reasons = []

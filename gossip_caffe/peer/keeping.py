@@ -59,7 +59,10 @@ class Keeping:
             return
         if (item := await self._world.store.get(self._world.keys.tested)) is None:
             return
-        tested = ConsensusTest.from_json(item.value)
+        try:
+            tested = ConsensusTest.from_json(item.value)
+        except ValueError:
+            return  # of a version that we cannot read
         nearest = min(listed, key=lambda entry: abs(entry.progress_samples - tested.progress_samples))
         if tested.score is None or nearest.scored_samples == tested.progress_samples:
             return

@@ -33,6 +33,7 @@ from gossip_caffe.membership.store import (
     Store,
 )
 from gossip_caffe.shards.epochs import ChunkId, Epochs
+from gossip_caffe.stored import needed
 
 CHUNKS_PER_TRANSACTION = 32
 """Two guards and two operations a chunk, beside the fence: well within etcd's 128 a transaction."""
@@ -205,5 +206,5 @@ class Ledger:
         if item is None:
             self._folded_epochs, self._folded_revision = 0, 0
         else:
-            self._folded_epochs = int(json.loads(item.value)["epochs"])
+            self._folded_epochs = needed(self._keys.folded, item.value, "epochs", int)
             self._folded_revision = item.mod_revision

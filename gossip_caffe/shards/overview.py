@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import KeyValue, Store
 from gossip_caffe.shards.epochs import Epochs
+from gossip_caffe.stored import needed, read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ async def read_overview(store: Store, keys: JobKeys, epochs: Epochs) -> Overview
         after = await store.get(keys.folded)
         # An epoch that is folded in between has lost its marks, and would look as if nothing of it were done.
         if before == after:
-            folded = 0 if after is None else int(json.loads(after.value)["epochs"])
+            folded = 0 if after is None else needed(keys.folded, after.value, "epochs", int)
             return overview(listing.items, keys, epochs, folded)
 
 
@@ -78,14 +78,21 @@ def overview(items: Iterable[KeyValue], keys: JobKeys, epochs: Epochs, folded: i
         is_done, epoch, chunk = read
         owned, done = found.setdefault(epoch, ({}, {}))
         if is_done:
-            done.setdefault(str(json.loads(item.value)["peer"]), []).append(chunk)
+            done.setdefault(_settled_by(item.value), []).append(chunk)
         else:
-            owned.setdefault(item.value.decode(), []).append(chunk)
+            owned.setdefault(item.value.decode(errors="replace"), []).append(chunk)
     opened = tuple(
         EpochOverview(epoch, len(epochs.order(epoch)), _sorted(owned), _sorted(done))
         for epoch, (owned, done) in sorted(found.items())
     )
     return Overview(epochs.count, folded, opened)
+
+
+def _settled_by(mark: bytes) -> str:
+    try:
+        return str(read_object(mark)["peer"])
+    except (ValueError, KeyError):
+        return "?"  # done all the same: it is the key that counts
 
 
 def _sorted(chunks: Mapping[str, list[int]]) -> dict[str, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import Delete, Guard, Operation, Put, Store
 from gossip_caffe.shards.epochs import ChunkId, Epochs
+from gossip_caffe.stored import needed, read_object
 
 OPERATIONS_PER_TRANSACTION = 100
 
@@ -87,12 +88,19 @@ def rollback(standing: Standing, target: Target, epochs: Epochs) -> Rollback:
 async def standing(store: Store, keys: JobKeys) -> Standing:
     """Read the account with what carried each chunk."""
     item = await store.get(keys.folded)
-    folded = int(json.loads(item.value)["epochs"]) if item is not None else 0
+    folded = needed(keys.folded, item.value, "epochs", int) if item is not None else 0
     done: dict[ChunkId, str] = {}
     for mark in (await store.list(keys.done_marks)).items:
         if (read := keys.read_ledger(mark.key)) is not None:
-            done[ChunkId(*read[1:])] = str(json.loads(mark.value).get("via", ""))
+            done[ChunkId(*read[1:])] = _carried_by(mark.value)
     return Standing(folded, done)
+
+
+def _carried_by(mark: bytes) -> str:
+    try:
+        return str(read_object(mark).get("via", ""))
+    except ValueError:
+        return ""  # by no checkpoint that is known
 
 
 async def take_back(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import socket
@@ -25,6 +26,7 @@ from gossip_caffe.gossip.message import Refusal
 from gossip_caffe.gossip.piece import Piece, parsed
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.observe.events import read_events
+from gossip_caffe.wire import etcd_pb2
 from gossip_caffe.wire import gossip_pb2 as wire
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import write_job
@@ -254,4 +256,71 @@ def test_whatever_a_stranger_sends_is_refused_with_a_code_and_training_goes_on(r
         for same in ("agent_pid", "solver_pid", "loader_pid", "solver_restarts"):
             assert peer[same] == before[name][same], name
         assert np.isfinite(peer["loss"])
+    assert "Traceback" not in logged(run), logged(run)[-3000:]
+
+
+# ── etcd ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PLACES = (
+    *("peers/stranger", "peers/p1", "status/p1", "status/stranger", "leave/p0", "leave/stranger", "tested"),
+    *(
+        "checkpoints/{n}",
+        "duty/stranger",
+        "founder/x",
+        "ledger/done/x",
+        "ledger/claims/00000000/1",
+        "what/is/this",
+    ),
+)
+
+
+def garbage(number: int, rng: random.Random) -> tuple[bytes, bytes]:
+    """A key below the job's, and a value that no peer writes."""
+    key = rng.choice(PLACES).format(n=number).encode()
+    if rng.random() < 0.1:
+        key += rng.randbytes(4)
+    record: dict[str, object] = {
+        name: rng.choice((None, "x", -1, [], {}, 1e308)) for name in ("peer", "state", "weight", "holders")
+    }
+    record |= {name: rng.choice(("p1", 7, {})) for name in ("checkpoint", "outputs", "by", "address")}
+    values = (
+        rng.randbytes(rng.randrange(50)),
+        b"",
+        b"null",
+        b"[]",
+        b"3",
+        b"[" * 50_000,
+        json.dumps(record).encode(),
+    )
+    value = rng.choice(values)
+    if key.startswith(b"leave/p0") and value.startswith(b"{"):
+        value = b"{}"  # a request to leave is one, whoever wrote it
+    return b"/gossip-caffe/jobs/solver/" + key, value
+
+
+async def scribble(endpoint: str, count: int) -> None:
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        put = channel.unary_unary("/etcdserverpb.KV/Put", etcd_pb2.PutRequest.SerializeToString)
+        for number in range(count):
+            key, value = garbage(number, random.Random(number))
+            await put(etcd_pb2.PutRequest(key=key, value=value), timeout=CALL_S)
+
+
+def test_another_writers_garbage_in_etcd_stops_nobody(run: ClusterRun) -> None:
+    before = run.training()
+    asyncio.run(scribble(run.status()["etcd"], 3_000 if FULL else 300))
+
+    def trained_on() -> bool:
+        # p1 is a partner again once it writes its own record: it does when its throughput has changed, or it leaves.
+        now = run.training()
+        return "p0" in now and now["p0"]["iteration"] > before["p0"]["iteration"] + 200
+
+    wait_for("p0 trains on", trained_on)
+    wait_for("p1's status is its own again", lambda: "p1" in run.training())
+    for name, peer in run.training().items():
+        for same in ("agent_pid", "solver_pid", "loader_pid", "solver_restarts"):
+            assert peer[same] == before[name][same], name
+    assert run.run("cluster", "status").returncode == 0
+    assert run.run("shards", "show", "--job", "solver", "--etcd", run.status()["etcd"]).returncode == 0
+    assert run.run("peer", "list", "--etcd", run.status()["etcd"]).returncode == 0
     assert "Traceback" not in logged(run), logged(run)[-3000:]

@@ -29,6 +29,7 @@ FLOORS = (
         "processes",
         "children",
         "sharedmem",
+        "stored",
         "mixing",
         "protofields",
         "grpc_runtime",
