@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 STUCK_S = 300.0
 """So long no seed takes; one that does stands still."""
+TELL_EVERY = 50
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -243,6 +244,10 @@ def _many(courses: list[Course], jobs: int, as_json: bool) -> bool:
     with _pool(jobs) as pool:
         for record in pool.imap_unordered(_try, courses):
             records.append(record)
+            if len(records) % TELL_EVERY == 0:
+                click.echo(
+                    f"{len(records)} of {len(courses)} seeds after {time.monotonic() - began:.0f} s", err=True
+                )
             if record["failures"] and not as_json:
                 click.echo(_line_of(record))
                 for failure in record["failures"]:
