@@ -132,11 +132,22 @@ class _Source:
 
 
 async def _file(source: _Source, entry: FileEntry, unfinished: Path, told: Callable[[int], None]) -> None:
-    """Append what is missing of a file; what an earlier holder sent is kept.
+    """Bring a file; what an earlier holder sent of it is kept, unless the whole is wrong with it.
 
-    Raises Torn when the whole is wrong, CheckpointRefused when it broke off.
+    Raises Torn when this holder's own copy is wrong, CheckpointRefused when it broke off.
     """
     path = unfinished / entry.name
+    if path.exists():
+        try:
+            await _rest(source, entry, path, told)
+            return
+        except Torn:
+            pass  # the earlier holder's part may be the wrong one: all of it from this one
+    await _rest(source, entry, path, told)
+
+
+async def _rest(source: _Source, entry: FileEntry, path: Path, told: Callable[[int], None]) -> None:
+    """Append what is missing of a file. Raises Torn, and removes it, when the whole is wrong."""
     digest, size = hashlib.sha256(), 0
     if path.exists():
         with path.open("rb") as before:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.checkpoint.announce import checkpoint_id
+from gossip_caffe.checkpoint.announce import Announcement, checkpoint_id
 from gossip_caffe.checkpoint.caffemodel import read_caffemodel
 from gossip_caffe.checkpoint.duty import due
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, Manifest, numbers_of, ranges_of
+from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.checkpoint.solverstate import current_step, learned_net_field, write_solverstate
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound
 from gossip_caffe.job.spec import RateSchedule
@@ -128,6 +129,74 @@ def test_five_hundred_damages_are_five_hundred_refusals(tmp_path: Path) -> None:
         refused += 1
         shutil.rmtree(folder.root)
     assert refused == 500
+
+
+def swap(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.with_name(MODEL if path.name != MODEL else STATE).read_bytes())
+
+
+def edit(path: Path, rng: random.Random) -> None:
+    manifest = path.with_name(MANIFEST)
+    record = json.loads(manifest.read_text())
+    record[rng.choice(["progress_samples", "folded", "made_at"])] += rng.randint(1, 9)
+    manifest.write_text(json.dumps(record, sort_keys=True, indent=1))
+
+
+class FoldersOfHolders:
+    """Serves to a joiner what lies in the folder of each address."""
+
+    def __init__(self, *folders: CheckpointFolder) -> None:
+        self.by_address = {str(folder.root): folder for folder in folders}
+
+    async def pull(
+        self, address: str, job: str, checkpoint: str, file: str, offset: int
+    ) -> AsyncIterator[bytes]:
+        _, pieces = self.by_address[address].open_file(checkpoint, file, offset)
+        async for piece in pieces:
+            yield piece
+
+
+class InOrder(random.Random):
+    """Asks the holders in the order of their names."""
+
+    def shuffle(self, x: object) -> None:
+        del x
+
+
+async def test_five_hundred_damaged_holders_are_refused_with_a_reason_and_the_next_one_serves_the_joiner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda fd: None)  # what a power cut leaves is not what this is about
+    whole = CheckpointFolder(tmp_path / "whole")
+    digest = whole.write(manifest_of("c1"), WEIGHTS, write_state).digest
+    reasons: dict[str, int] = {}
+    for seed in range(500):
+        rng = random.Random(seed)
+        damaged, joiner = CheckpointFolder(tmp_path / f"d{seed}"), CheckpointFolder(tmp_path / f"j{seed}")
+        shutil.copytree(whole.path("c1"), damaged.path("c1"))
+        damage = rng.choice([*DAMAGES, swap, edit])
+        damage(damaged.path("c1", rng.choice([MODEL, STATE, MANIFEST])), rng)
+        client = FoldersOfHolders(damaged, whole)
+
+        async def ask(
+            *holders: CheckpointFolder,
+            client: FoldersOfHolders = client,
+            joiner: CheckpointFolder = joiner,
+        ) -> Manifest:
+            addresses = {f"p{number}": str(holder.root) for number, holder in enumerate(holders)}
+            announcement = Announcement("c1", digest, 7, 1.5, addresses)
+            return await pull(announcement, job="job", client=client, folder=joiner, rng=InOrder())
+
+        with pytest.raises(CheckpointRefused, match=r"p0: .") as refusal:
+            await ask(damaged)
+        assert joiner.ids() == [], seed
+        reasons[damage.__name__] = reasons.get(damage.__name__, 0) + ("p0: " in refusal.value.message)
+        assert (await ask(damaged, whole)).digest == digest, seed
+        assert np.array_equal(load(joiner, "c1")[1], WEIGHTS), seed
+        shutil.rmtree(damaged.root)
+        shutil.rmtree(joiner.root)
+    assert sum(reasons.values()) == 500
+    assert len(reasons) == 7, reasons
 
 
 def test_weights_that_are_not_finite_are_refused_whatever_their_hash(tmp_path: Path) -> None:
