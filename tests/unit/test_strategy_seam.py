@@ -94,7 +94,7 @@ class EverybodysMean:
         own = np.empty(around.board.size, dtype=np.float32)
         snapshot = around.board.snapshot(own)
         request = Message("", around.peer, around.job, around.fingerprint)
-        agreed = await consensus(request, own, around.partners(), around.transport, around.rng)
+        agreed = await consensus(request, own.copy(), around.partners(), around.transport, around.rng)
         around.board.add_correction(agreed.weights - own)
         self._applied += 1
         outcome = Outcome(OutcomeKind.APPLIED, f"mean-{self._applied}", "everybody", self._read or snapshot)
