@@ -134,6 +134,20 @@ class CheckpointFolder:
             raise self._refused(checkpoint, "its weights hold NaN or Inf")
         return manifest, weights
 
+    def damage(self, checkpoint: str, digest: str) -> str:
+        """What is wrong with a copy that is there, "" when it is just what was announced with ``digest``."""
+        try:
+            manifest = self.manifest(checkpoint)
+            for entry in manifest.files:
+                self._check(checkpoint, entry)
+        except (CheckpointRefused, NotFound) as error:
+            return error.message
+        return "" if manifest.digest == digest else "its manifest is not the one that was announced"
+
+    def remove(self, checkpoint: str) -> None:
+        """Remove a copy."""
+        shutil.rmtree(self.path(checkpoint), ignore_errors=True)
+
     def _content(self, checkpoint: str, entry: FileEntry) -> bytes:
         """A whole file, which was verified as it was read: what is hashed is what is returned."""
         try:

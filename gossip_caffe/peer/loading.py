@@ -37,8 +37,14 @@ async def load(world: World, peer: str, announcement: Announcement, layout_finge
     folder, checkpoint, clock = world.folder, announcement.checkpoint, world.clock
     began_at = clock.monotonic()
     pulled_bytes = 0
-    here = checkpoint in folder.ids() and folder.manifest(checkpoint).digest == announcement.digest
-    if not here and not folder.adopt(checkpoint, announcement.digest):
+    here = checkpoint in folder.ids() or folder.adopt(checkpoint, announcement.digest)
+    if here and (why := await asyncio.to_thread(folder.damage, checkpoint, announcement.digest)):
+        # Kept, it would be refused for ever, whoever else has it whole.
+        world.say(f"{peer}: its own copy of a checkpoint is thrown away: {why}")
+        world.log.emit(Event.CHECKPOINT_REFUSED, checkpoint=checkpoint, reason=why)
+        folder.remove(checkpoint)
+        here = False
+    if not here:
         world.say(f"{peer}: pulling checkpoint {checkpoint}")
         manifest = await pull(
             announcement,

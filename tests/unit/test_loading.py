@@ -1,0 +1,54 @@
+"""A checkpoint on its way into a peer."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossip_caffe.checkpoint.announce import Announcement
+from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.errors import CheckpointRefused
+from gossip_caffe.observe.events import Event, MemoryLog
+from gossip_caffe.peer.loading import load
+from tests.unit.test_checkpoint_files import WEIGHTS, FoldersOfHolders, flip, manifest_of, write_state
+
+
+@pytest.mark.parametrize("damaged", [MODEL, MANIFEST])
+@pytest.mark.parametrize("where", ["own", "beside"])
+@pytest.mark.parametrize("holders", [1, 0])
+async def test_a_damaged_copy_of_its_own_is_thrown_away_and_a_whole_one_is_pulled(
+    tmp_path: Path, damaged: str, where: str, holders: int
+) -> None:
+    holder, mine = CheckpointFolder(tmp_path / "there" / "p0"), CheckpointFolder(tmp_path / "here" / "p1")
+    other = mine if where == "own" else CheckpointFolder(tmp_path / "here" / "p2")
+    digest = holder.write(manifest_of("c1"), WEIGHTS, write_state).digest
+    other.write(manifest_of("c1"), WEIGHTS, write_state)
+    flip(other.path("c1", damaged), random.Random(1))
+    log = MemoryLog()
+    world: Any = SimpleNamespace(
+        folder=mine,
+        files=FoldersOfHolders(holder),
+        spec=SimpleNamespace(name="job", fingerprint="fingerprint"),
+        rng=random.Random(1),
+        clock=SystemClock(),
+        log=log,
+        say=lambda line: None,
+        elsewhere=None,
+    )
+    announcement = Announcement("c1", digest, 7, 1.5, {"p0": str(holder.root)} if holders else {})
+    if not holders:
+        with pytest.raises(CheckpointRefused, match="no holders"):
+            await load(world, "p1", announcement)
+        assert mine.ids() == []
+        return
+    loaded = await load(world, "p1", announcement)
+    np.testing.assert_array_equal(loaded.weights, WEIGHTS)
+    refused = [event for event in log.events if event["event"] == Event.CHECKPOINT_REFUSED]
+    assert len(refused) == (where == "own" or damaged == MODEL)  # beside, another manifest is no copy at all
