@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from gossip_caffe.checkpoint.manifest import MODEL
@@ -18,17 +18,16 @@ from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.control import serve
 from gossip_caffe.cluster.etcd_server import EtcdServer
 from gossip_caffe.cluster.fleet import Fleet, PeerProcess
+from gossip_caffe.cluster.job_status import job_status, peer_rows
 from gossip_caffe.cluster.opening import old_leases_end, open_job
 from gossip_caffe.cluster.plan import scaling
 from gossip_caffe.cluster.state import ClusterState
-from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, StoreError, UsageError
+from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import load_job
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.observe.status import PeerStatus
 from gossip_caffe.peer.resuming import go_back_to
-from gossip_caffe.stored import needed, read_object
 
 LEAVE_DEADLINE_S = 12.0
 LOOK_EVERY_S = 0.5
@@ -228,55 +227,19 @@ class Supervisor:
 
     async def status(self) -> dict[str, Any]:
         """Everything that there is to see, as JSON takes it."""
-        statuses: dict[str, PeerStatus] = {}
-        finished: dict[str, Any] | None = None
-        tested: dict[str, Any] | None = None
-        away = ""
-        keys = JobKeys(self._options.job)
-        try:
-            for item in (await self._store.list(keys.statuses)).items:
-                try:
-                    status = PeerStatus.from_json(item.value)
-                except ValueError:
-                    continue  # of a version that we cannot read
-                statuses[status.peer] = status
-            if (end := await self._store.get(keys.finished)) is not None:
-                needed(end.key, end.value, "checkpoint", str)
-                finished = read_object(end.value)
-            if (test := await self._store.get(keys.tested)) is not None:
-                tested = _object(test.value)
-        except StoreError as error:
-            away = error.message
-        rows = []
-        for peer in self.fleet.peers.values():
-            row: dict[str, Any] = {
-                "peer": peer.name,
-                "pid": peer.pid,
-                "running": peer.running,
-                "end": peer.how,
-                "cause": self.fleet.cause(peer),
-            }
-            # A record that a killed predecessor of that name left is not this one's.
-            said = statuses.pop(peer.name, None)
-            if said is not None and said.agent_pid == peer.pid:
-                row["status"] = asdict(said)
-            rows.append(row)
-        rows += [
-            {"peer": name, "pid": 0, "running": True, "end": "", "cause": "", "status": asdict(status)}
-            for name, status in statuses.items()
-        ]
+        found = await job_status(self._store, JobKeys(self._options.job))
         return {
             "cluster": self._state.name,
             "job": self._options.job,
             "etcd": ",".join(self.endpoints),
             "etcd_pid": self._etcd.pid if self._etcd else 0,
-            "etcd_away": away,
+            "etcd_away": found.away,
             "pid": os.getpid(),
             "seconds": time.monotonic() - self._began,
             "run_dir": str(self._state.run),
-            "finished": finished,
-            "tested": tested,
-            "peers": rows,
+            "finished": found.finished,
+            "tested": found.tested,
+            "peers": peer_rows(self.fleet, found.statuses),
         }
 
     async def scale(self, wanted: int) -> dict[str, Any]:
@@ -339,13 +302,6 @@ class Supervisor:
                 f"no peer {name!r} runs in this cluster (running: {known})", remedy="name one of those"
             )
         return peer
-
-
-def _object(value: bytes) -> dict[str, Any] | None:
-    try:
-        return read_object(value)
-    except ValueError:
-        return None  # whatever it is, it is not ours
 
 
 def _as_name(text: str) -> str:
