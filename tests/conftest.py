@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import settings
 # A shared machine may stall any example; what a test must bound in time it bounds itself.
 settings.register_profile("gossip-caffe", deadline=None)
 settings.load_profile("gossip-caffe")
+
+# A shell ignores it in what it starts in the background, and every process of a test would, too: some get Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FOLDERS = ("unit", "integration", "chaos", "simulation")
 

@@ -22,6 +22,8 @@ SETTLE_EVERY_S = 0.25
 """At the most: exchanges that follow each other closely are settled together."""
 END_CLAIMS_S = 2.0
 CREDIT_LOOK_S = 0.1
+USUALLY_OWNED = 16
+"""A peer owns at least so many chunks between two exchanges, when these are short."""
 
 
 class Claiming:
@@ -120,8 +122,8 @@ class Claiming:
         )
         if not orphans:
             return wanted
-        # Not of what was borrowed while the store was away: the others have as much, and were away with it.
-        usual = min(len(self._claims.owned), 3 * wanted)
+        # Not of all that was borrowed while the store was away: others have as much, and were away with it.
+        usual = min(len(self._claims.owned), max(USUALLY_OWNED, 4 * wanted))
         return wanted + share_of_what_was_left(usual, self._living())
 
 

@@ -147,8 +147,9 @@ def test_when_all_peers_have_left_new_ones_go_on_from_the_checkpoint_that_they_l
 def test_peers_whose_disks_died_with_them_are_replaced_by_others_that_go_on_from_the_jobs_store(
     tmp_path: Path,
 ) -> None:
-    job = write_job(tmp_path / "job", records=4000, iterations=6_000)
+    job = write_job(tmp_path / "job", records=4000, iterations=10_000)
     up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
+    up += ["--set", "checkpoint_every_samples=8000"]
     up += ["--set", f"checkpoint_store=file://{tmp_path}/store", "--set", "keep_checkpoints=2"]
     with cluster_run(tmp_path / "state") as run:
         process = run.start(*up)
