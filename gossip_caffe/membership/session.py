@@ -18,7 +18,7 @@ _WAKE_S = 0.2
 
 
 class LeaseSession:
-    """One lease and the task that renews it at a third of its time to live.
+    """One lease, had since ``began_at`` (monotonic s), and the task that renews it at a third of its time to live.
 
     ``owns()`` is true only while the server cannot have let the lease expire: the time counts from before the last
     renewal was sent. When it ends, ``lost`` is set and ``reason`` says why; a new session is then needed.
@@ -32,6 +32,7 @@ class LeaseSession:
         self.id = 0
         self.ttl_s = ttl_s
         self.expires_at = float("-inf")
+        self.began_at = float("-inf")
         self._renewed_at = float("-inf")
         self.lost = asyncio.Event()
         self.reason = ""
@@ -40,7 +41,7 @@ class LeaseSession:
         """Get the lease and begin to renew it. Raises StoreUnavailable."""
         sent_at = self._clock.monotonic()
         lease = await self._store.grant(self._wanted_ttl_s)
-        self.id, self.ttl_s = lease.id, lease.ttl_s
+        self.id, self.ttl_s, self.began_at = lease.id, lease.ttl_s, sent_at
         self._extend(sent_at, lease.ttl_s)
         self._renewing = asyncio.create_task(self._renew_until_lost(), name=f"lease {self.id:x}")
 

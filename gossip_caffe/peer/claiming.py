@@ -100,8 +100,17 @@ class Claiming:
         before, after = _training_weight(was), _training_weight(now)
         if before != after:
             self._chooser.members_changed(self._world.clock.monotonic())
-        if before is not None and after is None:
+        if before is not None and after is None and self._is_settled_in:
             self._orphans = True
+
+    @property
+    def _is_settled_in(self) -> bool:
+        """Whether this peer's lease is older than one can last unseen.
+
+        A peer that has just registered again after the store was away sees others gone that will be back at once.
+        """
+        session = self._session()
+        return self._world.clock.monotonic() - session.began_at > session.ttl_s
 
     def always_had_work(self) -> bool:
         """Whether there was something to train ever since the last call."""

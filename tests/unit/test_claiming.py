@@ -6,6 +6,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.peer.claiming import Claiming
@@ -40,7 +42,7 @@ async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others
         cast("Any", trainer),
         cast("Any", claims),
         cast("Any", SimpleNamespace(members_changed=lambda now_s: None)),
-        lambda: cast("Any", SimpleNamespace(overdue=lambda: True)),
+        lambda: cast("Any", SimpleNamespace(overdue=lambda: True, began_at=-60.0, ttl_s=5.0)),
         lambda: 1,
     )
     claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
@@ -50,3 +52,25 @@ async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others
     borrowing.cancel()
     ahead = JobSettings().prefetch_batches * 64
     assert 0 < len(claims.owned) <= -(-ahead // CHUNK)
+
+
+@pytest.mark.parametrize(("registered_s_ago", "claims_more"), [(60.0, True), (1.0, False)])
+async def test_who_has_just_registered_again_takes_nobody_for_dead(
+    registered_s_ago: float, claims_more: bool
+) -> None:
+    clock = FakeClock(automatic=True)
+    spec = SimpleNamespace(
+        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
+    )
+    trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=10**6), queued_batches=0)
+    session = SimpleNamespace(began_at=clock.monotonic() - registered_s_ago, ttl_s=5.0)
+    claiming = Claiming(
+        cast("Any", SimpleNamespace(clock=clock, spec=spec)),
+        cast("Any", trainer),
+        cast("Any", SimpleNamespace(owned={})),
+        cast("Any", SimpleNamespace(members_changed=lambda now_s: None)),
+        lambda: cast("Any", session),
+        lambda: 1,
+    )
+    claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
+    assert (claiming._wanted(orphans=claiming._orphans) > 0) == claims_more
