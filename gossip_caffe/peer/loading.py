@@ -35,16 +35,10 @@ async def load(world: World, peer: str, announcement: Announcement, layout_finge
     NotFound or CheckpointRefused with the reason, and EnvironmentProblem when the disk does not take it.
     """
     folder, checkpoint, clock = world.folder, announcement.checkpoint, world.clock
-    began_at = clock.monotonic()
+    began_at = pulled_at = clock.monotonic()
     pulled_bytes = 0
-    here = checkpoint in folder.ids() or folder.adopt(checkpoint, announcement.digest)
-    if here and (why := await asyncio.to_thread(folder.damage, checkpoint, announcement.digest)):
-        # Kept, it would be refused for ever, whoever else has it whole.
-        world.say(f"{peer}: its own copy of a checkpoint is thrown away: {why}")
-        world.log.emit(Event.CHECKPOINT_REFUSED, checkpoint=checkpoint, reason=why)
-        folder.remove(checkpoint)
-        here = False
-    if not here:
+    found = await _own_copy(world, peer, announcement, layout_fingerprint)
+    if found is None:
         world.say(f"{peer}: pulling checkpoint {checkpoint}")
         manifest = await pull(
             announcement,
@@ -56,22 +50,55 @@ async def load(world: World, peer: str, announcement: Announcement, layout_finge
             elsewhere=world.elsewhere,
         )
         pulled_bytes = sum(entry.size_bytes for entry in manifest.files)
-    pulled_at = clock.monotonic()
-    manifest, weights = await asyncio.to_thread(
-        folder.load,
-        checkpoint,
-        job_fingerprint=world.spec.fingerprint,
-        layout_fingerprint=layout_fingerprint or folder.manifest(checkpoint).weight_layout().fingerprint,
-    )
+        pulled_at = clock.monotonic()
+        found = await _read(world, checkpoint, layout_fingerprint)
     world.log.emit(
         Event.LOADED,
         checkpoint=checkpoint,
-        digest=manifest.digest,
+        digest=found.manifest.digest,
         pulled_bytes=pulled_bytes,
         pull_s=round(pulled_at - began_at, 6),
         verify_s=round(clock.monotonic() - pulled_at, 6),
     )
-    return Loaded(manifest, weights)
+    return found
+
+
+async def _own_copy(
+    world: World, peer: str, announcement: Announcement, layout_fingerprint: str
+) -> Loaded | None:
+    """The copy on this machine; None when there is none, or a damaged one, which is thrown away.
+
+    Kept, it would be refused for ever, whoever else has it whole.
+    """
+    folder, checkpoint = world.folder, announcement.checkpoint
+    if checkpoint not in folder.ids() and not folder.adopt(checkpoint, announcement.digest):
+        return None
+    try:
+        found = await _read(world, checkpoint, layout_fingerprint)
+        if found.manifest.digest == announcement.digest:
+            return found
+        why = "its manifest is not the one that was announced"
+    except CheckpointRefused:
+        why = await asyncio.to_thread(folder.damage, checkpoint, announcement.digest)
+        if not why:
+            raise  # it is what was announced, and not for this peer
+    world.say(f"{peer}: its own copy of a checkpoint is thrown away: {why}")
+    world.log.emit(Event.CHECKPOINT_REFUSED, checkpoint=checkpoint, reason=why)
+    folder.remove(checkpoint)
+    return None
+
+
+async def _read(world: World, checkpoint: str, layout_fingerprint: str) -> Loaded:
+    """Verify what is on this machine, and read it."""
+    folder = world.folder
+    return Loaded(
+        *await asyncio.to_thread(
+            folder.load,
+            checkpoint,
+            job_fingerprint=world.spec.fingerprint,
+            layout_fingerprint=layout_fingerprint or folder.manifest(checkpoint).weight_layout().fingerprint,
+        )
+    )
 
 
 async def load_early(world: World, peer: str) -> Loaded | None:
