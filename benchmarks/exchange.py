@@ -13,28 +13,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import resource
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from _plain_peer import NoFiles, PlainWeights, exchanger
 from numpy.typing import NDArray
 
-from gossip_caffe.clock import SystemClock
-from gossip_caffe.errors import NotFound
 from gossip_caffe.gossip.codec import CODECS
-from gossip_caffe.gossip.exchange import Exchanger, OutcomeKind
+from gossip_caffe.gossip.exchange import OutcomeKind
 from gossip_caffe.gossip.grpc_server import PeerServer
 from gossip_caffe.gossip.grpc_transport import GrpcTransport
 from gossip_caffe.gossip.offering import SWAP_FROM_VALUES
-from gossip_caffe.solver.board import SnapshotInfo
 
 Flat = NDArray[np.float32]
 
@@ -79,51 +76,6 @@ def used() -> tuple[float, int]:
     """CPU seconds and peak resident bytes of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss
-
-
-class PlainWeights:
-    """Weights of a peer that does not train; a correction is added at once."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.values: Flat = np.random.default_rng(seed).standard_normal(size, dtype=np.float32)
-
-    @property
-    def size(self) -> int:
-        return self.values.size
-
-    @property
-    def exchanged(self) -> int:
-        return self.values.size
-
-    def snapshot(self, out: Flat) -> SnapshotInfo:
-        np.copyto(out, self.values)
-        return SnapshotInfo(version=1, iteration=0, batches=0, samples=0, applied=0)
-
-    def add_correction(self, delta: Flat) -> None:
-        self.values += delta
-
-
-class NoFiles:
-    """Nothing to pull."""
-
-    def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
-        raise NotFound(f"there is no {file} of {checkpoint} from {offset} on")
-
-
-def exchanger(peer: str, weights: PlainWeights, codec: str, transport: GrpcTransport) -> Exchanger:
-    made = Exchanger(
-        peer=peer,
-        job="bench",
-        fingerprint="bench",
-        codec=codec,
-        weights=weights,
-        transport=transport,
-        clock=SystemClock(),
-        rng=random.Random(peer),
-        offload=asyncio.to_thread,
-    )
-    made.accepting = None
-    return made
 
 
 async def answer(values: int, codec: str, nearby: bool) -> None:

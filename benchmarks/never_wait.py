@@ -12,13 +12,11 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -26,18 +24,17 @@ from typing import Any
 
 import numpy as np
 from _models import LENET, WIDE, Model, write_solver
+from _plain_peer import NoFiles, PlainWeights, exchanger
 from numpy.typing import NDArray
 
-from gossip_caffe.clock import SystemClock
 from gossip_caffe.data import source
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.errors import NotFound
-from gossip_caffe.gossip.exchange import Exchanger, OutcomeKind, Weights
+from gossip_caffe.gossip.exchange import OutcomeKind
 from gossip_caffe.gossip.grpc_server import PeerServer
 from gossip_caffe.gossip.grpc_transport import GrpcTransport
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
-from gossip_caffe.solver.board import SnapshotInfo, WeightBoard
+from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import engine_spec
 from gossip_caffe.solver.loop import SolverLoop
 
@@ -47,6 +44,7 @@ Steps = list[tuple[float, float]]
 
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
 RING_SLOTS = 4
+CODEC = "float16"
 WARM_UP = 3
 """Steps at the begin of each part that are not counted: what the part before left behind is still on its way."""
 FEWEST = 8
@@ -122,55 +120,10 @@ def solve(solver_file: str, control_fd: int) -> None:
 # ── the agent and its partner ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-class PlainWeights:
-    """Weights of a partner that does not train; a correction is added at once."""
-
-    def __init__(self, size: int) -> None:
-        self.values: Flat = 0.01 * np.random.default_rng(2).standard_normal(size, dtype=np.float32)
-
-    @property
-    def size(self) -> int:
-        return self.values.size
-
-    @property
-    def exchanged(self) -> int:
-        return self.values.size
-
-    def snapshot(self, out: Flat) -> SnapshotInfo:
-        np.copyto(out, self.values)
-        return SnapshotInfo(version=1, iteration=0, batches=0, samples=0, applied=0)
-
-    def add_correction(self, delta: Flat) -> None:
-        self.values += delta
-
-
-class NoFiles:
-    """Nothing to pull."""
-
-    def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
-        raise NotFound(f"there is no {file} of {checkpoint} from {offset} on")
-
-
-def exchanger(peer: str, weights: Weights, transport: GrpcTransport) -> Exchanger:
-    made = Exchanger(
-        peer=peer,
-        job="bench",
-        fingerprint="bench",
-        codec="float16",
-        weights=weights,
-        transport=transport,
-        clock=SystemClock(),
-        rng=random.Random(peer),
-        offload=asyncio.to_thread,
-    )
-    made.accepting = None
-    return made
-
-
 async def answer(values: int) -> None:
     """Be the partner until stdin closes."""
     server = PeerServer("127.0.0.1:0", NoFiles())
-    server.serve(exchanger("b", PlainWeights(values), GrpcTransport()))
+    server.serve(exchanger("b", PlainWeights(values, 2, scale=0.01), CODEC, GrpcTransport()))
     print(await server.start(), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop()
@@ -179,7 +132,7 @@ async def answer(values: int) -> None:
 async def exchange(board_fd: int, port: int) -> None:
     """Be the agent: between "on SECONDS" and "off" begin an exchange so often; then say how many were applied."""
     board = WeightBoard.attach(board_fd)
-    own = exchanger("a", board, GrpcTransport())
+    own = exchanger("a", board, CODEC, GrpcTransport())
     print(board.size, flush=True)
     while (line := await asyncio.to_thread(sys.stdin.readline)).startswith("on"):
         every_s = float(line.split()[1])

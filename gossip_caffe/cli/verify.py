@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,23 +63,4 @@ def _print_history(finding: Finding) -> None:
 
 
 def _figures(counted: Counters) -> list[str]:
-    lines = []
-    for name, value in asdict(counted).items():
-        if isinstance(value, dict):
-            shown = ", ".join(f"{key} {_shown(entry)}" for key, entry in value.items()) or "none"
-        else:
-            shown = _shown(value)
-        lines.append(f"{name.replace('_', ' ')}: {shown}")
-    return lines
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "unknown"
-    return (
-        f"{value:,.3g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
+    return [f"{name}: {shown}" for name, shown in counted.words()]

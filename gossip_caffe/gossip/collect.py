@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +13,12 @@ from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.average import Mean, all_finite
 from gossip_caffe.gossip.deadline import first_deadline_s
 from gossip_caffe.gossip.message import Message, Refusal
-from gossip_caffe.gossip.party import OFFLOAD_FROM_VALUES
+from gossip_caffe.gossip.party import Elsewhere
 from gossip_caffe.gossip.payload import decoded
 from gossip_caffe.gossip.seams import Offload
 from gossip_caffe.gossip.transport import Transport
 
 MAX_CONTRIBUTORS = 8
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ async def consensus(
     Who does not answer well within ``deadline_s`` (0: as the size of the weights demands) is left out. Raises
     ExchangeFailed when the own weights are not finite.
     """
-    run = _Elsewhere(offload, own.size)
+    run = Elsewhere(offload, own.size)
     if not await run(all_finite, own):
         raise ExchangeFailed(
             f"the weights of {request.peer} hold NaN or Inf: its training has diverged",
@@ -77,23 +73,11 @@ async def mean_of(
 ) -> Consensus | None:
     """The mean of up to eight random peers, without own weights; None when nobody answered."""
     mean = Mean(size)
-    theirs, run = np.empty(size, dtype=np.float32), _Elsewhere(offload, size)
+    theirs, run = np.empty(size, dtype=np.float32), Elsewhere(offload, size)
     contributors = await _gather(
         mean, theirs, request, peers, MAX_CONTRIBUTORS, transport, rng, deadline_s, run
     )
     return Consensus(await run(mean.result, theirs), tuple(contributors)) if contributors else None
-
-
-class _Elsewhere:
-    """Runs arithmetic out of the event loop's thread when it is long."""
-
-    def __init__(self, offload: Offload | None, size: int) -> None:
-        self._offload = offload if size >= OFFLOAD_FROM_VALUES else None
-
-    async def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._offload is None:
-            return work(*args, **kwargs)
-        return await self._offload(work, *args, **kwargs)
 
 
 async def _gather(
@@ -105,7 +89,7 @@ async def _gather(
     transport: Transport,
     rng: random.Random,
     deadline_s: float,
-    run: _Elsewhere,
+    run: Elsewhere,
 ) -> list[str]:
     """Add what others send to ``mean``, through ``theirs``, shape (mean.size,); returns who they are."""
     contributors = []

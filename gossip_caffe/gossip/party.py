@@ -28,6 +28,20 @@ OFFLOAD_FROM_VALUES = 1_000_000
 """Models from this many values on are computed with through ``offload``."""
 
 
+class Elsewhere:
+    """Arithmetic on whole vectors of ``size`` values: here when they are short, else while the event loop turns."""
+
+    def __init__(self, offload: Offload | None, size: int) -> None:
+        self._offload = offload
+        self._size = size
+
+    async def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` returns."""
+        if self._offload is None or self._size < OFFLOAD_FROM_VALUES:
+            return work(*args, **kwargs)
+        return await self._offload(work, *args, **kwargs)
+
+
 class Party:
     """One peer in all its exchanges.
 
@@ -58,13 +72,7 @@ class Party:
         self.blobs = tuple(blobs)
         self.crossing = Crossing(peer)
         self.buffers = Buffers(weights.exchanged)
-        self._offload = offload
-
-    async def compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Arithmetic on whole vectors: here when they are short, else elsewhere while the event loop turns."""
-        if self._offload is None or self.weights.size < OFFLOAD_FROM_VALUES:
-            return work(*args, **kwargs)
-        return await self._offload(work, *args, **kwargs)
+        self.compute = Elsewhere(offload, weights.size)
 
     def rounding(self, codec: str) -> np.random.Generator | None:
         """A generator of one encoding's own: encodings may run in threads, and in any order."""

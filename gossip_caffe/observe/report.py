@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
@@ -92,26 +91,11 @@ def _invariants(findings: Iterable[Finding]) -> str:
 
 
 def _figures(found: Verdict) -> str:
-    rows = []
-    for name, value in asdict(found.counters).items():
-        if isinstance(value, dict):
-            shown = ", ".join(f"{key} {_number(entry)}" for key, entry in value.items()) or "none"
-        else:
-            shown = _number(value)
-        rows.append(f'<tr><td>{escape(name.replace("_", " "))}</td><td class="n">{escape(shown)}</td></tr>')
+    rows = [
+        f'<tr><td>{escape(name)}</td><td class="n">{escape(shown)}</td></tr>'
+        for name, shown in found.counters.words()
+    ]
     return f"<table>{''.join(rows)}</table>"
-
-
-def _number(value: object) -> str:
-    if value is None:
-        return "unknown"
-    return (
-        f"{value:,.3g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
 
 
 def _exchanges(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from gossip_caffe.observe.checker.run import Life, Run
 from gossip_caffe.observe.events import Event
@@ -57,6 +57,17 @@ class Counters:
     faults: Mapping[str, int]
     detection: Spread
     reclaim: Spread
+
+    def words(self) -> list[tuple[str, str]]:
+        """Each figure's name and value, for people."""
+        said = []
+        for name, value in asdict(self).items():
+            if isinstance(value, dict):
+                shown = ", ".join(f"{key} {_number(entry)}" for key, entry in value.items()) or "none"
+            else:
+                shown = _number(value)
+            said.append((name.replace("_", " "), shown))
+        return said
 
 
 def counters(run: Run) -> Counters:
@@ -136,3 +147,11 @@ def _owned(life: Life) -> set[tuple[int, int]]:
         chunks = {(event["epoch"], number) for number in event["chunks"]}
         owned = owned | chunks if event["event"] == Event.CLAIMED else owned - chunks
     return owned
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, float):
+        return f"{value:,.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
