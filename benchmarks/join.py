@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 
 from _models import LENET, Model, dense_net, write_solver
+from _peer_process import start_peer, wait_for_end
 
 from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.checkpoint.files import CheckpointFolder
@@ -56,12 +57,9 @@ class Peers:
 
     def start(self, name: str) -> float:
         """Start one; returns when, in monotonic seconds."""
-        command = [sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", self._endpoint]
-        command += ["--job", self._job, "--name", name, "--run-dir", str(self.folder / name)]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
         began_at = time.monotonic()
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self._processes[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        log = self.folder / f"{name}.log"
+        self._processes[name] = start_peer(self._endpoint, self._job, name, self.folder / name, log)
         return began_at
 
     def first(self, name: str, kind: Event, **fields: object) -> dict[str, float] | None:
@@ -83,11 +81,7 @@ class Peers:
         for name in names or tuple(self._processes):
             process = self._processes.pop(name)
             process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            wait_for_end(process)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 
 from _models import MODELS, write_solver
+from _peer_process import start_peer, wait_for_end
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd_server import EtcdServer
@@ -53,11 +54,8 @@ class Fleet:
 
     def start(self) -> str:
         name = f"p{len(self.processes)}"
-        command = [sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", self.endpoint]
-        command += ["--job", JOB, "--name", name, "--run-dir", str(self.folder)]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        log = self.folder / f"{name}.log"
+        self.processes[name] = start_peer(self.endpoint, JOB, name, self.folder, log)
         return name
 
     def events(self, name: str, *kinds: Event) -> list[tuple[float, dict[str, object]]]:
@@ -86,11 +84,7 @@ class Fleet:
         for name in self.living:
             self.processes[name].terminate()
         for process in self.processes.values():
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            wait_for_end(process)
 
 
 def wait_for(what: str, condition: Callable[[], bool]) -> None:
