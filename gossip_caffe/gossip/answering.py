@@ -96,10 +96,10 @@ class Answering:
                 return known
             if (objection := self._objection(header)) is not None:
                 return self._refuse(header, *objection)
-            mine, out = self._party.buffers.take(), self._party.buffers.take()
+            mine = self._party.buffers.take()
             self._receiving += 1
             try:
-                settled = await self._swapped(header, carry, mine, out)
+                settled = await self._swapped(header, carry, mine)
             except FramesCorrupt as error:
                 settled = Refusal.CORRUPT_FRAME, error.message
             except Refused as error:
@@ -109,7 +109,7 @@ class Answering:
                 raise
             finally:
                 self._receiving -= 1
-            self._party.buffers.give(mine, out)
+            self._party.buffers.give(mine)
             return self._concluded(header, settled, keeps_payload=False)
 
     @asynccontextmanager
@@ -160,21 +160,21 @@ class Answering:
         settled = self._applied(offer, snapshot, mine, figures)
         return replace(settled, payload=sent.payload) if isinstance(settled, Message) else settled
 
-    async def _swapped(self, header: Message, carry: Carry, mine: Flat, out: Flat) -> Message | Reason:
+    async def _swapped(self, header: Message, carry: Carry, mine: Flat) -> Message | Reason:
         """Our answer, once our half is applied; or why not, with nothing changed."""
         party = self._party
         snapshot, swap = None, None
 
         async def prepare() -> Swap:
             nonlocal snapshot, swap
-            snapshot, swap = await party.swap(header.codec, mine, out)
+            snapshot, swap = await party.swap(header.codec, mine)
             return swap
 
         await carry(prepare)
         if swap is None or snapshot is None:
             return Refusal.CORRUPT_FRAME, "nothing was carried"
         half = await party.compute(swap.arriving.half)
-        return self._applied(header, snapshot, out, half) if isinstance(half, Halved) else half
+        return self._applied(header, snapshot, mine, half) if isinstance(half, Halved) else half
 
     def _applied(
         self, offer: Message, snapshot: SnapshotInfo, half: Flat, figures: Halved

@@ -145,6 +145,7 @@ async def carry(wire: socket.socket, swap: Swap, threads: Executor) -> None:
         # Whatever it was, even a cancelled wait: the threads end at once, and only then may the descriptor be closed.
         if not (sending.done() and receiving.done()):
             hang_up(wire)
+            swap.leaving.gone.give_up()
             await asyncio.wait((sending, receiving))
         sent, received = sending.exception(), receiving.exception()
     if sent is not None or received is not None:

@@ -171,10 +171,13 @@ class _Swapping:
             if self.hung_up:
                 raise FramesCorrupt("the offerer hung up")
             changed = network.on_the_way or (lambda piece: piece)
-            for piece in there.leaving.pieces():
-                here.arriving.take(changed(piece))
-            for piece in here.leaving.pieces():
-                there.arriving.take(changed(piece))
+            # Both have left before either comes: a half takes the place of what has left.
+            from_there, from_here = (
+                [bytes(piece) for piece in side.leaving.pieces()] for side in (there, here)
+            )
+            for pieces, side in ((from_there, here), (from_here, there)):
+                for piece in pieces:
+                    side.arriving.take(changed(memoryview(piece)))
         except ExchangeFailed as error:
             self._failure = error
             raise error if isinstance(error, FramesCorrupt) else FramesCorrupt(error.message) from error

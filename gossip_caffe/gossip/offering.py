@@ -72,9 +72,7 @@ class Offering:
             raise ExchangeFailed("an exchange that this peer offered is still in flight")
         own = party.crossing.begin(exchange_id or self.new_id(), partner)
         try:
-            mine, theirs = party.buffers.take(), party.buffers.take()
-            outcome = await self._offered(own, address, mine, theirs)
-            party.buffers.give(mine, theirs)
+            outcome = await self._offered(own, address)
         except asyncio.CancelledError:
             self.outcomes[OutcomeKind.FAILED] += 1
             self._perhaps_one_sided(own)
@@ -84,12 +82,19 @@ class Offering:
         self.outcomes[outcome.kind] += 1
         return outcome
 
-    async def _offered(self, own: OwnOffer, address: str, mine: Flat, theirs: Flat) -> Outcome:
+    async def _offered(self, own: OwnOffer, address: str) -> Outcome:
         party = self._party
-        if party.weights.exchanged >= SWAP_FROM_VALUES and self._transport.swaps(address):
-            snapshot, ended, half = *await self._swapped(own, address, mine, theirs), theirs
-        else:
-            snapshot, ended, half = *await self._sent(own, address, mine, theirs), mine
+        mine = party.buffers.take()
+        swaps = party.weights.exchanged >= SWAP_FROM_VALUES and self._transport.swaps(address)
+        snapshot, ended = await (self._swapped if swaps else self._sent)(own, address, mine)
+        outcome = self._concluded(own, snapshot, ended, mine)
+        party.buffers.give(mine)
+        return outcome
+
+    def _concluded(
+        self, own: OwnOffer, snapshot: SnapshotInfo, ended: Ending | Halved, half: Flat
+    ) -> Outcome:
+        party = self._party
         if isinstance(ended, Halved) and own.withdrawn:
             # The partner gave its own offer up, which was answered here, and then took this one: one of them is enough.
             ended = OutcomeKind.WITHDRAWN, Refusal.CROSSING, f"the offer of {own.partner} was applied"
@@ -113,9 +118,7 @@ class Offering:
 
     # ── weights in the offer, weights in the answer ───────────────────────────────────────────────────────────────
 
-    async def _sent(
-        self, own: OwnOffer, address: str, mine: Flat, theirs: Flat
-    ) -> tuple[SnapshotInfo, Ending | Halved]:
+    async def _sent(self, own: OwnOffer, address: str, mine: Flat) -> tuple[SnapshotInfo, Ending | Halved]:
         """The half is in ``mine``."""
         party = self._party
         snapshot = party.weights.snapshot(mine)
@@ -132,7 +135,10 @@ class Offering:
         )
         if not isinstance(answer, Message):
             return snapshot, answer
-        return snapshot, await self._half_of(answer, sent, mine, theirs)
+        theirs = party.buffers.take()
+        half = await self._half_of(answer, sent, mine, theirs)
+        party.buffers.give(theirs)
+        return snapshot, half
 
     async def _half_of(self, answer: Message, sent: Sent, mine: Flat, theirs: Flat) -> Halved | Ending:
         """Our half into ``mine``, and its figures; or why it must not be applied."""
@@ -143,16 +149,14 @@ class Offering:
 
     # ── both ways at once ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _swapped(
-        self, own: OwnOffer, address: str, mine: Flat, out: Flat
-    ) -> tuple[SnapshotInfo, Ending | Halved]:
-        """The half is in ``out``."""
+    async def _swapped(self, own: OwnOffer, address: str, mine: Flat) -> tuple[SnapshotInfo, Ending | Halved]:
+        """The half is in ``mine``."""
         party = self._party
         snapshot, swap = NO_SNAPSHOT, None
 
         async def prepare() -> Swap:
             nonlocal snapshot, swap
-            snapshot, swap = await party.swap(self._codec, mine, out)
+            snapshot, swap = await party.swap(self._codec, mine)
             if own.withdrawn:
                 raise Refused(Refusal.CROSSING, _withdrawn(own)[2])
             return swap

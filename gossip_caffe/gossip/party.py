@@ -83,13 +83,13 @@ class Party:
         self.weights.add_correction(own_half)
         self.mean_distance = running_mean(self.mean_distance, apart)
 
-    async def swap(self, codec: str, mine: Flat, out: Flat) -> tuple[SnapshotInfo, Swap]:
-        """The newest snapshot, into ``mine``, on its way out; the own half will be in ``out``. Raises Refused."""
+    async def swap(self, codec: str, mine: Flat) -> tuple[SnapshotInfo, Swap]:
+        """The newest snapshot, into ``mine``, on its way out; the own half will take its place. Raises Refused."""
         snapshot = self.weights.snapshot(mine)
         leaving = await self.compute(Leaving.of, codec, mine, self.blobs, self.rounding(codec))
         if leaving is None:
             raise Refused(Refusal.NON_FINITE, self.holds_nan)
-        return snapshot, Swap(leaving, Arriving(codec, leaving, out))
+        return snapshot, Swap(leaving, Arriving(codec, leaving))
 
     @property
     def holds_nan(self) -> str:

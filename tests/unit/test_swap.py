@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from gossip_caffe.gossip.message import FramesCorrupt, Refusal
 from gossip_caffe.gossip.swap import PIECE_BYTES, PIECE_VALUES, Arriving, Leaving
 
 SIZE = 2 * PIECE_VALUES + 77
+DTYPES: dict[str, type] = {"float32": np.float32, "float16": np.float16}
 
 
 def weights(seed: int, size: int = SIZE) -> np.ndarray:
@@ -31,11 +34,11 @@ def pieces(side: Leaving) -> list[bytes]:
 
 
 def arrived(codec: str, mine: Leaving, payload: list[bytes]) -> tuple[np.ndarray, object]:
-    out = np.empty_like(mine.mine)
-    arriving = Arriving(codec, mine, out)
+    mine.gone.note(mine.mine.size)  # whatever there was to send has been sent
+    arriving = Arriving(codec, mine)
     for piece in payload:
         arriving.take(memoryview(piece))
-    return out, arriving.half()
+    return mine.mine, arriving.half()
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -64,12 +67,13 @@ def test_both_halves_are_those_of_whole_payloads_and_exact_opposites(
         if beyond:
             values[side][seed % size] = 1e6  # float16 cannot hold it, so its blob travels as float32
     sides = [leaving(codec, mine.copy(), (cut, size - cut), seed) for mine in values]
-    halves = [arrived(codec, sides[side], pieces(sides[1 - side])) for side in range(2)]
+    payloads = [pieces(side) for side in sides]
     quantised = []
-    for side in range(2):
+    for payload in payloads:
         decoded = np.empty(size, dtype=np.float32)
-        CODECS[codec].decode(b"".join(pieces(sides[side])), decoded)
+        CODECS[codec].decode(b"".join(payload), decoded)
         quantised.append(decoded)
+    halves = [arrived(codec, sides[side], payloads[1 - side]) for side in range(2)]
     expected = np.empty(size, dtype=np.float32)
     figures = halve(quantised[0], quantised[1], expected)
     assert np.array_equal(halves[0][0], expected)
@@ -106,8 +110,9 @@ def test_weights_with_nan_do_not_arrive(codec: str, bad: float) -> None:
 @pytest.mark.parametrize("codec", CODECS)
 def test_too_few_pieces_are_no_half(codec: str) -> None:
     mine, theirs = leaving(codec, weights(1)), leaving(codec, weights(2))
-    for cut in range(len(pieces(theirs))):
-        _, half = arrived(codec, mine, pieces(theirs)[:cut])
+    whole = pieces(theirs)
+    for cut in range(len(whole)):
+        _, half = arrived(codec, mine, whole[:cut])
         assert isinstance(half, tuple)
         assert half[0] is Refusal.CORRUPT_FRAME
 
@@ -115,8 +120,8 @@ def test_too_few_pieces_are_no_half(codec: str) -> None:
 @pytest.mark.parametrize("codec", CODECS)
 def test_too_many_pieces_are_refused_before_they_take_memory(codec: str) -> None:
     mine, theirs = leaving(codec, weights(1, 100)), leaving(codec, weights(2, 100))
-    out = np.empty(100, dtype=np.float32)
-    arriving = Arriving(codec, mine, out)
+    mine.gone.note(100)
+    arriving = Arriving(codec, mine)
     for piece in pieces(theirs):
         arriving.take(memoryview(piece))
     filler = memoryview(bytes(PIECE_BYTES))
@@ -126,7 +131,7 @@ def test_too_many_pieces_are_refused_before_they_take_memory(codec: str) -> None
 
 
 def test_a_piece_that_ends_within_a_value_is_refused() -> None:
-    arriving = Arriving("float32", leaving("float32", weights(1, 100)), np.empty(100, dtype=np.float32))
+    arriving = Arriving("float32", leaving("float32", weights(1, 100)))
     with pytest.raises(FramesCorrupt, match="a piece of 6 bytes"):
         arriving.take(memoryview(bytes(6)))
 
@@ -137,6 +142,50 @@ def test_float32_and_float16_need_no_payload_in_memory() -> None:
     beyond = weights(1)
     beyond[3] = 70_000.0
     assert leaving("float16", beyond).payload is not None
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+def test_a_half_takes_the_place_of_values_that_have_left_and_waits_for_them(codec: str) -> None:
+    mine, theirs = leaving(codec, weights(1)), leaving(codec, weights(2))
+    before = mine.mine.copy()
+    arriving, coming = Arriving(codec, mine), pieces(theirs)
+    outcome: list[object] = []
+
+    def receive() -> None:
+        for piece in coming:
+            arriving.take(memoryview(piece))
+        outcome.append(arriving.half())
+
+    receiving = threading.Thread(target=receive)
+    receiving.start()
+    sent = b"".join(bytes(piece) for piece in mine.pieces())
+    receiving.join(30)
+    assert sent == bytes(CODECS[codec].encode(before))  # nothing of it was overwritten before it had left
+    expected = np.empty_like(before)
+    quantised = [part.astype(DTYPES[codec]).astype(np.float32) for part in (before, weights(2))]
+    halve(quantised[0], quantised[1], expected)
+    assert np.array_equal(mine.mine, expected)
+    assert isinstance(outcome[0], Halved)
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+def test_whoever_waits_for_values_that_will_not_leave_is_told(codec: str) -> None:
+    mine, theirs = leaving(codec, weights(1)), leaving(codec, weights(2))
+    arriving, coming = Arriving(codec, mine), pieces(theirs)
+    told: list[str] = []
+
+    def receive() -> None:
+        try:
+            for piece in coming:
+                arriving.take(memoryview(piece))
+        except FramesCorrupt as error:
+            told.append(error.message)
+
+    receiving = threading.Thread(target=receive)
+    receiving.start()
+    mine.gone.give_up()
+    receiving.join(30)
+    assert told == [f"only 0 of our first {PIECE_VALUES} values could be sent"]
 
 
 def test_a_refusal_says_why() -> None:
