@@ -49,11 +49,22 @@ MODELS: dict[int, Model] = {2: LENET, 244: dense_net("wide", inputs=3_000, hidde
 
 
 class Peers:
-    """Peers of one job, each with a run folder of its own, so that none finds another's checkpoints on the disk."""
+    """Peers of one job, each with a run folder of its own, so that none finds another's checkpoints on the disk.
+
+    ``peak_bytes``: the most that any of their agents has held in memory of its own, which the solver does not share.
+    """
 
     def __init__(self, endpoint: str, job: str, folder: Path) -> None:
         self._endpoint, self._job, self.folder = endpoint, job, folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.peak_bytes = 0
+        threading.Thread(target=self._watch_memory, daemon=True).start()
+
+    def _watch_memory(self) -> None:
+        while True:
+            for process in tuple(self._processes.values()):
+                self.peak_bytes = max(self.peak_bytes, own_memory_bytes(process.pid))
+            time.sleep(0.005)
 
     def start(self, name: str) -> float:
         """Start one; returns when, in monotonic seconds."""
@@ -72,7 +83,8 @@ class Peers:
     def wait_for(self, name: str, kind: Event, **fields: object) -> dict[str, float]:
         deadline = time.monotonic() + DEADLINE_S
         while (found := self.first(name, kind, **fields)) is None:
-            if time.monotonic() > deadline or self._processes[name].poll() is not None:
+            process = self._processes.get(name)
+            if time.monotonic() > deadline or process is None or process.poll() is not None:
                 raise SystemExit(f"no {kind} of {name}: {(self.folder / f'{name}.log').read_text()[-500:]}")
             time.sleep(0.02)
         return found
@@ -82,6 +94,17 @@ class Peers:
             process = self._processes.pop(name)
             process.terminate()
             wait_for_end(process)
+
+
+def own_memory_bytes(pid: int) -> int:
+    """What a process holds that no file or shared memory backs; 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next(
+        (1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +147,8 @@ async def make_job(endpoint: str, job: str, solver: Path) -> None:
         await store.close()
 
 
-def measure_joins(megabytes: int, repeats: int, folder: Path) -> list[Join]:
+def measure_joins(megabytes: int, repeats: int, folder: Path) -> tuple[list[Join], int]:
+    """The joins, and the most megabytes that an agent held meanwhile."""
     server = EtcdServer(folder / "etcd")
     server.start()
     job = f"join-{megabytes}"
@@ -138,7 +162,11 @@ def measure_joins(megabytes: int, repeats: int, folder: Path) -> list[Join]:
         for repeat in range(repeats):
             joins.append(join(peers, f"joiner{repeat}"))
             peers.stop(f"joiner{repeat}")
-        return joins
+        peers.start("last")
+        peers.wait_for("last", Event.TRAINED)
+        peers.stop("founder")  # which collects what both have learned, for a checkpoint
+        peers.wait_for("founder", Event.CHECKPOINTED, contributors=["founder", "last"])
+        return joins, round(peers.peak_bytes / 1e6)
     finally:
         peers.stop()
         server.stop()
@@ -235,7 +263,7 @@ def main() -> int:
     for megabytes in map(int, options.models.split(",")):
         with tempfile.TemporaryDirectory(prefix="gossip-caffe-join-") as name:
             folder = Path(name)
-            joins = measure_joins(megabytes, options.repeats, folder)
+            joins, figures[f"agent_peak_mb_{megabytes}"] = measure_joins(megabytes, options.repeats, folder)
             for found in joins:
                 print(f"{megabytes:>6} " + " ".join(f"{getattr(found, name):>14.3f}" for name in names))
             figures |= {
@@ -249,6 +277,12 @@ def main() -> int:
             )
             figures[f"pull_mb_s_{megabytes}"] = round(pulled / 1e6)
             figures[f"ratio_pull_tcp_{megabytes}"] = round(pulled / bare, 3)
+    peaks = {
+        megabytes: figures[f"agent_peak_mb_{megabytes}"] for megabytes in map(int, options.models.split(","))
+    }
+    if {2, 244} <= peaks.keys():
+        figures["agent_models_244"] = round((peaks[244] - peaks[2]) / (244 - 2), 2)
+        print(f"an agent held at most {figures['agent_models_244']} models of 244 MB")
     print(f"RESULT {json.dumps(figures)}")
     return 0
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.gossip.answers import GivenAnswers
-from gossip_caffe.gossip.average import Halved
+from gossip_caffe.gossip.average import Halved, all_finite
 from gossip_caffe.gossip.codec import largest_payload_bytes
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal
 from gossip_caffe.gossip.one_sided import AppliedHalf, OneSided
 from gossip_caffe.gossip.party import Party
-from gossip_caffe.gossip.payload import Reason, answered, decoded, encoded
+from gossip_caffe.gossip.payload import Reason, answered, decoded
 from gossip_caffe.gossip.seams import Watcher
 from gossip_caffe.gossip.swap import Refused, Swap
 from gossip_caffe.gossip.transport import Carry
@@ -221,8 +221,7 @@ class Answering:
             return party.refusal(request.exchange_id, party.accepting, "this peer does not exchange now")
         mine = np.empty(party.weights.size, dtype=np.float32)
         snapshot = party.weights.snapshot(mine)
-        sent = await party.compute(encoded, "float32", mine)
-        if sent is None:
+        if not await party.compute(all_finite, mine):
             return party.refusal(request.exchange_id, Refusal.NON_FINITE, party.holds_nan)
-        shown = party.message(request.exchange_id, sent.codec, snapshot)
-        return replace(shown, payload=sent.payload, values=party.weights.size)
+        shown = party.message(request.exchange_id, "float32", snapshot)
+        return replace(shown, payload=mine.view(np.uint8).data, values=party.weights.size)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
-from gossip_caffe.gossip.message import FramesCorrupt, Message, PartUnreadable, Refusal
+from gossip_caffe.gossip.message import FramesCorrupt, Message, PartUnreadable, Payload, Refusal
 from gossip_caffe.gossip.piece import Piece
 from gossip_caffe.wire import gossip_pb2 as wire
 
@@ -114,20 +114,27 @@ class Incoming:
             raise FramesCorrupt(f"{self.payload_bytes} bytes announced, {largest_payload_bytes} is the most")
         payload = np.empty(self.payload_bytes, dtype=np.uint8).data
         here = 0
+        async for data in self.pieces():
+            payload[here : here + len(data)] = data
+            here += len(data)
+        return replace(header, payload=payload)
+
+    async def pieces(self) -> AsyncIterator[Payload]:
+        """What follows the header, piece by piece and each in order, until all that was announced has come."""
+        here = 0
         while (part := await self._next()) is not None:
             frame = part if isinstance(part, Piece) else part.frame
             data = frame.data
-            if not 0 < len(data) <= min(FRAME_BYTES, len(payload) - here) or frame.offset != here:
+            if not 0 < len(data) <= min(FRAME_BYTES, self.payload_bytes - here) or frame.offset != here:
                 raise FramesCorrupt(
-                    f"a frame of {len(data)} bytes at {frame.offset}, where {here} of {len(payload)} had come"
+                    f"a frame of {len(data)} bytes at {frame.offset}, where {here} of {self.payload_bytes} had come"
                 )
             if isal_zlib.crc32(data) != frame.crc32:
                 raise FramesCorrupt(f"the checksum of the frame at {frame.offset} does not fit")
-            payload[here : here + len(data)] = data
             here += len(data)
-        if here != len(payload):
-            raise FramesCorrupt(f"{here} of {len(payload)} bytes came")
-        return replace(header, payload=payload)
+            yield data
+        if here != self.payload_bytes:
+            raise FramesCorrupt(f"{here} of {self.payload_bytes} bytes came")
 
     async def forget_rest(self) -> None:
         """Read on to the end of the stream, or until more came than was announced, and keep nothing."""

@@ -13,8 +13,9 @@ from gossip_caffe.gossip import bulk
 from gossip_caffe.gossip.codec import largest_payload_bytes
 from gossip_caffe.gossip.file_transfer import Into, receive_file
 from gossip_caffe.gossip.frames import Incoming, header_of, to_frames
-from gossip_caffe.gossip.message import Message, Undelivered
+from gossip_caffe.gossip.message import FramesCorrupt, Message, Payload, Undelivered
 from gossip_caffe.gossip.piece import Piece, parsed, serialized
+from gossip_caffe.gossip.shown import Shown, Stream
 from gossip_caffe.gossip.transport import Prepare
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -78,10 +79,8 @@ class GrpcTransport:
         try:
             return await _whole(call, offer.values)
         except grpc.aio.AioRpcError as error:
-            reason = f"{address}: {error.code().name.lower()} {error.details()}"
-            if not outgoing.whole:
-                raise Undelivered(reason) from error
-            raise ExchangeFailed(reason) from error
+            failed = _failed(address, error)
+            raise (failed if outgoing.whole else Undelivered(failed.message)) from error
 
     def swaps(self, address: str) -> bool:
         """Yes, unless the connection for the weights could not be made lately."""
@@ -112,12 +111,12 @@ class GrpcTransport:
             self._unswappable[address] = UNSWAPPABLE_FOR
             raise Undelivered(f"{error.message}; the next offers carry them") from error
         except grpc.aio.AioRpcError as error:
-            raise ExchangeFailed(f"{address}: {error.code().name.lower()} {error.details()}") from error
+            raise _failed(address, error) from error
         finally:
             call.cancel()  # nothing, once the call is over
 
-    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Message:
-        """Ask for the newest weights; ``request.values`` says how many to expect."""
+    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Shown:
+        """Ask for the newest weights, which come while they are read."""
         call = self._channel(address).unary_stream(
             f"/{SERVICE}/Snapshot",
             request_serializer=wire.SnapshotRequest.SerializeToString,
@@ -126,10 +125,23 @@ class GrpcTransport:
             wire.SnapshotRequest(peer=request.peer, job=request.job, fingerprint=request.fingerprint),
             timeout=deadline_s,
         )
+        incoming = Incoming(call)
+
+        async def pieces() -> AsyncIterator[Payload]:
+            try:
+                async for piece in incoming.pieces():
+                    yield piece
+            except grpc.aio.AioRpcError as error:
+                raise _failed(address, error) from error
+
         try:
-            return await _whole(call, request.values)
+            header = await incoming.header()
         except grpc.aio.AioRpcError as error:
-            raise ExchangeFailed(f"{address}: {error.code().name.lower()} {error.details()}") from error
+            raise _failed(address, error) from error
+        except (FramesCorrupt, asyncio.CancelledError):
+            call.cancel()
+            raise
+        return Stream(header, incoming.payload_bytes, pieces(), call.cancel)
 
     async def pull(
         self, address: str, job: str, checkpoint: str, file: str, offset: int
@@ -199,6 +211,10 @@ class GrpcTransport:
         """Close all channels."""
         await self.forget(())
         self._threads.shutdown(wait=False)
+
+
+def _failed(address: str, error: Any) -> ExchangeFailed:
+    return ExchangeFailed(f"{address}: {error.code().name.lower()} {error.details()}")
 
 
 async def _both(carrying: Coroutine[Any, Any, None], answering: Coroutine[Any, Any, Message]) -> Message:

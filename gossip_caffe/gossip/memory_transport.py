@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Undelivered
+from gossip_caffe.gossip.shown import Shown, whole
 from gossip_caffe.gossip.transport import Answerer, Prepare
 
 
@@ -121,16 +122,16 @@ class MemoryNetwork:
             raise ExchangeFailed(f"no answer within {deadline_s:g} s")
         await self.weather.carry()
 
-    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Message:
+    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Shown:
         """Ask for the newest weights."""
         if (peer := self.peers.get(address)) is None:
             raise ExchangeFailed(f"nobody answers at {address}")
         if self.weather is None:
-            return await peer.show(request)
+            return whole(await peer.show(request))
         try:
             async with self.weather.clock.timeout(deadline_s):
                 await self.weathered(deadline_s)
-                return await peer.show(request)
+                return whole(await peer.show(request))
         except TimeoutError:
             raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from gossip_caffe.gossip.message import Message
+from gossip_caffe.gossip.shown import Shown
 from gossip_caffe.gossip.swap import Swap
 
 Prepare = Callable[[], Coroutine[Any, Any, Swap]]
@@ -37,8 +38,8 @@ class Transport(Protocol):
         """
         ...
 
-    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Message:
-        """Ask for the newest weights; nothing changes at the other side."""
+    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Shown:
+        """Ask for the newest weights, all of which are to come within the deadline; nothing changes there."""
         ...
 
 

@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import BinaryIO, Protocol
 
-import numpy as np
-
 from gossip_caffe.checkpoint.announce import (
     Announcement,
     add_holder,
@@ -76,12 +74,16 @@ async def collect(member: Member) -> tuple[SnapshotInfo, Consensus]:
     """The consensus as of now, and the own snapshot that is in it. Raises ExchangeFailed when that is not finite."""
     world, trainer = member.world, member.trainer
     trainer.board.request_publication()
-    own = np.empty(trainer.layout.size, dtype=np.float32)
-    snapshot = trainer.board.snapshot(own)
     request = Message("", member.peer, world.spec.name, trainer.layout.fingerprint)
-    others = member.partners()
-    agreed = await consensus(request, own, others, world.transport, world.rng, offload=world.offload)
-    return snapshot, agreed
+    return await consensus(
+        request,
+        trainer.layout.size,
+        trainer.board.snapshot,
+        member.partners(),
+        world.transport,
+        world.rng,
+        offload=world.offload,
+    )
 
 
 class Checkpointing:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.errors import ExchangeFailed, NotFound
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Undelivered
+from gossip_caffe.gossip.shown import Shown, whole
 from gossip_caffe.gossip.transport import Answerer, Prepare
 from gossip_caffe.sim.machine import Machine
 
@@ -136,7 +137,7 @@ class Wire:
         """Not to be called."""
         raise ExchangeFailed(f"{address}: weights are not swapped here")
 
-    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Message:
+    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Shown:
         """Ask for the newest weights."""
         network, here = self._network, self._machine.name
         try:
@@ -144,7 +145,7 @@ class Wire:
                 await network.carry(here, address, deadline_s)
                 answer = await network.answerer(address).show(request)
                 await network.carry(address, here, deadline_s)
-                return answer
+                return whole(answer)
         except TimeoutError:
             raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
 

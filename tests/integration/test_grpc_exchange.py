@@ -127,7 +127,7 @@ async def test_a_consensus_is_the_mean_of_all_who_answer(pair: tuple[Peer, Peer]
     a, b = pair
     request = Message("", "a", "job", "layout")
     others = {"b": b.address, "gone": "127.0.0.1:1"}
-    agreed = await consensus(request, a.weights.values.copy(), others, a.transport, random.Random(1))
+    _, agreed = await consensus(request, SIZE, a.weights.snapshot, others, a.transport, random.Random(1))
     assert agreed.contributors == ("a", "b")
     np.testing.assert_allclose(agreed.weights, (a.weights.values + b.weights.values) / 2, atol=1e-6)
 

@@ -92,9 +92,15 @@ class EverybodysMean:
         if not around.partners():
             return None
         own = np.empty(around.board.size, dtype=np.float32)
-        snapshot = around.board.snapshot(own)
+
+        def newest(out: np.ndarray) -> SnapshotInfo:
+            info = around.board.snapshot(own)
+            np.copyto(out, own)
+            return info
+
         request = Message("", around.peer, around.job, around.fingerprint)
-        agreed = await consensus(request, own.copy(), around.partners(), around.transport, around.rng)
+        others = around.partners()
+        snapshot, agreed = await consensus(request, own.size, newest, others, around.transport, around.rng)
         around.board.add_correction(agreed.weights - own)
         self._applied += 1
         outcome = Outcome(OutcomeKind.APPLIED, f"mean-{self._applied}", "everybody", self._read or snapshot)
