@@ -148,7 +148,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
 
 
 def measure(megabytes: int, values: int, codec: str, repeats: int, nearby: bool) -> dict[str, float]:
-    """Of two peers who take each other to be on different machines, or (``nearby``) know that they are not."""
+    """Of two peers who find out that they are on one machine, or (not ``nearby``) take each other to be apart."""
     with child("--echo") as plain_end, child("--answer", values, codec, nearby) as partner:
         port, echo_port = first_line(partner), first_line(plain_end)
         with child("--offer", values, codec, port, echo_port, repeats) as own:
@@ -167,7 +167,7 @@ def measure(megabytes: int, values: int, codec: str, repeats: int, nearby: bool)
         "cpu_s_per_gb": round((own_cpu_s + partner_cpu_s) / gigabytes, 2),
         "peak_models": round((partner_peak_bytes - base_bytes) / (4 * values), 2),
     }
-    way = f"{codec}_nearby" if nearby else codec
+    way = codec if nearby else f"{codec}_apart"
     print(
         f"{way:>16} {4 * values / 1e6:>9.1f}", *(f"{figure:>18}" for figure in figures.values()), flush=True
     )
@@ -232,10 +232,10 @@ def main() -> int:
     for megabytes in map(int, options.models.split(",")):
         for codec in options.codecs.split(","):
             # Small models' weights travel in the offer and the answer: for them it is the same.
-            for near in (False, True) if MODELS[megabytes] >= SWAP_FROM_VALUES else (False,):
+            for near in (True, False) if MODELS[megabytes] >= SWAP_FROM_VALUES else (True,):
                 figures |= measure(megabytes, MODELS[megabytes], codec, options.repeats, near)
         if options.others_python:
-            keys = {way: f"exchange_s_{way}_{megabytes}" for way in ("float32", "float32_nearby")}
+            keys = {way: f"exchange_s_{way}_{megabytes}" for way in ("float32", "float32_apart")}
             own_s = {way: figures[key] for way, key in keys.items() if key in figures}
             figures |= others(options.others_python, megabytes, MODELS[megabytes], options.repeats, own_s)
         rates = [figures.get(f"model_bytes_per_s_{codec}_{megabytes}") for codec in ("float16", "float32")]

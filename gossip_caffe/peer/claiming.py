@@ -105,12 +105,13 @@ class Claiming:
 
     @property
     def _is_settled_in(self) -> bool:
-        """Whether this peer's lease is older than one can last unseen.
+        """Whether this peer has a lease, and one that is older than a lease can last unseen.
 
-        A peer that has just registered again after the store was away sees others gone that will be back at once.
+        When the store was away all are gone: a peer that sees this before it has registered again, or just afterwards,
+        sees others that will be back at once.
         """
         session = self._session()
-        return self._world.clock.monotonic() - session.began_at > session.ttl_s
+        return session.owns() and self._world.clock.monotonic() - session.began_at > session.ttl_s
 
     def always_had_work(self) -> bool:
         """Whether there was something to train ever since the last call."""

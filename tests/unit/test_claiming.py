@@ -42,7 +42,9 @@ async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others
         cast("Any", trainer),
         cast("Any", claims),
         cast("Any", SimpleNamespace(members_changed=lambda now_s: None)),
-        lambda: cast("Any", SimpleNamespace(overdue=lambda: True, began_at=-60.0, ttl_s=5.0)),
+        lambda: cast(
+            "Any", SimpleNamespace(overdue=lambda: True, owns=lambda: True, began_at=-60.0, ttl_s=5.0)
+        ),
         lambda: 1,
     )
     claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
@@ -54,16 +56,19 @@ async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others
     assert 0 < len(claims.owned) <= -(-ahead // CHUNK)
 
 
-@pytest.mark.parametrize(("registered_s_ago", "claims_more"), [(60.0, True), (1.0, False)])
-async def test_who_has_just_registered_again_takes_nobody_for_dead(
-    registered_s_ago: float, claims_more: bool
+@pytest.mark.parametrize(
+    ("registered_s_ago", "owns", "claims_more"),
+    [(60.0, True, True), (1.0, True, False), (60.0, False, False)],
+)
+async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead(
+    registered_s_ago: float, owns: bool, claims_more: bool
 ) -> None:
     clock = FakeClock(automatic=True)
     spec = SimpleNamespace(
         data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
     )
     trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=10**6), queued_batches=0)
-    session = SimpleNamespace(began_at=clock.monotonic() - registered_s_ago, ttl_s=5.0)
+    session = SimpleNamespace(began_at=clock.monotonic() - registered_s_ago, ttl_s=5.0, owns=lambda: owns)
     claiming = Claiming(
         cast("Any", SimpleNamespace(clock=clock, spec=spec)),
         cast("Any", trainer),
