@@ -1,6 +1,6 @@
 """What one exchange of weights costs: two processes over loopback, against plain sockets that push and pull as much.
 
-    python benchmarks/exchange.py [--models 2,50,244] [--codecs float32,float16] [--repeats 5]
+    python benchmarks/exchange.py [--models 2,50,244] [--codecs float32,float16] [--repeats 15]
                                   [--others-python /venv/with/torch/bin/python]
 
 With --others-python also against torch.distributed's gloo, mpi4py and hivemind, as far as that Python has them.
@@ -224,7 +224,7 @@ def main() -> int:
     )
     parser.add_argument("--models", default="2,50,244", help=f"which of {', '.join(map(str, MODELS))} (MB)")
     parser.add_argument("--codecs", default="float32,float16", help=f"which of {', '.join(CODECS)}")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--others-python", default="", help="a Python that has torch, mpi4py or hivemind")
     options = parser.parse_args()
     figures: dict[str, float] = {}

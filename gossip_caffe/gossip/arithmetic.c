@@ -29,6 +29,11 @@ PIECE void narrow(uint16_t *to, v8f values)
     _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+PIECE v8f rounded(v8f values)
+{
+    return (v8f)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
 PIECE v4d plus_square(v4d sum, v4d value)
 {
     return (v4d)_mm256_fmadd_pd((__m256d)value, (__m256d)value, (__m256d)sum);
@@ -56,6 +61,11 @@ PIECE void narrow(uint16_t *to, v8f values)
     memcpy(to, &narrowed, sizeof narrowed);
 }
 
+PIECE v8f rounded(v8f values)
+{
+    return __builtin_convertvector(__builtin_convertvector(values, v8h), v8f);
+}
+
 PIECE v4d plus_square(v4d sum, v4d value)
 {
     return sum + value * value;
@@ -76,13 +86,6 @@ typedef struct {
 typedef struct {
     v4d squares[2], norm[2], total[2];
 } Sums;
-
-PIECE v8f rounded(v8f values)
-{
-    uint16_t halves[8];
-    narrow(halves, values);
-    return wide(halves);
-}
 
 PIECE v4d first_four(v8f values)
 {
