@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -44,10 +45,16 @@ class PeerRecord:
     @classmethod
     def from_json(cls, value: bytes) -> PeerRecord:
         """Read a record; fields of a newer version are left out. Raises ValueError when it is none."""
-        record = read_record(cls, value)
-        if not 0 <= record.weight < math.inf:
-            raise ValueError(f"no PeerRecord: a weight of {record.weight}")
-        return record
+        return _record(value)
+
+
+@functools.lru_cache(maxsize=2048)
+def _record(value: bytes) -> PeerRecord:
+    """Remembered: where many peers share a process each of them reads what all the others wrote."""
+    record = read_record(PeerRecord, value)
+    if not 0 <= record.weight < math.inf:
+        raise ValueError(f"no PeerRecord: a weight of {record.weight}")
+    return record
 
 
 class Registration:
@@ -82,12 +89,14 @@ class MembersView:
         self.members: dict[str, PeerRecord] = {}
         self.known = asyncio.Event()
         self.on_change: list[Callable[[PeerRecord | None, PeerRecord | None], None]] = []
+        self._in_state: dict[tuple[str, ...], Mapping[str, PeerRecord]] = {}
 
     async def follow(self) -> None:
         """Keep the view up to date; returns when the store is closed."""
         async for item in self._store.watch(self._keys.peers):
             if isinstance(item, Reset):
                 before, self.members = self.members, {}
+                self._in_state.clear()
                 for entry in item.listing.items:
                     self._note(entry.key, entry.value)
                 self.known.set()
@@ -96,6 +105,7 @@ class MembersView:
             else:
                 peer = item.key.removeprefix(self._keys.peers)
                 was = self.members.pop(peer, None)
+                self._in_state.clear()
                 if item.value is not None:
                     self._note(item.key, item.value.value)
                 self._tell(was, self.members.get(peer))
@@ -106,8 +116,11 @@ class MembersView:
                 callback(was, now)
 
     def in_state(self, *states: str) -> Mapping[str, PeerRecord]:
-        """The members that are in one of the given states, by id."""
-        return {peer: record for peer, record in self.members.items() if record.state in states}
+        """The members that are in one of the given states, by id: as of now, and the same object until one changes."""
+        if (found := self._in_state.get(states)) is None:
+            found = {peer: record for peer, record in self.members.items() if record.state in states}
+            self._in_state[states] = found
+        return found
 
     def _note(self, key: str, value: bytes) -> None:
         peer = key.removeprefix(self._keys.peers)

@@ -27,7 +27,7 @@ from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.weighing import tell_weight
 from gossip_caffe.peer.world import World
 from gossip_caffe.shards.choice import Chooser
-from gossip_caffe.shards.plan import planned_weights, shard
+from gossip_caffe.shards.plan import planned_weights
 
 DRAIN_DEADLINE_S = 8.0
 MEETINGS = 3
@@ -52,6 +52,9 @@ class Training:
         self.peer = incarnation.registration.record.peer
         self._view = view
         self._enter = enter
+        self._partners_of: Mapping[str, PeerRecord] | None = None
+        self._partners: Mapping[str, str] = {}
+        self._partners_zones: Mapping[str, str] = {}
         chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
         self.claims = Claims(
             ledger=incarnation.ledger,
@@ -80,7 +83,7 @@ class Training:
                 settings=world.spec.settings,
                 own=lambda: (self.peer, self.incarnation.registration.record.zone),
                 partners=self.partners,
-                zone_of=lambda peer: self.training[peer].zone if peer in self.training else "",
+                zones=self._zones,
                 shared=self._shared,
                 urgent=lambda: trainer.stream.unsettled and not trainer.stream.untrained,
                 transport=world.transport,
@@ -232,18 +235,34 @@ class Training:
 
     def partners(self) -> Mapping[str, str]:
         """Who can be asked for an exchange: peer → address."""
+        self._look_for_partners()
+        return self._partners
+
+    def _zones(self) -> Mapping[str, str]:
+        """Where each of them is: peer → zone."""
+        self._look_for_partners()
+        return self._partners_zones
+
+    def _look_for_partners(self) -> None:
+        """Among a thousand peers a look at all of them for each exchange would cost more than the exchange."""
+        training = self.training
+        if training is self._partners_of:
+            return
         fingerprint = self.trainer.layout.fingerprint
-        return {
-            peer: record.address
-            for peer, record in self.training.items()
-            if peer != self.peer and record.fingerprint == fingerprint
+        found = {
+            peer: training[peer]
+            for peer in sorted(training)
+            if peer != self.peer and training[peer].fingerprint == fingerprint
         }
+        self._partners = {peer: record.address for peer, record in found.items()}
+        self._partners_zones = {peer: record.zone for peer, record in found.items()}
+        self._partners_of = training
 
     def _shard(self) -> list[int]:
         own = {self.peer: self.incarnation.registration.record.weight}
         weights = planned_weights(own | {peer: record.weight for peer, record in self.training.items()})
         epochs = self.world.epochs
-        return [int(chunk) for chunk in shard(self.peer, weights, epochs.chunks, epochs.seed)]
+        return self.world.planner.shard(self.peer, weights, epochs.chunks, epochs.seed).tolist()
 
     def _shared(self, outcome: Outcome) -> None:
         """An exchange of ours was answered: what its snapshot holds is durable."""
