@@ -176,7 +176,7 @@ class Chooser:
         self._mine = frozenset(self.shard())
         for epoch, knowledge in self.known.items():
             if not knowledge.finished:
-                knowledge.planned = [chunk for chunk in self.epochs.order(epoch) if chunk in self._mine]
+                knowledge.planned = self.epochs.in_order(epoch, self._mine)
                 knowledge.left = []
 
     def _pause_s(self, shortest_s: float) -> float:
@@ -184,7 +184,5 @@ class Chooser:
 
     def _knowledge(self, epoch: int) -> EpochKnowledge:
         if epoch not in self.known:
-            self.known[epoch] = EpochKnowledge(
-                [chunk for chunk in self.epochs.order(epoch) if chunk in self._mine]
-            )
+            self.known[epoch] = EpochKnowledge(self.epochs.in_order(epoch, self._mine))
         return self.known[epoch]

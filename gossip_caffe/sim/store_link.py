@@ -84,7 +84,7 @@ class StoreLink:
 
     async def count(self, prefix: str) -> int:
         """How many keys are under the prefix."""
-        return await self._call(lambda: len(self._server.under(prefix)))
+        return await self._call(lambda: self._server.count(prefix))
 
     async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         """Apply all operations if all guards hold."""
