@@ -37,7 +37,9 @@ SAMPLES = 120
 """How often the consensus distance is measured."""
 SCRATCH = "/dev/shm"
 FAST_S = 360.0
-"""Up to this length a run's steps take STEP_S; in one ten times as long ten times as much."""
+"""Up to this length a run's steps take STEP_S; in one ten times as long ten times as much …"""
+MANY = 250
+"""… and among four times as many peers as these four times as much."""
 STEP_S = 0.25
 GRAIN_S = 0.1
 LEASE_S = 3.0
@@ -93,8 +95,11 @@ class Simulated:
 
 
 def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0, every: float = 0.5) -> Plan:
-    """A plan with faults of some kinds. In a longer run everything takes its time: steps, leases, and faults."""
-    scale = max(1.0, for_s / FAST_S)
+    """A plan with faults of some kinds.
+
+    In a longer run, and among many peers, everything takes its time: steps, leases, and faults.
+    """
+    scale = max(1.0, for_s / FAST_S) * max(1.0, peers / MANY)
     return Plan(
         peers=peers,
         seed=seed,
