@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Container
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import Guard, ModifiedAt, Put, Store
-from gossip_caffe.stored import read_record
+from gossip_caffe.stored import read_record, to_object
 
 HOLDERS_ENOUGH = 32
 """So many living holders share what joiners pull. An announcement of a thousand would be read by a thousand, and when a
@@ -36,7 +36,7 @@ class Announcement:
 
     def to_json(self) -> bytes:
         """The announcement as it stands in the store."""
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(to_object(self)).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> Announcement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ def checked_name(name: str, what: str) -> str:
             remedy="use up to 63 lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit",
         )
     return name
+
+
+@functools.lru_cache(maxsize=64)
+def keys_of(job: str) -> JobKeys:
+    """The keys of a job; its name is checked once."""
+    return JobKeys(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +122,8 @@ class JobKeys:
         chunks: dict[str, set[int]] = {}
         for key in keys:
             folder, number = key[:-_DIGITS], key[-_DIGITS:]
-            if folder in chunks and number.isdecimal():
-                chunks[folder].add(int(number))
+            if (known := chunks.get(folder)) is not None and number.isdecimal():
+                known.add(int(number))
             elif (found := self.read_ledger(key)) is not None:
                 is_done, epoch, chunk = found
                 chunks[folder] = (done if is_done else owned).setdefault(epoch, set())

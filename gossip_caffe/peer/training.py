@@ -16,6 +16,7 @@ from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.checkpointing import Checkpointing
 from gossip_caffe.peer.claiming import LOOK_EVERY_S, STORE_AWAY_PAUSE_S, Claiming
 from gossip_caffe.peer.claims import Claims
+from gossip_caffe.peer.company import Company
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import Cause, State
 from gossip_caffe.peer.progress import Progress, look_after_s
@@ -52,9 +53,7 @@ class Training:
         self.peer = incarnation.registration.record.peer
         self._view = view
         self._enter = enter
-        self._partners_of: Mapping[str, PeerRecord] | None = None
-        self._partners: Mapping[str, str] = {}
-        self._partners_zones: Mapping[str, str] = {}
+        self._company = Company(self.peer, trainer.layout.fingerprint, lambda: self.training)
         chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
         self.claims = Claims(
             ledger=incarnation.ledger,
@@ -83,7 +82,7 @@ class Training:
                 settings=world.spec.settings,
                 own=lambda: (self.peer, self.incarnation.registration.record.zone),
                 partners=self.partners,
-                zones=self._zones,
+                zones=self._company.zones,
                 shared=self._shared,
                 urgent=lambda: trainer.stream.unsettled and not trainer.stream.untrained,
                 transport=world.transport,
@@ -189,7 +188,7 @@ class Training:
                 ledger = self.incarnation.ledger
                 await self.progress.look(ledger)
                 self.progress.steer(self.trainer.board, self.claims.done_samples, len(training))
-                if min(training, default=self.peer) == self.peer:
+                if self._company.first() == self.peer:
                     await ledger.fold()
             except StoreError:
                 pass  # the last known progress stands
@@ -235,28 +234,7 @@ class Training:
 
     def partners(self) -> Mapping[str, str]:
         """Who can be asked for an exchange: peer → address."""
-        self._look_for_partners()
-        return self._partners
-
-    def _zones(self) -> Mapping[str, str]:
-        """Where each of them is: peer → zone."""
-        self._look_for_partners()
-        return self._partners_zones
-
-    def _look_for_partners(self) -> None:
-        """Among a thousand peers a look at all of them for each exchange would cost more than the exchange."""
-        training = self.training
-        if training is self._partners_of:
-            return
-        fingerprint = self.trainer.layout.fingerprint
-        found = {
-            peer: training[peer]
-            for peer in sorted(training)
-            if peer != self.peer and training[peer].fingerprint == fingerprint
-        }
-        self._partners = {peer: record.address for peer, record in found.items()}
-        self._partners_zones = {peer: record.zone for peer, record in found.items()}
-        self._partners_of = training
+        return self._company.partners()
 
     def _shard(self) -> list[int]:
         own = {self.peer: self.incarnation.registration.record.weight}

@@ -13,7 +13,7 @@ from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.seams import Offload
 from gossip_caffe.gossip.transport import Answerer, Transport
 from gossip_caffe.job.spec import JobSpec
-from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.keys import JobKeys, keys_of
 from gossip_caffe.membership.store import Store
 from gossip_caffe.observe.events import EventLog
 from gossip_caffe.peer.exchanging import pairwise
@@ -54,7 +54,7 @@ class World:
     @property
     def keys(self) -> JobKeys:
         """Where the job stands in the store."""
-        return JobKeys(self.spec.name)
+        return keys_of(self.spec.name)
 
     @property
     def epochs(self) -> Epochs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ PATIENCE_S = 300.0
 SAMPLES = 120
 """How often the consensus distance is measured."""
 SCRATCH = "/dev/shm"
+COLLECT_AFTER = (50_000, 20, 1000)
+"""See gc.set_threshold."""
 FAST_S = 360.0
 """Up to this length a run's steps take STEP_S; in one ten times as long ten times as much …"""
 MANY = 250
@@ -99,14 +102,15 @@ def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0
 
     In a longer run, and among many peers, everything takes its time: steps, leases, and faults.
     """
-    scale = max(1.0, for_s / FAST_S) * max(1.0, peers / MANY)
+    crowd = max(1.0, peers / MANY)
+    scale = max(1.0, for_s / FAST_S) * crowd
     return Plan(
         peers=peers,
         seed=seed,
         for_s=for_s,
         schedule=scheduled(kinds, seed=seed, for_s=for_s, every=every, scale=scale),
         step_s=STEP_S * scale,
-        grain_s=GRAIN_S * scale,
+        grain_s=GRAIN_S * scale * min(2.0, crowd),
         thin_s=scale,
         settings=JobSettings(lease_ttl_s=LEASE_S * scale),
     )
@@ -115,8 +119,14 @@ def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0
 def simulate(plan: Plan) -> Simulated:
     """Run it, as fast as it goes."""
     scratch = SCRATCH if Path(SCRATCH).is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="gossip-caffe-sim-", dir=scratch) as folder:
-        return run(_simulated(plan, Path(folder)))
+    thresholds = gc.get_threshold()
+    # What is kept here is kept to the end, millions of lines: to look for garbage among them again and again is in vain.
+    gc.set_threshold(*COLLECT_AFTER)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gossip-caffe-sim-", dir=scratch) as folder:
+            return run(_simulated(plan, Path(folder)))
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 async def _simulated(plan: Plan, folder: Path) -> Simulated:

@@ -66,8 +66,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return timer
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Timers that were called off are let go of once they are many."""
-        del handle
+        """Timers that were called off before their time are let go of once they are many."""
+        if handle.when() < self._now + _RESOLUTION_S:
+            return  # it is not here any more: its time has come
         self._cancelled += 1
         if self._cancelled > _MOST_CANCELLED and 2 * self._cancelled > len(self._timers):
             # In place: this may be called while the loop looks at them.
