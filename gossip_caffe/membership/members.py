@@ -120,7 +120,9 @@ class MembersView:
     def in_state(self, *states: str) -> Mapping[str, PeerRecord]:
         """The members that are in one of the given states, by id: as of now, and the same object until one changes."""
         if self._changed:
-            self._in_state = {wanted: self._brought_up(wanted, known) for wanted, known in self._in_state.items()}
+            self._in_state = {
+                wanted: self._brought_up(wanted, known) for wanted, known in self._in_state.items()
+            }
             self._changed.clear()
         if (found := self._in_state.get(states)) is None:
             found = {peer: record for peer, record in self.members.items() if record.state in states}
@@ -128,9 +130,11 @@ class MembersView:
         return found
 
     def _brought_up(self, states: tuple[str, ...], known: dict[str, PeerRecord]) -> dict[str, PeerRecord]:
-        """What ``in_state`` says after the changes, in the order in which ``members`` has them; a thousand others stay."""
+        """What ``in_state`` says after the changes, in the order in which ``members`` has them."""
         now = {peer: self.members.get(peer) for peer in self._changed}
-        found = {peer: record for peer, record in now.items() if record is not None and record.state in states}
+        found = {
+            peer: record for peer, record in now.items() if record is not None and record.state in states
+        }
         if not found and known.keys().isdisjoint(now):
             return known
         new = dict(known)

@@ -22,7 +22,7 @@ from gossip_caffe.observe.events import Event, read_events
 
 Indices = NDArray[np.int64]
 Ranges = list[tuple[int, int]]
-"""[start, stop) of records. A peer trains few of a large data set's, so nothing here is as long as that for each peer."""
+"""[start, stop) of records. A peer trains few of a large data set's: nothing is as long as that for each of them."""
 
 
 class Cut(Protocol):

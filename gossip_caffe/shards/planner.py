@@ -1,4 +1,4 @@
-"""The same plan as ``plan.shard`` makes, for whoever makes it again and again: what has not changed is not worked out anew.
+"""The same plan as ``plan.shard`` makes, for whoever makes it again and again: only what changed is worked out anew.
 
 A plan for a thousand members looks at each of them for each chunk. When one member comes, goes or is weighed anew, only
 the chunks that it had, and its own scores, can change who scores highest.
@@ -74,12 +74,9 @@ class Planner:
         # Who is weighed anew has to win its chunks again, too.
         owner[np.isin(last.owner, [places[name] for name in gone])] = -1
         lost = np.flatnonzero(owner < 0)
-        owner[lost], best[lost] = favourites(
-            list(weights.values()), list(weights), everything[lost], seed
-        )
+        owner[lost], best[lost] = favourites(list(weights.values()), list(weights), everything[lost], seed)
         for name in new:
             _, score = favourites([weights[name]], [name], everything, seed)
             better = (score > best) | ((score == best) & (index[name] < owner))
             owner[better], best[better] = index[name], score[better]
         return _Scored(weights, owner, best)
-

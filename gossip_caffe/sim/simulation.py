@@ -18,7 +18,8 @@ from gossip_caffe.checkpoint.manifest import MODEL
 from gossip_caffe.gossip.average import Mean
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.observe.checker.run import OBSERVER
+from gossip_caffe.observe.checker.run import OBSERVER, Run
+from gossip_caffe.observe.report import page
 from gossip_caffe.observe.verdict import Verdict, verdict
 from gossip_caffe.sim.cluster import SimulatedCluster
 from gossip_caffe.sim.faults import Fault, Kind, scheduled
@@ -90,8 +91,11 @@ class Simulated:
         return (*broken, *hangs)
 
     def write(self, folder: Path) -> None:
-        """Write the history, as the files of a run folder."""
+        """Write the history, as the files of a run folder, and the report on it."""
         write(folder, self.logs, self.observed, OBSERVER)
+        run_seen = Run.of_logs(self.logs, seen=self.observed)
+        title = f"Simulated: {self.plan.peers:,} peers, seed {self.plan.seed}"
+        (folder / "report.html").write_text(page(run_seen, self.verdict, title))
         (folder / "schedule.json").write_text(
             json.dumps([fault.to_record() for fault in self.plan.schedule], indent=1)
         )
@@ -120,7 +124,7 @@ def simulate(plan: Plan) -> Simulated:
     """Run it, as fast as it goes."""
     scratch = SCRATCH if Path(SCRATCH).is_dir() else None
     thresholds = gc.get_threshold()
-    # What is kept here is kept to the end, millions of lines: to look for garbage among them again and again is in vain.
+    # What is written down is kept to the end, millions of lines: to look for garbage among them is in vain.
     gc.set_threshold(*COLLECT_AFTER)
     try:
         with tempfile.TemporaryDirectory(prefix="gossip-caffe-sim-", dir=scratch) as folder:
@@ -210,9 +214,9 @@ async def _measured(cluster: SimulatedCluster, plan: Plan, distances: list[tuple
         await cluster.clock.sleep(plan.for_s / SAMPLES)
         snapshots = [_weights(peer.trainer.board) for peer in cluster.training]
         if len(snapshots) > 1:
-            distances.append(
-                (round(cluster.clock.monotonic() - began, 3), consensus_distance(snapshots), len(snapshots))
-            )
+            distance = consensus_distance(snapshots)
+            distances.append((round(cluster.clock.monotonic() - began, 3), distance, len(snapshots)))
+            cluster.note("consensus", distance=distance, peers=len(snapshots))
 
 
 def _weights(board: Any) -> Any:

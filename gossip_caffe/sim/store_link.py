@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
@@ -21,6 +20,7 @@ from gossip_caffe.membership.store import (
     checked_size,
 )
 from gossip_caffe.sim.machine import Machine
+from gossip_caffe.sim.virtual_time import sleep
 
 T = TypeVar("T")
 
@@ -45,20 +45,20 @@ class StoreLink:
 
     async def _call(self, work: Callable[[], T], *, writes: bool = False) -> T:
         machine, server = self._machine, self._server
-        await asyncio.sleep(self._rng.uniform(*REQUEST_S))
+        await sleep(self._rng.uniform(*REQUEST_S))
         tried_s = 0.0
         while self._away:
             if self._dead or tried_s >= RETRY_FOR_S:
                 raise StoreUnavailable("the store is away")
             if writes and self._rng.random() < 0.5:
                 # The request may have been on its way: the client cannot tell, and does not send it again.
-                await asyncio.sleep(LOOK_EVERY_S)
+                await sleep(LOOK_EVERY_S)
                 raise Ambiguous("the request was lost (or its reply)")
-            await asyncio.sleep(LOOK_EVERY_S)
+            await sleep(LOOK_EVERY_S)
             tried_s += LOOK_EVERY_S
         server.tick()
         result = work()
-        await asyncio.sleep(self._rng.uniform(*REQUEST_S))
+        await sleep(self._rng.uniform(*REQUEST_S))
         if self._away:
             raise Ambiguous("the reply was lost") if writes else StoreUnavailable("the reply was lost")
         if machine.frozen:
@@ -112,7 +112,7 @@ class StoreLink:
                 while self._away:
                     if self._dead:
                         return
-                    await asyncio.sleep(LOOK_EVERY_S)
+                    await sleep(LOOK_EVERY_S)
                 if self._machine.frozen:
                     await self._machine.awake()
                 self._server.tick()

@@ -39,7 +39,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = _BEGIN_S
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle | asyncio.Future[None]]] = []
         self._number = itertools.count()
         self._cancelled = 0
         super().__init__(selectors.SelectSelector())
@@ -65,6 +65,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         heapq.heappush(self._timers, (when, next(self._number), timer))
         return timer
 
+    def after(self, seconds: float) -> asyncio.Future[None]:
+        """Done when so many virtual seconds are over: half of what ``call_later`` takes, and nearly all are sleeps."""
+        future: asyncio.Future[None] = self.create_future()
+        heapq.heappush(self._timers, (self._now + (seconds + _LATE_S), next(self._number), future))
+        return future
+
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Timers that were called off before their time are let go of once they are many."""
         if handle.when() < self._now + _RESOLUTION_S:
@@ -88,7 +94,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._now = max(self._now, timers[0][0])
         end = self._now + _RESOLUTION_S
         while timers and timers[0][0] < end:
-            ready.append(heapq.heappop(timers)[2])
+            due = heapq.heappop(timers)[2]
+            if isinstance(due, asyncio.TimerHandle):
+                ready.append(due)
+            elif not due.done():
+                due.set_result(None)
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle.cancelled():
@@ -104,6 +114,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return done
 
 
+async def sleep(seconds: float) -> None:
+    """As ``asyncio.sleep``, in a VirtualTimeLoop."""
+    loop = asyncio.get_running_loop()
+    if seconds > 0 and isinstance(loop, VirtualTimeLoop):
+        await loop.after(seconds)
+    else:
+        await asyncio.sleep(seconds)
+
+
 class VirtualClock:
     """The ``Clock`` of whoever runs in a VirtualTimeLoop."""
 
@@ -117,7 +136,7 @@ class VirtualClock:
 
     async def sleep(self, seconds: float) -> None:
         """Let others run until then."""
-        await asyncio.sleep(seconds)
+        await sleep(seconds)
 
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """Of virtual seconds."""
