@@ -88,7 +88,9 @@ class Weighing:
         if self._off_s < max(LASTS_S, LASTS_INTERVALS * passed_s):
             return None
         lasted_s, self._off_s = self._off_s, 0.0
-        return Weighed(weight, f"{self.samples_per_s / published:.2f} times what it was, for {lasted_s:.0f} s")
+        return Weighed(
+            weight, f"{self.samples_per_s / published:.2f} times what it was, for {lasted_s:.0f} s"
+        )
 
 
 async def tell_weight(

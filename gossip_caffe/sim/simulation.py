@@ -63,6 +63,7 @@ class Plan:
     step_s: float = 0.25
     grain_s: float = 0.1
     thin_s: float = 0.0
+    chunk_records: int = CHUNK
     settings: JobSettings = field(default_factory=JobSettings)
 
 
@@ -116,6 +117,7 @@ def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0
         step_s=STEP_S * scale,
         grain_s=GRAIN_S * scale * min(2.0, crowd),
         thin_s=scale,
+        chunk_records=round(CHUNK * min(4.0, crowd)),
         settings=JobSettings(lease_ttl_s=LEASE_S * scale),
     )
 
@@ -135,10 +137,14 @@ def simulate(plan: Plan) -> Simulated:
 
 async def _simulated(plan: Plan, folder: Path) -> Simulated:
     iterations = max(1, round(SHARE_OF_STEPS * plan.peers * plan.for_s / plan.step_s))
-    records = max(CHUNK, round(iterations * BATCH / EPOCHS))
+    records = max(plan.chunk_records, round(iterations * BATCH / EPOCHS))
     points = Points(records, plan.seed)
     spec = problem_job(
-        records=records, chunk_records=CHUNK, iterations=iterations, seed=plan.seed, settings=plan.settings
+        records=records,
+        chunk_records=plan.chunk_records,
+        iterations=iterations,
+        seed=plan.seed,
+        settings=plan.settings,
     )
     cluster = SimulatedCluster(
         spec, points, folder, seed=plan.seed, step_s=plan.step_s, grain_s=plan.grain_s, thin_s=plan.thin_s
