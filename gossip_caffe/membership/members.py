@@ -94,21 +94,22 @@ class MembersView:
 
     async def follow(self) -> None:
         """Keep the view up to date; returns when the store is closed."""
-        async for item in self._store.watch(self._keys.peers):
+        prefix = self._keys.peers
+        async for item in self._store.watch(prefix):
             if isinstance(item, Reset):
                 before, self.members = self.members, {}
                 self._in_state.clear()
                 self._changed.clear()
                 for entry in item.listing.items:
-                    self._note(entry.key, entry.value)
+                    self._note(entry.key.removeprefix(prefix), entry.value)
                 self.known.set()
                 for peer in {**before, **self.members}:
                     self._tell(before.get(peer), self.members.get(peer))
             else:
-                peer = item.key.removeprefix(self._keys.peers)
+                peer = item.key.removeprefix(prefix)
                 was = self.members.pop(peer, None)
                 if item.value is not None:
-                    self._note(item.key, item.value.value)
+                    self._note(peer, item.value.value)
                 self._changed[peer] = self._changed.pop(peer, None)
                 self._tell(was, self.members.get(peer))
 
@@ -142,8 +143,7 @@ class MembersView:
             new.pop(peer, None)
         return new | found
 
-    def _note(self, key: str, value: bytes) -> None:
-        peer = key.removeprefix(self._keys.peers)
+    def _note(self, peer: str, value: bytes) -> None:
         try:
             self.members[peer] = PeerRecord.from_json(value)
         except ValueError:

@@ -28,6 +28,9 @@ REQUEST_S = (0.001, 0.004)
 RETRY_FOR_S = 8.0
 """As long as the client of the real store tries again."""
 LOOK_EVERY_S = 0.25
+TOGETHER_FROM_S = 1.0
+TOGETHER_SHARE = 0.05
+"""Where no sleep is shorter than a second, news come together that come within this share of such a sleep."""
 
 
 class StoreLink:
@@ -120,9 +123,12 @@ class StoreLink:
                     watcher.behind = False
                     yield Reset(self._server.listing(prefix))
                 elif watcher.news:
-                    yield watcher.news.popleft()
+                    while watcher.news and not self._away:
+                        yield watcher.news.popleft()
                 else:
                     await self._server.something(watcher)
+                    if self._machine.grain_s >= TOGETHER_FROM_S:
+                        await sleep(self._machine.grain_s * TOGETHER_SHARE)
         finally:
             self._server.forget(watcher)
 
