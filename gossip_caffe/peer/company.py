@@ -20,6 +20,7 @@ class Company:
         self._seen: Mapping[str, PeerRecord] | None = None
         self._partners: Mapping[str, str] = {}
         self._zones: Mapping[str, str] = {}
+        self._first_of: Mapping[str, PeerRecord] | None = None
         self._first = peer
 
     def partners(self) -> Mapping[str, str]:
@@ -34,20 +35,20 @@ class Company:
 
     def first(self) -> str:
         """The lowest name of those who train; the own one when nobody does."""
-        self._look()
+        training = self._training()
+        if training is not self._first_of:
+            self._first, self._first_of = min(training, default=self._peer), training
         return self._first
 
     def _look(self) -> None:
         training = self._training()
         if training is self._seen:
             return
-        names = sorted(training)
         partners = {
             name: training[name]
-            for name in names
+            for name in sorted(training)
             if name != self._peer and training[name].fingerprint == self._fingerprint
         }
         self._partners = {name: record.address for name, record in partners.items()}
         self._zones = {name: record.zone for name, record in partners.items()}
-        self._first = names[0] if names else self._peer
         self._seen = training

@@ -240,8 +240,8 @@ class Training:
         own = {self.peer: self.incarnation.registration.record.weight}
         weights = planned_weights(own | {peer: record.weight for peer, record in self.training.items()})
         epochs = self.world.epochs
-        mine = self.world.planner.shard(self.peer, weights, epochs.chunks, epochs.seed)
-        return [int(chunk) for chunk in mine]
+        mine: list[int] = self.world.planner.shard(self.peer, weights, epochs.chunks, epochs.seed).tolist()
+        return mine
 
     def _shared(self, outcome: Outcome) -> None:
         """An exchange of ours was answered: what its snapshot holds is durable."""

@@ -70,7 +70,7 @@ class Weighing:
         self._intervals += 1
         # The plain mean at first, so that the first interval does not count for all.
         self._worked_s += passed_s
-        memory_s = max(MEMORY_S, MEMORY_INTERVALS * passed_s)
+        memory_s = max(MEMORY_S, MEMORY_INTERVALS * self._worked_s / self._intervals)
         share = max(1.0 - math.exp(-passed_s / memory_s), passed_s / self._worked_s)
         self.samples_per_s += share * (rate - self.samples_per_s)
         return self._news(passed_s, published)
@@ -85,7 +85,7 @@ class Weighing:
             self._off_s = 0.0
             return None
         self._off_s += passed_s
-        if self._off_s < max(LASTS_S, LASTS_INTERVALS * passed_s):
+        if self._off_s < max(LASTS_S, LASTS_INTERVALS * self._worked_s / self._intervals):
             return None
         lasted_s, self._off_s = self._off_s, 0.0
         return Weighed(

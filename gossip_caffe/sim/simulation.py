@@ -31,7 +31,11 @@ from gossip_caffe.sim.virtual_time import run
 CHUNK = 16
 EPOCHS = 5.3
 SHARE_OF_STEPS = 0.7
-"""A run's budget: what its peers would train in this share of its time, were there no faults."""
+LONG_SHARE_OF_STEPS = 0.92
+"""A run's budget: what its peers would train in this share of its time, were there no faults.
+
+The beginning and the end, in which not all train, are a smaller part of a run of more than FAST_S.
+"""
 PATIENCE = 4.0
 PATIENCE_S = 300.0
 """A run that is not finished after so many times its length, and so many seconds more, hangs."""
@@ -63,6 +67,7 @@ class Plan:
     step_s: float = 0.25
     grain_s: float = 0.1
     thin_s: float = 0.0
+    share_of_steps: float = SHARE_OF_STEPS
     chunk_records: int = CHUNK
     settings: JobSettings = field(default_factory=JobSettings)
 
@@ -117,6 +122,7 @@ def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0
         step_s=STEP_S * scale,
         grain_s=GRAIN_S * scale * min(2.0, crowd),
         thin_s=scale,
+        share_of_steps=SHARE_OF_STEPS if for_s <= FAST_S else LONG_SHARE_OF_STEPS,
         chunk_records=round(CHUNK * min(4.0, crowd)),
         settings=JobSettings(lease_ttl_s=LEASE_S * scale),
     )
@@ -136,7 +142,7 @@ def simulate(plan: Plan) -> Simulated:
 
 
 async def _simulated(plan: Plan, folder: Path) -> Simulated:
-    iterations = max(1, round(SHARE_OF_STEPS * plan.peers * plan.for_s / plan.step_s))
+    iterations = max(1, round(plan.share_of_steps * plan.peers * plan.for_s / plan.step_s))
     records = max(plan.chunk_records, round(iterations * BATCH / EPOCHS))
     points = Points(records, plan.seed)
     spec = problem_job(
