@@ -10,12 +10,15 @@ _TWO_TO_53 = 2.0**53
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser, twice: inputs that differ in one bit come out independent (Steele et al. 2014)."""
-    result = values
+    result = values.copy()
+    shifted = np.empty_like(result)
     for _ in range(2):
-        result = result + np.uint64(0x9E3779B97F4A7C15)
-        result = (result ^ (result >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        result = (result ^ (result >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        result = result ^ (result >> np.uint64(31))
+        result += np.uint64(0x9E3779B97F4A7C15)
+        result ^= np.right_shift(result, np.uint64(30), out=shifted)
+        result *= np.uint64(0xBF58476D1CE4E5B9)
+        result ^= np.right_shift(result, np.uint64(27), out=shifted)
+        result *= np.uint64(0x94D049BB133111EB)
+        result ^= np.right_shift(result, np.uint64(31), out=shifted)
     return result
 
 

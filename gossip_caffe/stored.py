@@ -49,6 +49,13 @@ def checked(made: T) -> T:
     return made
 
 
+def to_object(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass of plain values, to be written; unlike ``asdict`` it copies none of them."""
+    return {
+        name: getattr(record, name) for name, _, _ in _fields(typing.cast("typing.Hashable", type(record)))
+    }
+
+
 def needed(key: str, value: bytes, name: str, kind: type[T]) -> T:
     """One field of what stands under a key, without which nobody can go on. Raises StoreError naming the key."""
     try:

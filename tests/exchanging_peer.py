@@ -140,7 +140,7 @@ class Life:
             settings=JobSettings(),
             own=lambda: (self._name, ""),
             partners=lambda: {"b": f"127.0.0.1:{port}"},
-            zone_of=lambda _: "",
+            zones=lambda: {"b": ""},
             shared=lambda _: None,
             urgent=lambda: False,
             clock=SystemClock(),

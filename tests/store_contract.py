@@ -120,6 +120,18 @@ class StoreContract:
         assert [item.key for item in (await store.list(prefix)).items] == [f"{prefix}free"]
         assert await store.renew(lease.id) == 0.0
 
+    async def test_a_key_goes_with_the_lease_on_which_it_was_put_last(
+        self, store: Store, prefix: str
+    ) -> None:
+        first, second = await store.grant(60), await store.grant(60)
+        await store.transact([], [Put(f"{prefix}{name}", b"", first.id) for name in "abc"])
+        await store.transact([], [Put(f"{prefix}a", b"", second.id), Put(f"{prefix}b", b"")])
+        await store.revoke(first.id)
+        assert await store.keys(prefix) == (f"{prefix}a", f"{prefix}b")
+        await store.revoke(second.id)
+        assert await store.keys(prefix) == (f"{prefix}b",)
+        assert await store.count(prefix) == 1
+
     async def test_nothing_is_put_on_a_lease_that_is_gone(self, store: Store, prefix: str) -> None:
         lease = await store.grant(60)
         await store.revoke(lease.id)

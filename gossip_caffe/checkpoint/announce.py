@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
 
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.store import Guard, ModifiedAt, Put, Store
-from gossip_caffe.stored import read_record
+from gossip_caffe.stored import read_record, to_object
+
+HOLDERS_ENOUGH = 32
+"""So many living holders share what joiners pull. An announcement of a thousand would be read by a thousand, and when a
+thousand join at once each of them would have to write it after all the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,18 @@ class Announcement:
 
     def to_json(self) -> bytes:
         """The announcement as it stands in the store."""
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(to_object(self)).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> Announcement:
         """Read one. Raises ValueError when it is none."""
-        return read_record(cls, value)
+        return _announcement(value)
+
+
+@functools.lru_cache(maxsize=64)
+def _announcement(value: bytes) -> Announcement:
+    """Remembered: every peer looks at all of them now and then, and they hardly change."""
+    return read_record(Announcement, value)
 
 
 def checkpoint_id(progress_samples: int, maker: str) -> str:
@@ -74,12 +85,25 @@ async def announced(store: Store, keys: JobKeys) -> list[Announcement]:
 
 
 async def add_holder(
-    store: Store, writer: FencedWriter, keys: JobKeys, checkpoint: str, peer: str, address: str
+    store: Store,
+    writer: FencedWriter,
+    keys: JobKeys,
+    checkpoint: str,
+    peer: str,
+    address: str,
+    living: Container[str],
 ) -> None:
-    """Say that another peer holds a whole copy; nothing happens when the checkpoint is no longer announced."""
-    await _change(
-        store, writer, keys, checkpoint, lambda now: replace(now, holders={**now.holders, peer: address})
-    )
+    """Say that another peer holds a whole copy; nothing happens when the checkpoint is no longer announced.
+
+    ``living``: who can be asked; when HOLDERS_ENOUGH of them hold it already, one more is not written down.
+    """
+
+    def held(now: Announcement) -> Announcement:
+        if sum(holder in living for holder in now.holders) >= HOLDERS_ENOUGH:
+            return now
+        return replace(now, holders={**now.holders, peer: address})
+
+    await _change(store, writer, keys, checkpoint, held)
 
 
 async def add_score(

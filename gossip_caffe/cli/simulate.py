@@ -63,7 +63,7 @@ class Course:
     default=0.5,
     type=click.FloatRange(0.01),
     show_default=True,
-    help="Stretches time between faults.",
+    help="Stretches time between faults; churn stays one a minute.",
 )
 @click.option(
     "--jobs", default=0, type=click.IntRange(0), help="Processes for many seeds. [default: one a core]"
@@ -72,7 +72,9 @@ class Course:
     "--schedule", default="", metavar="FILE", help="These faults (schedule.json), instead of drawn ones."
 )
 @click.option("--shrink", is_flag=True, help="Reduce the faults of a failing seed to what it needs to fail.")
-@click.option("--out", default="", metavar="DIR", help="Write the history there, as a run folder.")
+@click.option(
+    "--out", default="", metavar="DIR", help="Write the history there, as a run folder with its report."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def simulate(
     peers: int,
@@ -94,6 +96,7 @@ def simulate(
 
     \b
     gossip-caffe simulate --peers 64 --seed 7 --faults kill,partition,freeze --for 2h
+    gossip-caffe simulate --peers 1000 --for 1h --faults churn --out hour
     gossip-caffe simulate --seeds 500
     gossip-caffe simulate --seed 17 --shrink --out failing
     """
@@ -186,6 +189,7 @@ def _record(found: Simulated) -> dict[str, Any]:
         "virtual_s": round(found.lasted_s, 3),
         "accuracy": round(found.accuracy, 4),
         "distance": max((distance for _, distance, _ in found.distances), default=0.0),
+        "distance_later": max(_later(found), default=0.0),
         "faults": len(found.plan.schedule),
         "kills": found.verdict.counters.kills,
         "records_lost": found.verdict.counters.records_lost,
@@ -195,10 +199,23 @@ def _record(found: Simulated) -> dict[str, Any]:
     }
 
 
+def _later(found: Simulated) -> list[float]:
+    """The consensus distances in the second half of a run."""
+    return [distance for at_s, distance, _ in found.distances if at_s > found.lasted_s / 2]
+
+
+def _distance_of(record: dict[str, Any]) -> str:
+    """Nothing where the seed was given up."""
+    if "distance_later" not in record:
+        return ""
+    return f"distance at most {record['distance']:.1e}, {record['distance_later']:.1e} in the second half, "
+
+
 def _line_of(record: dict[str, Any]) -> str:
     return (
         f"seed {record['seed']}: {record['peers']} peers, {record['virtual_s']:,.0f} s, {record['faults']} faults, "
         f"{record['kills']} killed, lost {record['records_lost']}, accuracy {record['accuracy']:.1%}, "
+        f"{_distance_of(record)}"
         f"history {record['digest'][:16]}"
     )
 

@@ -69,7 +69,9 @@ def uniform(
     own: Standpoint, candidates: Mapping[str, str], suspects: Suspects, now: float, rng: random.Random
 ) -> Choice:
     """A random candidate; with zones: mostly from the own one, sometimes from another."""
-    near = [peer for peer in candidates if own.zone != ELSEWHERE and candidates[peer] == own.zone]
+    if own.zone == ELSEWHERE:
+        return choose(candidates, suspects, now, rng)
+    near = [peer for peer in candidates if candidates[peer] == own.zone]
     far = [peer for peer in candidates if candidates[peer] != own.zone]
     if not near or not far:
         return choose(candidates, suspects, now, rng)
@@ -134,7 +136,8 @@ def choose(candidates: Collection[str], suspects: Suspects, now: float, rng: ran
     """A uniformly random candidate that is not avoided now."""
     if not candidates:
         return Choice(None, "no other peer is training")
-    well = sorted(peer for peer in candidates if not suspects.avoided(peer, now))
+    avoided = {peer for peer in suspects.until if suspects.avoided(peer, now)}
+    well = sorted(peer for peer in candidates if peer not in avoided)
     if not well:
         return Choice(None, f"all {len(candidates)} partners failed lately")
     return Choice(rng.choice(well), f"one of {len(well)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gossip_caffe.errors import UsageError
@@ -12,6 +14,8 @@ JOBS = "/gossip-caffe/jobs/"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _DIGITS = 8
 """Of a chunk's number and of an epoch's, so that keys are sorted as these are."""
+_LAST = "\U0010ffff"
+"""No key has a character after this one."""
 _LEDGER_KEY = re.compile(rf"(claims|done)/([0-9]{{{_DIGITS}}})/([0-9]{{{_DIGITS}}})")
 
 
@@ -23,6 +27,12 @@ def checked_name(name: str, what: str) -> str:
             remedy="use up to 63 lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit",
         )
     return name
+
+
+@functools.lru_cache(maxsize=64)
+def keys_of(job: str) -> JobKeys:
+    """The keys of a job; its name is checked once."""
+    return JobKeys(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +122,25 @@ class JobKeys:
         """
         owned: dict[int, set[int]] = {}
         done: dict[int, set[int]] = {}
-        chunks: dict[str, set[int]] = {}
-        for key in keys:
-            folder, number = key[:-_DIGITS], key[-_DIGITS:]
-            if folder in chunks and number.isdecimal():
-                chunks[folder].add(int(number))
-            elif (found := self.read_ledger(key)) is not None:
-                is_done, epoch, chunk = found
-                chunks[folder] = (done if is_done else owned).setdefault(epoch, set())
-                chunks[folder].add(chunk)
+        ordered, first = sorted(keys), 0
+        while first < len(ordered):
+            key = ordered[first]
+            if (found := self.read_ledger(key)) is None:
+                first += 1
+                continue
+            folder = key[:-_DIGITS]
+            behind = bisect_left(ordered, folder + _LAST, first)
+            chunks = (done if found[0] else owned).setdefault(found[1], set())
+            chunks |= self._numbers(ordered[first:behind], len(key))
+            first = behind
         return owned, done
+
+    def _numbers(self, keys: Sequence[str], length: int) -> set[int]:
+        """The numbers of the chunks of one folder, whose keys are of this length."""
+        numbers = [key[-_DIGITS:] for key in keys]
+        if sum(map(len, keys)) == length * len(keys) and "".join(numbers).isdecimal():
+            return set(map(int, numbers))
+        return {found[2] for key in keys if (found := self.read_ledger(key)) is not None}
 
     @property
     def founder(self) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from gossip_caffe.errors import LeaseLost
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Put, Reset, Store
-from gossip_caffe.stored import read_record
+from gossip_caffe.stored import read_record, to_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,21 @@ class PeerRecord:
 
     def to_json(self) -> bytes:
         """The record as it stands in the store."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        return json.dumps(to_object(self), separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> PeerRecord:
         """Read a record; fields of a newer version are left out. Raises ValueError when it is none."""
-        record = read_record(cls, value)
-        if not 0 <= record.weight < math.inf:
-            raise ValueError(f"no PeerRecord: a weight of {record.weight}")
-        return record
+        return _record(value)
+
+
+@functools.lru_cache(maxsize=2048)
+def _record(value: bytes) -> PeerRecord:
+    """Remembered: where many peers share a process each of them reads what all the others wrote."""
+    record = read_record(PeerRecord, value)
+    if not 0 <= record.weight < math.inf:
+        raise ValueError(f"no PeerRecord: a weight of {record.weight}")
+    return record
 
 
 class Registration:
@@ -82,22 +89,28 @@ class MembersView:
         self.members: dict[str, PeerRecord] = {}
         self.known = asyncio.Event()
         self.on_change: list[Callable[[PeerRecord | None, PeerRecord | None], None]] = []
+        self._in_state: dict[tuple[str, ...], dict[str, PeerRecord]] = {}
+        self._changed: dict[str, None] = {}
 
     async def follow(self) -> None:
         """Keep the view up to date; returns when the store is closed."""
-        async for item in self._store.watch(self._keys.peers):
+        prefix = self._keys.peers
+        async for item in self._store.watch(prefix):
             if isinstance(item, Reset):
                 before, self.members = self.members, {}
+                self._in_state.clear()
+                self._changed.clear()
                 for entry in item.listing.items:
-                    self._note(entry.key, entry.value)
+                    self._note(entry.key.removeprefix(prefix), entry.value)
                 self.known.set()
                 for peer in {**before, **self.members}:
                     self._tell(before.get(peer), self.members.get(peer))
             else:
-                peer = item.key.removeprefix(self._keys.peers)
+                peer = item.key.removeprefix(prefix)
                 was = self.members.pop(peer, None)
                 if item.value is not None:
-                    self._note(item.key, item.value.value)
+                    self._note(peer, item.value.value)
+                self._changed[peer] = self._changed.pop(peer, None)
                 self._tell(was, self.members.get(peer))
 
     def _tell(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
@@ -106,11 +119,31 @@ class MembersView:
                 callback(was, now)
 
     def in_state(self, *states: str) -> Mapping[str, PeerRecord]:
-        """The members that are in one of the given states, by id."""
-        return {peer: record for peer, record in self.members.items() if record.state in states}
+        """The members that are in one of the given states, by id: as of now, and the same object until one changes."""
+        if self._changed:
+            self._in_state = {
+                wanted: self._brought_up(wanted, known) for wanted, known in self._in_state.items()
+            }
+            self._changed.clear()
+        if (found := self._in_state.get(states)) is None:
+            found = {peer: record for peer, record in self.members.items() if record.state in states}
+            self._in_state[states] = found
+        return found
 
-    def _note(self, key: str, value: bytes) -> None:
-        peer = key.removeprefix(self._keys.peers)
+    def _brought_up(self, states: tuple[str, ...], known: dict[str, PeerRecord]) -> dict[str, PeerRecord]:
+        """What ``in_state`` says after the changes, in the order in which ``members`` has them."""
+        now = {peer: self.members.get(peer) for peer in self._changed}
+        found = {
+            peer: record for peer, record in now.items() if record is not None and record.state in states
+        }
+        if not found and known.keys().isdisjoint(now):
+            return known
+        new = dict(known)
+        for peer in now:
+            new.pop(peer, None)
+        return new | found
+
+    def _note(self, peer: str, value: bytes) -> None:
         try:
             self.members[peer] = PeerRecord.from_json(value)
         except ValueError:

@@ -71,6 +71,8 @@ class MemoryEtcd:
         self._lengths: tuple[int, ...] = ()
         """Of all prefixes that are watched."""
         self._leases: dict[int, _Granted] = {}
+        self._hanging: dict[int, dict[str, None]] = {}
+        """The keys on each lease."""
         self._due: list[tuple[float, int]] = []
         """When each lease would end if it was not renewed; those that were come again, later."""
         self._next_lease = 1
@@ -165,7 +167,7 @@ class MemoryEtcd:
     def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys at one revision."""
         if self._leases.pop(lease_id, None) is not None:
-            self._write([Delete(key) for key, item in self.keys.items() if item.lease == lease_id])
+            self._write([Delete(key) for key in self._hanging.get(lease_id, {})])
 
     def listing(self, prefix: str) -> Listing:
         """Everything under a prefix, now."""
@@ -173,7 +175,15 @@ class MemoryEtcd:
 
     def under(self, prefix: str) -> list[str]:
         """The keys under a prefix, sorted."""
-        return self._sorted[bisect_left(self._sorted, prefix) : bisect_left(self._sorted, prefix + _LAST)]
+        return self._sorted[slice(*self._range(prefix))]
+
+    def count(self, prefix: str) -> int:
+        """How many keys are under a prefix."""
+        first, last = self._range(prefix)
+        return last - first
+
+    def _range(self, prefix: str) -> tuple[int, int]:
+        return bisect_left(self._sorted, prefix), bisect_left(self._sorted, prefix + _LAST)
 
     def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         """Check and apply at one revision."""
@@ -219,20 +229,34 @@ class MemoryEtcd:
                         insort(self._sorted, key)
                     created = old.create_revision if old else revision
                     self.keys[key] = KeyValue(key, value, created, revision, lease)
+                    self._hang(key, old.lease if old else 0, lease)
                     changes.append(Changed(key, self.keys[key], revision))
                 case Delete(key):
-                    if self.keys.pop(key, None) is not None:
-                        del self._sorted[bisect_left(self._sorted, key)]
-                        changes.append(Changed(key, None, revision))
+                    self._delete(key, revision, changes)
                 case DeletePrefix(prefix):
                     for key in self.under(prefix):
-                        del self.keys[key]
-                        del self._sorted[bisect_left(self._sorted, key)]
-                        changes.append(Changed(key, None, revision))
+                        self._delete(key, revision, changes)
         if changes:
             self.revision = revision
             for change in changes:
                 self._tell(change)
+
+    def _delete(self, key: str, revision: int, changes: list[Changed]) -> None:
+        if (old := self.keys.pop(key, None)) is not None:
+            self._hang(key, old.lease, 0)
+            del self._sorted[bisect_left(self._sorted, key)]
+            changes.append(Changed(key, None, revision))
+
+    def _hang(self, key: str, before: int, lease: int) -> None:
+        """Note on which lease a key hangs now; 0: on none."""
+        if before == lease:
+            return
+        if before:
+            del self._hanging[before][key]
+            if not self._hanging[before]:
+                del self._hanging[before]
+        if lease:
+            self._hanging.setdefault(lease, {})[key] = None
 
     def _tell(self, change: Changed) -> None:
         for length in self._lengths:
@@ -288,7 +312,7 @@ class MemoryStore:
     async def count(self, prefix: str) -> int:
         """How many keys are under the prefix."""
         self._reach()
-        return len(self._server.under(prefix))
+        return self._server.count(prefix)
 
     async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         """Apply all operations if all guards hold."""

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from gossip_caffe.observe.events import Event, read_events
 
-Mask = NDArray[np.bool_]
-Counts = NDArray[np.uint16]
-"""How often each record of an epoch was trained."""
+Indices = NDArray[np.int64]
+Ranges = list[tuple[int, int]]
+"""[start, stop) of records. A peer trains few of a large data set's: nothing is as long as that for each of them."""
 
 
 class Cut(Protocol):
@@ -79,8 +79,8 @@ class Account:
 
 @dataclass(slots=True)
 class _Peer:
-    trained: dict[int, Counts] = field(default_factory=dict)
-    taken_back: dict[int, Counts] = field(default_factory=dict)
+    trained: dict[int, Ranges] = field(default_factory=dict)
+    taken_back: dict[int, Ranges] = field(default_factory=dict)
     skipped: dict[int, set[int]] = field(default_factory=dict)
     done: dict[int, set[int]] = field(default_factory=dict)
     unknown: dict[int, set[int]] = field(default_factory=dict)
@@ -162,14 +162,13 @@ def _resume(event: Mapping[str, Any]) -> _Resume:
 
 
 def _peer(events: Iterable[Mapping[str, Any]], job: Budgeted, resumes: Iterable[_Resume]) -> _Peer:
-    records = job.data.records
     peer = _Peer()
     for event in events:
         later = [resume for resume in resumes if event.get("t", math.inf) < resume.at]
         match event["event"]:
             case Event.TRAINED:
                 for epoch, start, stop in event["parts"]:
-                    peer.trained.setdefault(epoch, np.zeros(records, np.uint16))[start:stop] += 1
+                    peer.trained.setdefault(epoch, []).append((start, stop))
                     if later:
                         _forget(peer, epoch, start, stop, job.data, later)
             case Event.SKIPPED:
@@ -186,8 +185,6 @@ def _peer(events: Iterable[Mapping[str, Any]], job: Budgeted, resumes: Iterable[
                 _note_exchange(peer, event)
             case Event.CHECKPOINTED:
                 peer.checkpoints += 1
-    for epoch, numbers in peer.skipped.items():  # its batches were planned with them, and filled without
-        peer.trained.setdefault(epoch, np.zeros(records, np.uint16))[sorted(numbers)] = 0
     return peer
 
 
@@ -199,11 +196,11 @@ def _kept(event: Mapping[str, Any], later: Iterable[_Resume]) -> set[int]:
 
 def _forget(peer: _Peer, epoch: int, start: int, stop: int, data: Cut, later: Iterable[_Resume]) -> None:
     """Note the records of [start, stop) whose training a later resume took back."""
-    lost = peer.taken_back.setdefault(epoch, np.zeros(data.records, np.uint16))
+    lost = peer.taken_back.setdefault(epoch, [])
     for chunk in range(start // data.chunk_records, -(-stop // data.chunk_records)):
         if not all(resume.keeps(epoch, chunk) for resume in later):
             first, end = chunk * data.chunk_records, (chunk + 1) * data.chunk_records
-            lost[max(start, first) : min(stop, end)] += 1
+            lost.append((max(start, first), min(stop, end)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,17 +216,25 @@ def _epoch(epoch: int, peers: list[_Peer], job: Budgeted) -> _Epoch:
     records = job.data.records
     learned, twice = np.zeros(records, np.bool_), np.zeros(records, np.int64)
     settled_by_all = set().union(*(peer.done.get(epoch, set()) for peer in peers)) if peers else set()
+    settled = np.zeros(-(-records // job.data.chunk_records), np.bool_)
+    for chunk in settled_by_all:
+        settled[chunk : chunk + 1] = True
     for peer in peers:
-        trained = peer.trained.get(epoch)
-        if trained is None:
+        if epoch not in peer.trained:
             continue
+        trained, times = _counted(peer.trained[epoch], peer.skipped.get(epoch, ()), records)
+        chunks = trained // job.data.chunk_records
         unknown = peer.unknown.get(epoch, set()) - settled_by_all
-        mine = _chunks(peer.done.get(epoch, set()) | unknown, job.data)
+        mine = np.isin(chunks, list(peer.done.get(epoch, set()) | unknown))
         if not peer.left:
-            mine |= ~_chunks(settled_by_all, job.data)
-        taken_back = peer.taken_back.get(epoch)
-        learned |= (trained > 0 if taken_back is None else trained > taken_back) & mine
-        twice += trained
+            mine |= ~settled[chunks]
+        if epoch in peer.taken_back:
+            lost, often = _counted(peer.taken_back[epoch], (), records)
+            again = np.zeros(records, np.int64)
+            again[lost] = often
+            mine &= times > again[trained]
+        learned[trained[mine]] = True
+        twice[trained] += times
     skipped = set().union(*(peer.skipped.get(epoch, set()) for peer in peers)) if peers else set()
     skipped = {record for record in skipped if not learned[record]}
     wanted = min(records, job.budget_samples - epoch * records)
@@ -241,8 +246,12 @@ def _epoch(epoch: int, peers: list[_Peer], job: Budgeted) -> _Epoch:
     )
 
 
-def _chunks(chunks: Iterable[int], data: Cut) -> Mask:
-    mask = np.zeros(data.records, np.bool_)
-    for chunk in chunks:
-        mask[chunk * data.chunk_records : (chunk + 1) * data.chunk_records] = True
-    return mask
+def _counted(ranges: Ranges, but: Iterable[int], records: int) -> tuple[Indices, Indices]:
+    """The records in some ranges, ascending, ``but`` some, and how often each is in one.
+
+    ``but``: corrupt ones; the batches were planned with them, and filled without.
+    """
+    inside = [np.arange(0), *(np.arange(start, min(stop, records)) for start, stop in ranges)]
+    found, times = np.unique(np.concatenate(inside), return_counts=True)
+    kept = ~np.isin(found, list(but))
+    return found[kept], times[kept]

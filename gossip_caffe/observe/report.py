@@ -8,10 +8,12 @@ from pathlib import Path
 
 from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.report_chart import lanes, lines
+from gossip_caffe.observe.report_crowd import chosen, of, summed
 from gossip_caffe.observe.report_history import (
     KINDS,
     SHARES,
     Times,
+    consensus_seen,
     consensus_tests,
     lifelines,
     outcomes,
@@ -44,18 +46,22 @@ def report_of(run_dir: Path, title: str = "") -> str:
 def page(run: Run, found: Verdict, title: str) -> str:
     """The page of a history and of what was found in it."""
     times = Times(run)
-    distance = progress(run, times, "distance")
+    peers = chosen(run, times)
+    distance = [*consensus_seen(run, times), *summed(progress(run, times, "distance"))]
     charts = (
-        ("Peers", lanes("lifelines of the peers", lifelines(run, times), times.length, KINDS)),
-        ("Who owned chunks", lanes("ownership of chunks", ownership(run, times), times.length, SHARES)),
-        ("Chunks settled", lines("chunks settled by each peer", shares(run, times), "seconds")),
-        ("Loss", lines("training loss of each peer", progress(run, times, "loss"), "seconds")),
+        ("Peers", lanes("lifelines of the peers", of(peers, lifelines(run, times)), times.length, KINDS)),
+        (
+            "Who owned chunks",
+            lanes("ownership of chunks", of(peers, ownership(run, times)), times.length, SHARES),
+        ),
+        ("Chunks settled", lines("chunks settled by each peer", summed(shares(run, times)), "seconds")),
+        ("Loss", lines("training loss of each peer", summed(progress(run, times, "loss")), "seconds")),
         (
             "Test of the consensus",
             lines("test outputs", consensus_tests(run), "samples trained by all peers"),
         ),
         ("Consensus distance", lines("consensus distance", distance, "seconds", logarithmic=True)),
-        ("Learning rate", lines("learning rate", progress(run, times, "learning_rate"), "seconds")),
+        ("Learning rate", lines("learning rate", summed(progress(run, times, "learning_rate")), "seconds")),
     )
     sections = [
         ("Invariants", _invariants(found.findings)),
@@ -64,15 +70,22 @@ def page(run: Run, found: Verdict, title: str) -> str:
             (name, chart or '<p class="unseen">nothing of this was written down</p>')
             for name, chart in charts
         ),
-        ("Exchanges", _exchanges(run)),
+        ("Exchanges", _exchanges(run, peers)),
     ]
     said = "finished" if run.finished else "not finished"
     body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections)
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"/><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f"<p>{len(run.of_peer)} peers in {times.length:,.0f} s; the job is {said}.</p>{body}</body></html>\n"
+        f"<p>{len(run.of_peer):,} peers in {times.length:,.0f} s; the job is {said}.{_left_out(run, peers)}</p>"
+        f"{body}</body></html>\n"
     )
+
+
+def _left_out(run: Run, peers: frozenset[str]) -> str:
+    if len(peers) == len(run.of_peer):
+        return ""
+    return f" Shown by name: {len(peers)}, those that were killed or came later before the others."
 
 
 def _invariants(findings: Iterable[Finding]) -> str:
@@ -98,7 +111,7 @@ def _figures(found: Verdict) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _exchanges(run: Run) -> str:
+def _exchanges(run: Run, peers: frozenset[str]) -> str:
     counted = outcomes(run)
     columns = sorted({kind for _, kinds in counted for kind in kinds})
     if not columns:
@@ -107,6 +120,7 @@ def _exchanges(run: Run) -> str:
     rows = "".join(
         f"<tr><td>{escape(peer)}</td>{_cells([kinds[kind] for kind in columns])}</tr>"
         for peer, kinds in counted
+        if peer in peers
     )
     total = _cells([sum(kinds[kind] for _, kinds in counted) for kind in columns])
     return f"<table><tr><th>peer</th>{head}</tr>{rows}<tr><th>all</th>{total}</tr></table>"

@@ -142,6 +142,12 @@ def progress(run: Run, times: Times, field: str, scale: float = 1.0) -> list[Ser
     ]
 
 
+def consensus_seen(run: Run, times: Times) -> list[Series]:
+    """The consensus distance of all who train, where somebody outside measured it."""
+    points = [(times.of(line), float(line["distance"])) for line in run.seen if line["event"] == "consensus"]
+    return [Series("measured over all peers", points)] if points else []
+
+
 def shares(run: Run, times: Times) -> list[Series]:
     """How many chunks each peer had settled, over time."""
     found = []

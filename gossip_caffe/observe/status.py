@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from gossip_caffe.stored import read_record
+from gossip_caffe.stored import read_record, to_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class PeerStatus:
 
     def to_json(self) -> bytes:
         """The record as it stands in the store."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        return json.dumps(to_object(self), separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> PeerStatus:

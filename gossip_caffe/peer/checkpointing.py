@@ -262,9 +262,10 @@ class Checkpointing:
     async def _copy(self, newest: Announcement) -> None:
         """Keep a second copy of the newest checkpoint: the training peer with the lowest id that has none does it."""
         member = self._member
-        living = [holder for holder in newest.holders if holder in member.training]
-        others = sorted(peer for peer in member.training if peer not in newest.holders)
-        if len(living) >= COPIES or not others or others[0] != member.peer:
+        training = member.training
+        if sum(holder in training for holder in newest.holders) >= COPIES:
+            return
+        if min((peer for peer in training if peer not in newest.holders), default="") != member.peer:
             return
         if newest.checkpoint in self._copying_failed:
             return
@@ -284,6 +285,7 @@ class Checkpointing:
                 newest.checkpoint,
                 member.peer,
                 member.address,
+                member.training,
             )
             self._keeping.prune()
         except CheckpointRefused as error:

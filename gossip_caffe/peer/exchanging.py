@@ -104,8 +104,8 @@ class AnswersLogged:
 class Exchanging:
     """The pairwise strategy: the cadence of one peer's own exchanges, and its answers to others'.
 
-    ``own`` is this peer's name and zone; ``partners`` gives the living partners (peer → address), ``zone_of`` the zone
-    of one; ``shared`` is called with the outcome of each exchange that both sides applied; ``urgent`` says
+    ``own`` is this peer's name and zone; ``partners`` gives the living partners (peer → address), ``zones`` where
+    each of them is; ``shared`` is called with the outcome of each exchange that both sides applied; ``urgent`` says
     that learning waits to leave the peer although no step comes any more.
     """
 
@@ -117,7 +117,7 @@ class Exchanging:
         settings: JobSettings,
         own: Callable[[], tuple[str, str]],
         partners: Callable[[], Mapping[str, str]],
-        zone_of: Callable[[str], str],
+        zones: Callable[[], Mapping[str, str]],
         shared: Callable[[Outcome], None],
         urgent: Callable[[], bool],
         clock: Clock,
@@ -129,7 +129,7 @@ class Exchanging:
         self._settings = settings
         self._own = own
         self._partners = partners
-        self._zone_of = zone_of
+        self._zones = zones
         self._choose = STRATEGIES[settings.partners]
         self._turn = self._in_vain = 0
         self._shared = shared
@@ -193,7 +193,7 @@ class Exchanging:
         peer, zone = self._own()
         choice = self._choose(
             Standpoint(peer, zone, self._turn),
-            {partner: self._zone_of(partner) for partner in partners},
+            self._zones(),
             self._suspects,
             self._clock.monotonic(),
             self._rng,
@@ -262,7 +262,7 @@ def pairwise(around: Surroundings) -> Strategy:
         settings=around.settings,
         own=around.own,
         partners=around.partners,
-        zone_of=around.zone_of,
+        zones=around.zones,
         shared=around.shared,
         urgent=around.urgent,
         clock=around.clock,

@@ -201,6 +201,7 @@ class Joining:
             announcement.checkpoint,
             self._peer,
             self._address,
+            self._view.members,
         )
         return self._have
 

@@ -31,9 +31,9 @@ from gossip_caffe.solver.board import WeightBoard
 class Surroundings:
     """What a strategy is given.
 
-    ``own``: this peer's name and zone; ``partners``: the living partners of now (peer → address); ``zone_of``: the zone
-    of one; ``shared`` is called with each outcome that others have applied; ``urgent``: whether learning waits to leave
-    the peer although no step comes any more; ``blobs``: the sizes of the exchanged blobs.
+    ``own``: this peer's name and zone; ``partners``: the living partners of now (peer → address); ``zones``: where each
+    of them is (peer → zone); ``shared`` is called with each outcome that others have applied; ``urgent``: whether
+    learning waits to leave the peer although no step comes any more; ``blobs``: the sizes of the exchanged blobs.
     """
 
     peer: str
@@ -44,7 +44,7 @@ class Surroundings:
     settings: JobSettings
     own: Callable[[], tuple[str, str]]
     partners: Callable[[], Mapping[str, str]]
-    zone_of: Callable[[str], str]
+    zones: Callable[[], Mapping[str, str]]
     shared: Callable[[Outcome], None]
     urgent: Callable[[], bool]
     transport: Transport

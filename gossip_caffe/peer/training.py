@@ -16,6 +16,7 @@ from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.checkpointing import Checkpointing
 from gossip_caffe.peer.claiming import LOOK_EVERY_S, STORE_AWAY_PAUSE_S, Claiming
 from gossip_caffe.peer.claims import Claims
+from gossip_caffe.peer.company import Company
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import Cause, State
 from gossip_caffe.peer.progress import Progress, look_after_s
@@ -27,7 +28,7 @@ from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.weighing import tell_weight
 from gossip_caffe.peer.world import World
 from gossip_caffe.shards.choice import Chooser
-from gossip_caffe.shards.plan import planned_weights, shard
+from gossip_caffe.shards.plan import planned_weights
 
 DRAIN_DEADLINE_S = 8.0
 MEETINGS = 3
@@ -52,6 +53,7 @@ class Training:
         self.peer = incarnation.registration.record.peer
         self._view = view
         self._enter = enter
+        self._company = Company(self.peer, trainer.layout.fingerprint, lambda: self.training)
         chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
         self.claims = Claims(
             ledger=incarnation.ledger,
@@ -80,7 +82,7 @@ class Training:
                 settings=world.spec.settings,
                 own=lambda: (self.peer, self.incarnation.registration.record.zone),
                 partners=self.partners,
-                zone_of=lambda peer: self.training[peer].zone if peer in self.training else "",
+                zones=self._company.zones,
                 shared=self._shared,
                 urgent=lambda: trainer.stream.unsettled and not trainer.stream.untrained,
                 transport=world.transport,
@@ -186,7 +188,7 @@ class Training:
                 ledger = self.incarnation.ledger
                 await self.progress.look(ledger)
                 self.progress.steer(self.trainer.board, self.claims.done_samples, len(training))
-                if min(training, default=self.peer) == self.peer:
+                if self._company.first() == self.peer:
                     await ledger.fold()
             except StoreError:
                 pass  # the last known progress stands
@@ -232,18 +234,14 @@ class Training:
 
     def partners(self) -> Mapping[str, str]:
         """Who can be asked for an exchange: peer → address."""
-        fingerprint = self.trainer.layout.fingerprint
-        return {
-            peer: record.address
-            for peer, record in self.training.items()
-            if peer != self.peer and record.fingerprint == fingerprint
-        }
+        return self._company.partners()
 
     def _shard(self) -> list[int]:
         own = {self.peer: self.incarnation.registration.record.weight}
         weights = planned_weights(own | {peer: record.weight for peer, record in self.training.items()})
         epochs = self.world.epochs
-        return [int(chunk) for chunk in shard(self.peer, weights, epochs.chunks, epochs.seed)]
+        mine: list[int] = self.world.planner.shard(self.peer, weights, epochs.chunks, epochs.seed).tolist()
+        return mine
 
     def _shared(self, outcome: Outcome) -> None:
         """An exchange of ours was answered: what its snapshot holds is durable."""

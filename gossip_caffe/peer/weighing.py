@@ -18,7 +18,9 @@ from gossip_caffe.shards.plan import quantised
 from gossip_caffe.solver.board import WeightBoard
 
 MEMORY_S = 5.0
-"""Time constant of the running mean, in seconds of work."""
+"""Time constant of the running mean, in seconds of work …"""
+MEMORY_INTERVALS = 4
+"""… and at least so many intervals: where an iteration takes longer than all that, one alone says little."""
 FIRST_AFTER_S = 3.0
 """Seconds of work before a weight is known at all …"""
 FIRST_AFTER_INTERVALS = 3
@@ -26,7 +28,9 @@ FIRST_AFTER_INTERVALS = 3
 CHANGE = 1.2
 """A published weight stands until the measured one is this many times as large, or as small …"""
 LASTS_S = 10.0
-"""… for so many seconds of work on end."""
+"""… for so many seconds of work on end …"""
+LASTS_INTERVALS = 8
+"""… and so many intervals."""
 
 LOOK_EVERY_S = 1.0
 
@@ -66,7 +70,8 @@ class Weighing:
         self._intervals += 1
         # The plain mean at first, so that the first interval does not count for all.
         self._worked_s += passed_s
-        share = max(1.0 - math.exp(-passed_s / MEMORY_S), passed_s / self._worked_s)
+        memory_s = max(MEMORY_S, MEMORY_INTERVALS * self._worked_s / self._intervals)
+        share = max(1.0 - math.exp(-passed_s / memory_s), passed_s / self._worked_s)
         self.samples_per_s += share * (rate - self.samples_per_s)
         return self._news(passed_s, published)
 
@@ -80,10 +85,12 @@ class Weighing:
             self._off_s = 0.0
             return None
         self._off_s += passed_s
-        if self._off_s < LASTS_S:
+        if self._off_s < max(LASTS_S, LASTS_INTERVALS * self._worked_s / self._intervals):
             return None
-        self._off_s = 0.0
-        return Weighed(weight, f"{self.samples_per_s / published:.2f} times what it was, for {LASTS_S:g} s")
+        lasted_s, self._off_s = self._off_s, 0.0
+        return Weighed(
+            weight, f"{self.samples_per_s / published:.2f} times what it was, for {lasted_s:.0f} s"
+        )
 
 
 async def tell_weight(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.pull import FileClient
@@ -13,12 +13,13 @@ from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.seams import Offload
 from gossip_caffe.gossip.transport import Answerer, Transport
 from gossip_caffe.job.spec import JobSpec
-from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.keys import JobKeys, keys_of
 from gossip_caffe.membership.store import Store
 from gossip_caffe.observe.events import EventLog
 from gossip_caffe.peer.exchanging import pairwise
 from gossip_caffe.peer.strategy import MakeStrategy
 from gossip_caffe.shards.epochs import Epochs
+from gossip_caffe.shards.planner import Planner
 from gossip_caffe.solver.evaluation import Evaluator
 
 
@@ -30,7 +31,7 @@ class World:
     others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can. ``spec_here`` is the
     job with the paths of this machine, when they are others. ``offload`` takes long arithmetic out of the event loop's
     thread; None: it stays there. ``elsewhere``: where the job keeps checkpoints beside its peers. ``strategy``: how
-    learning is shared.
+    learning is shared. ``planner`` may be that of others in the same process.
     """
 
     spec: JobSpec
@@ -48,11 +49,12 @@ class World:
     offload: Offload | None = None
     elsewhere: UrlStore | None = None
     strategy: MakeStrategy = pairwise
+    planner: Planner = field(default_factory=Planner)
 
     @property
     def keys(self) -> JobKeys:
         """Where the job stands in the store."""
-        return JobKeys(self.spec.name)
+        return keys_of(self.spec.name)
 
     @property
     def epochs(self) -> Epochs:

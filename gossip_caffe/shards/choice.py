@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice, takewhile
 
 from gossip_caffe.membership.load import asks_after_s
 from gossip_caffe.shards.epochs import ChunkId, Epochs
@@ -96,7 +96,7 @@ class Chooser:
         for epoch in range(folded, self.epochs.count):
             knowledge = self._knowledge(epoch)
             used_up = used_up or knowledge.used_up
-            wanted = [*knowledge.left, *knowledge.planned][: want - len(chunks)]
+            wanted = islice(chain(knowledge.left, knowledge.planned), want - len(chunks))
             chunks += [ChunkId(epoch, chunk) for chunk in wanted]
             if len(chunks) >= want:
                 break
@@ -125,8 +125,8 @@ class Chooser:
         for epoch in {chunk.epoch for chunk in chunks}:
             knowledge = self._knowledge(epoch)
             gone = {chunk.chunk for chunk in chunks if chunk.epoch == epoch}
-            knowledge.planned = [chunk for chunk in knowledge.planned if chunk not in gone]
-            knowledge.left = [chunk for chunk in knowledge.left if chunk not in gone]
+            _take_out(knowledge.planned, gone)
+            _take_out(knowledge.left, gone)
 
     def listed(self, states: Mapping[int, EpochState], now: float) -> None:
         """Take in a listing of all open epochs.
@@ -176,7 +176,7 @@ class Chooser:
         self._mine = frozenset(self.shard())
         for epoch, knowledge in self.known.items():
             if not knowledge.finished:
-                knowledge.planned = [chunk for chunk in self.epochs.order(epoch) if chunk in self._mine]
+                knowledge.planned = self.epochs.in_order(epoch, self._mine)
                 knowledge.left = []
 
     def _pause_s(self, shortest_s: float) -> float:
@@ -184,7 +184,13 @@ class Chooser:
 
     def _knowledge(self, epoch: int) -> EpochKnowledge:
         if epoch not in self.known:
-            self.known[epoch] = EpochKnowledge(
-                [chunk for chunk in self.epochs.order(epoch) if chunk in self._mine]
-            )
+            self.known[epoch] = EpochKnowledge(self.epochs.in_order(epoch, self._mine))
         return self.known[epoch]
+
+
+def _take_out(chunks: list[int], gone: set[int]) -> None:
+    """Nearly always these are the first ones: of a long list nothing else is looked at then."""
+    first = sum(1 for _ in takewhile(gone.__contains__, chunks))
+    del chunks[:first]
+    if first < len(gone):
+        chunks[:] = [chunk for chunk in chunks if chunk not in gone]

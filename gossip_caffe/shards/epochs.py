@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gossip_caffe.job.spec import JobSpec
@@ -72,6 +72,11 @@ class Epochs:
         """The chunks of an epoch that the budget reaches, in the order in which they are to be trained."""
         return _order(self, epoch)
 
+    def in_order(self, epoch: int, chunks: Iterable[int]) -> list[int]:
+        """Some chunks, those that the budget reaches, in the order in which they are to be trained."""
+        places = _places(self, epoch)
+        return sorted((chunk for chunk in chunks if chunk in places), key=places.__getitem__)
+
     def extent(self, chunk: ChunkId) -> tuple[int, int]:
         """First and one-past-last record of a chunk; the budget's very last chunk is cut to fit it."""
         start = chunk.chunk * self.chunk_records
@@ -99,6 +104,11 @@ def _order(epochs: Epochs, epoch: int) -> tuple[int, ...]:
         reached.append(chunk)
         samples += min(epochs.chunk_records, epochs.records - chunk * epochs.chunk_records)
     return tuple(reached)
+
+
+@functools.lru_cache(maxsize=16)
+def _places(epochs: Epochs, epoch: int) -> Mapping[int, int]:
+    return {chunk: place for place, chunk in enumerate(epochs.order(epoch))}
 
 
 def by_epoch(chunks: Iterable[ChunkId]) -> dict[int, list[int]]:

@@ -15,6 +15,7 @@ from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
 from gossip_caffe.peer.exchanging import pairwise
 from gossip_caffe.peer.world import World
+from gossip_caffe.shards.planner import Planner
 from gossip_caffe.sim.logs import LifeLog, Lines
 from gossip_caffe.sim.machine import Machine
 from gossip_caffe.sim.network import Network, Weather, Wire
@@ -71,6 +72,7 @@ class SimulatedCluster:
         self._points = points
         self._folder = folder
         self._seed = seed
+        self._planner = Planner()
         self._grain_s = grain_s
         self._thin_s = thin_s
         self._lives = 0
@@ -122,6 +124,7 @@ class SimulatedCluster:
             log=log,
             say=_say_nothing,
             strategy=watched(pairwise),
+            planner=self._planner,
         )
         peer = SimulatedPeer(world, store, self._points, NumpyEngine, name, Pace(self.step_s))
         self.running[name] = Running(peer, machine, log)

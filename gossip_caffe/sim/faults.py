@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,7 @@ from gossip_caffe.errors import UsageError
 class Kind(StrEnum):
     """What may happen."""
 
+    CHURN = "churn"  # in each minute one peer is killed for good, and another one joins
     KILL = "kill"  # kill -9 of a whole peer, or its machine; it comes back later, or another one does
     BLACKOUT = "blackout"  # all peers at once, and all come back
     LEAVE = "leave"  # SIGTERM
@@ -60,6 +61,7 @@ class Fault:
         return cls(**{**record, "kind": Kind(record["kind"])})
 
 
+CHURN_EVERY_S = 60.0
 _EVERY_S: dict[Kind, float] = {
     Kind.KILL: 15.0,
     Kind.BLACKOUT: 600.0,
@@ -104,12 +106,15 @@ def scheduled(
 ) -> tuple[Fault, ...]:
     """The faults of a run of about ``for_s`` seconds, in order.
 
-    ``every`` stretches the time between two, ``scale`` that and how long they last. Each kind draws its own, so that
-    leaving one out changes no other.
+    ``every`` stretches the time between two, ``scale`` that and how long they last; but churn is what its name says.
+    Each kind draws its own, so that leaving one out changes no other.
     """
     faults: list[Fault] = []
     for kind in dict.fromkeys(kinds):
         rng = random.Random(f"{seed}: {kind.value}")
+        if kind is Kind.CHURN:
+            faults += _churn(rng, for_s)
+            continue
         at_s = QUIET_AT_FIRST * for_s
         while True:
             at_s += rng.expovariate(1.0 / (every * scale * _EVERY_S[kind]))
@@ -119,6 +124,20 @@ def scheduled(
                 break
             faults.append(Fault(round(at_s, 3), kind, target, round(lasts_s, 3), round(strength, 3)))
     return tuple(sorted(faults, key=lambda fault: (fault.at_s, fault.kind.value)))
+
+
+def _churn(rng: random.Random, for_s: float) -> Iterator[Fault]:
+    """One in each minute after the first, to the end of the run; who joins instead does so within the same minute."""
+    for minute in range(1, int(for_s / CHURN_EVERY_S)):
+        at_s, target, strength = rng.uniform(0.0, 0.5), rng.randrange(1 << 16), rng.random()
+        lasts_s = rng.uniform(0.0, 0.5)
+        yield Fault(
+            round((minute + at_s) * CHURN_EVERY_S, 3),
+            Kind.CHURN,
+            target,
+            round(lasts_s * CHURN_EVERY_S, 3),
+            round(strength, 3),
+        )
 
 
 def kinds_of(text: str) -> tuple[Kind, ...]:

@@ -27,6 +27,7 @@ class Injector:
         self._storms: list[Weather] = []
         self._away = 0
         self._what: dict[Kind, Callable[[Fault], Callable[[], None] | None]] = {
+            Kind.CHURN: self._churn,
             Kind.KILL: self._kill,
             Kind.BLACKOUT: self._black_out,
             Kind.LEAVE: self._leave,
@@ -80,6 +81,16 @@ class Injector:
         self._note(fault, peer=name)
         self._cluster.kill(name, silent=fault.strength > 2 / 3)
         return lambda: self._start(name if fault.strength < 1 / 3 else "")
+
+    def _churn(self, fault: Fault) -> Callable[[], None] | None:
+        """``strength``: above two thirds its machine is silent."""
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        name, _ = chosen
+        self._note(fault, peer=name)
+        self._cluster.note("fault", fault=Kind.KILL.value, peer=name)
+        self._cluster.kill(name, silent=fault.strength > 2 / 3)
+        return lambda: self._start("")
 
     def _black_out(self, fault: Fault) -> Callable[[], None]:
         names = list(self._cluster.running)

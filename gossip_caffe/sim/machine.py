@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-from gossip_caffe.sim.virtual_time import VirtualClock
+from gossip_caffe.sim.virtual_time import VirtualClock, sleep
 
 
 class Machine:
@@ -74,7 +74,7 @@ class MachineClock:
         machine = self._machine
         if seconds > 0:
             seconds = max(seconds, machine.grain_s) / self._rate
-        await asyncio.sleep(seconds)
+        await sleep(seconds)
         if machine.frozen:
             await machine.awake()
 

@@ -13,6 +13,7 @@ from gossip_caffe.gossip.message import FramesCorrupt, Message, Undelivered
 from gossip_caffe.gossip.shown import Shown, whole
 from gossip_caffe.gossip.transport import Answerer, Prepare
 from gossip_caffe.sim.machine import Machine
+from gossip_caffe.sim.virtual_time import sleep
 
 LATE = 30.0
 """A message that is overtaken takes so many times as long."""
@@ -65,9 +66,9 @@ class Network:
         lost = self.happens(weather.loss)
         if self.happens(weather.late):
             seconds *= LATE
-        await asyncio.sleep(seconds)
+        await sleep(seconds)
         if lost or (sender, receiver) in self.cut or receiver in self.silent:
-            await asyncio.sleep(deadline_s)
+            await sleep(deadline_s)
             raise ExchangeFailed(f"{receiver}: no answer within {deadline_s:g} s")
         machine = self.machines.get(receiver)
         if machine is not None and machine.frozen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from gossip_caffe.checkpoint.manifest import MODEL
 from gossip_caffe.gossip.average import Mean
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.observe.checker.run import OBSERVER
+from gossip_caffe.observe.checker.run import OBSERVER, Run
+from gossip_caffe.observe.report import page
 from gossip_caffe.observe.verdict import Verdict, verdict
 from gossip_caffe.sim.cluster import SimulatedCluster
 from gossip_caffe.sim.faults import Fault, Kind, scheduled
@@ -29,15 +31,23 @@ from gossip_caffe.sim.virtual_time import run
 CHUNK = 16
 EPOCHS = 5.3
 SHARE_OF_STEPS = 0.7
-"""A run's budget: what its peers would train in this share of its time, were there no faults."""
+LONG_SHARE_OF_STEPS = 0.92
+"""A run's budget: what its peers would train in this share of its time, were there no faults.
+
+The beginning and the end, in which not all train, are a smaller part of a run of more than FAST_S.
+"""
 PATIENCE = 4.0
 PATIENCE_S = 300.0
 """A run that is not finished after so many times its length, and so many seconds more, hangs."""
 SAMPLES = 120
 """How often the consensus distance is measured."""
 SCRATCH = "/dev/shm"
+COLLECT_AFTER = (50_000, 20, 1000)
+"""See gc.set_threshold."""
 FAST_S = 360.0
-"""Up to this length a run's steps take STEP_S; in one ten times as long ten times as much."""
+"""Up to this length a run's steps take STEP_S; in one ten times as long ten times as much …"""
+MANY = 250
+"""… and among four times as many peers as these four times as much."""
 STEP_S = 0.25
 GRAIN_S = 0.1
 LEASE_S = 3.0
@@ -57,6 +67,8 @@ class Plan:
     step_s: float = 0.25
     grain_s: float = 0.1
     thin_s: float = 0.0
+    share_of_steps: float = SHARE_OF_STEPS
+    chunk_records: int = CHUNK
     settings: JobSettings = field(default_factory=JobSettings)
 
 
@@ -85,24 +97,33 @@ class Simulated:
         return (*broken, *hangs)
 
     def write(self, folder: Path) -> None:
-        """Write the history, as the files of a run folder."""
+        """Write the history, as the files of a run folder, and the report on it."""
         write(folder, self.logs, self.observed, OBSERVER)
+        run_seen = Run.of_logs(self.logs, seen=self.observed)
+        title = f"Simulated: {self.plan.peers:,} peers, seed {self.plan.seed}"
+        (folder / "report.html").write_text(page(run_seen, self.verdict, title))
         (folder / "schedule.json").write_text(
             json.dumps([fault.to_record() for fault in self.plan.schedule], indent=1)
         )
 
 
 def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0, every: float = 0.5) -> Plan:
-    """A plan with faults of some kinds. In a longer run everything takes its time: steps, leases, and faults."""
-    scale = max(1.0, for_s / FAST_S)
+    """A plan with faults of some kinds.
+
+    In a longer run, and among many peers, everything takes its time: steps, leases, and faults.
+    """
+    crowd = max(1.0, peers / MANY)
+    scale = max(1.0, for_s / FAST_S) * crowd
     return Plan(
         peers=peers,
         seed=seed,
         for_s=for_s,
         schedule=scheduled(kinds, seed=seed, for_s=for_s, every=every, scale=scale),
         step_s=STEP_S * scale,
-        grain_s=GRAIN_S * scale,
+        grain_s=GRAIN_S * scale * min(2.0, crowd),
         thin_s=scale,
+        share_of_steps=SHARE_OF_STEPS if for_s <= FAST_S else LONG_SHARE_OF_STEPS,
+        chunk_records=round(CHUNK * min(4.0, crowd)),
         settings=JobSettings(lease_ttl_s=LEASE_S * scale),
     )
 
@@ -110,16 +131,26 @@ def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0
 def simulate(plan: Plan) -> Simulated:
     """Run it, as fast as it goes."""
     scratch = SCRATCH if Path(SCRATCH).is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="gossip-caffe-sim-", dir=scratch) as folder:
-        return run(_simulated(plan, Path(folder)))
+    thresholds = gc.get_threshold()
+    # What is written down is kept to the end, millions of lines: to look for garbage among them is in vain.
+    gc.set_threshold(*COLLECT_AFTER)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gossip-caffe-sim-", dir=scratch) as folder:
+            return run(_simulated(plan, Path(folder)))
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 async def _simulated(plan: Plan, folder: Path) -> Simulated:
-    iterations = max(1, round(SHARE_OF_STEPS * plan.peers * plan.for_s / plan.step_s))
-    records = max(CHUNK, round(iterations * BATCH / EPOCHS))
+    iterations = max(1, round(plan.share_of_steps * plan.peers * plan.for_s / plan.step_s))
+    records = max(plan.chunk_records, round(iterations * BATCH / EPOCHS))
     points = Points(records, plan.seed)
     spec = problem_job(
-        records=records, chunk_records=CHUNK, iterations=iterations, seed=plan.seed, settings=plan.settings
+        records=records,
+        chunk_records=plan.chunk_records,
+        iterations=iterations,
+        seed=plan.seed,
+        settings=plan.settings,
     )
     cluster = SimulatedCluster(
         spec, points, folder, seed=plan.seed, step_s=plan.step_s, grain_s=plan.grain_s, thin_s=plan.thin_s
@@ -195,9 +226,9 @@ async def _measured(cluster: SimulatedCluster, plan: Plan, distances: list[tuple
         await cluster.clock.sleep(plan.for_s / SAMPLES)
         snapshots = [_weights(peer.trainer.board) for peer in cluster.training]
         if len(snapshots) > 1:
-            distances.append(
-                (round(cluster.clock.monotonic() - began, 3), consensus_distance(snapshots), len(snapshots))
-            )
+            distance = consensus_distance(snapshots)
+            distances.append((round(cluster.clock.monotonic() - began, 3), distance, len(snapshots)))
+            cluster.note("consensus", distance=distance, peers=len(snapshots))
 
 
 def _weights(board: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
@@ -21,6 +20,7 @@ from gossip_caffe.membership.store import (
     checked_size,
 )
 from gossip_caffe.sim.machine import Machine
+from gossip_caffe.sim.virtual_time import sleep
 
 T = TypeVar("T")
 
@@ -28,6 +28,9 @@ REQUEST_S = (0.001, 0.004)
 RETRY_FOR_S = 8.0
 """As long as the client of the real store tries again."""
 LOOK_EVERY_S = 0.25
+TOGETHER_FROM_S = 1.0
+TOGETHER_SHARE = 0.05
+"""Where no sleep is shorter than a second, news come together that come within this share of such a sleep."""
 
 
 class StoreLink:
@@ -45,20 +48,20 @@ class StoreLink:
 
     async def _call(self, work: Callable[[], T], *, writes: bool = False) -> T:
         machine, server = self._machine, self._server
-        await asyncio.sleep(self._rng.uniform(*REQUEST_S))
+        await sleep(self._rng.uniform(*REQUEST_S))
         tried_s = 0.0
         while self._away:
             if self._dead or tried_s >= RETRY_FOR_S:
                 raise StoreUnavailable("the store is away")
             if writes and self._rng.random() < 0.5:
                 # The request may have been on its way: the client cannot tell, and does not send it again.
-                await asyncio.sleep(LOOK_EVERY_S)
+                await sleep(LOOK_EVERY_S)
                 raise Ambiguous("the request was lost (or its reply)")
-            await asyncio.sleep(LOOK_EVERY_S)
+            await sleep(LOOK_EVERY_S)
             tried_s += LOOK_EVERY_S
         server.tick()
         result = work()
-        await asyncio.sleep(self._rng.uniform(*REQUEST_S))
+        await sleep(self._rng.uniform(*REQUEST_S))
         if self._away:
             raise Ambiguous("the reply was lost") if writes else StoreUnavailable("the reply was lost")
         if machine.frozen:
@@ -84,7 +87,7 @@ class StoreLink:
 
     async def count(self, prefix: str) -> int:
         """How many keys are under the prefix."""
-        return await self._call(lambda: len(self._server.under(prefix)))
+        return await self._call(lambda: self._server.count(prefix))
 
     async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
         """Apply all operations if all guards hold."""
@@ -112,7 +115,7 @@ class StoreLink:
                 while self._away:
                     if self._dead:
                         return
-                    await asyncio.sleep(LOOK_EVERY_S)
+                    await sleep(LOOK_EVERY_S)
                 if self._machine.frozen:
                     await self._machine.awake()
                 self._server.tick()
@@ -120,9 +123,12 @@ class StoreLink:
                     watcher.behind = False
                     yield Reset(self._server.listing(prefix))
                 elif watcher.news:
-                    yield watcher.news.popleft()
+                    while watcher.news and not self._away:
+                        yield watcher.news.popleft()
                 else:
                     await self._server.something(watcher)
+                    if self._machine.grain_s >= TOGETHER_FROM_S:
+                        await sleep(self._machine.grain_s * TOGETHER_SHARE)
         finally:
             self._server.forget(watcher)
 

@@ -60,6 +60,44 @@ def test_a_schedule_is_a_function_of_its_seed_and_leaving_a_kind_out_changes_no_
     assert kinds_of("kill, freeze") == (Kind.KILL, Kind.FREEZE)
 
 
+def test_churn_kills_one_and_lets_one_join_in_each_minute_of_a_run_of_any_length() -> None:
+    for every, scale in ((1.0, 1.0), (0.5, 40.0)):
+        churn = scheduled([Kind.CHURN], seed=5, for_s=3600.0, every=every, scale=scale)
+        assert [int(fault.at_s // 60) for fault in churn] == list(range(1, 60))
+        assert [int(fault.ends_s // 60) for fault in churn] == list(range(1, 60))
+
+
+@pytest.mark.timeout(300)
+def test_a_run_with_churn_holds_and_its_report_shows_the_distance_of_all_peers(tmp_path: Path) -> None:
+    words = [
+        "simulate",
+        "--peers",
+        "4",
+        "--for",
+        "170s",
+        "--faults",
+        "churn",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    shown = CliRunner().invoke(cli, words)
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.output)
+    assert found["kills"] == 1
+    assert found["records_lost"] == 0
+    assert found["verdict"]["counters"]["peers"] == 5
+    page = (tmp_path / "report.html").read_text()
+    assert "measured over all peers" in page
+
+
+def test_among_a_thousand_peers_everything_takes_its_time() -> None:
+    few, many = (planned([Kind.CHURN], peers=peers, seed=1, for_s=3600.0) for peers in (16, 1000))
+    assert many.step_s == 4 * few.step_s
+    assert many.settings.lease_ttl_s == 4 * few.settings.lease_ttl_s
+    assert many.schedule == few.schedule
+
+
 def test_a_failing_schedule_is_shrunk_to_what_it_needs() -> None:
     schedule = scheduled(ALL, seed=5, for_s=120.0)
     needed = {schedule[2], schedule[-3]}

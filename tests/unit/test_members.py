@@ -67,3 +67,28 @@ async def test_what_changed_behind_a_gap_is_told_too() -> None:
     await until(lambda: "c" in view.members)
     assert told == [(record("a"), None), (None, record("c"))]
     following.cancel()
+
+
+async def test_who_is_in_a_state_is_one_object_until_that_changes() -> None:
+    server = MemoryEtcd(FakeClock())
+    view = MembersView(MemoryStore(server), KEYS)
+
+    def put(entry: PeerRecord) -> None:
+        server.transact([], [Put(KEYS.peer(entry.peer), entry.to_json())])
+
+    for peer in "abc":
+        put(record(peer))
+    following = asyncio.create_task(view.follow())
+    await until(view.known.is_set)
+    before = view.in_state("training")
+    put(record("d", "joining"))
+    await until(lambda: "d" in view.members)
+    assert view.in_state("training") is before
+    put(record("d"))
+    put(record("a", "draining"))
+    server.transact([], [Delete(KEYS.peer("b"))])
+    await until(lambda: "b" not in view.members)
+    assert list(view.in_state("training")) == ["c", "d"]
+    assert list(view.in_state("training", "draining")) == ["c", "d", "a"]
+    assert list(before) == ["a", "b", "c"]
+    following.cancel()

@@ -13,6 +13,7 @@ import pytest
 from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.report import page, report_of
 from gossip_caffe.observe.report_chart import Bar, Lane, Series, lanes, lines, thinned, ticks
+from gossip_caffe.observe.report_crowd import MOST_LANES, chosen, summed
 from gossip_caffe.observe.report_history import (
     OF_THE_KILLED,
     OWNED,
@@ -20,6 +21,7 @@ from gossip_caffe.observe.report_history import (
     consensus_tests,
     lifelines,
     ownership,
+    progress,
 )
 from gossip_caffe.observe.verdict import CHECKS, verdict_on
 
@@ -182,6 +184,31 @@ def test_a_long_line_is_thinned_and_keeps_its_end() -> None:
     assert len(thinned(points)) <= 602
     assert thinned(points)[-1] == points[-1]
     assert thinned([(0.0, float("nan")), (1.0, 2.0)]) == [(1.0, 2.0)]
+
+
+def test_of_many_peers_the_page_names_those_to_whom_something_happened_and_sums_up_the_lines() -> None:
+    logs = {
+        f"p{number}": [
+            at(10.0, f"p{number}", "started", **STARTED),
+            at(20.0, f"p{number}", "progress", iteration=3, loss=0.1 * number, learning_rate=0.1, **PROGRESS),
+            at(90.0, f"p{number}", "left", reason="drained", error=""),
+        ]
+        for number in range(300)
+    }
+    logs["p250"].pop()
+    seen = [{"t": 30.0, "event": "consensus", "distance": 1e-3, "peers": 300}]
+    crowd = Run.of_logs(logs, seen=seen)
+    named = chosen(crowd, Times(crowd))
+    assert len(named) == MOST_LANES
+    assert {"p250", "p0", "p1"} <= named
+    assert "p200" not in named
+    lowest, median, highest = summed(progress(crowd, Times(crowd), "loss"))
+    assert (lowest.points[0][1], highest.points[0][1]) == (0.0, pytest.approx(29.9))
+    assert median.points[0][1] == pytest.approx(15.0, abs=0.2)
+    text = page(crowd, verdict_on(crowd), "crowd")
+    assert "measured over all peers" in text
+    assert len(text) < 300_000
+    read(text)
 
 
 def test_charts_without_anything_in_them_are_left_out() -> None:

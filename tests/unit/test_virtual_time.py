@@ -74,3 +74,32 @@ def test_when_everybody_waits_for_ever_that_is_said() -> None:
 
     with pytest.raises(EverybodyWaits):
         run(course())
+
+
+def test_timers_of_one_moment_come_in_the_order_in_which_they_were_asked_for_and_none_that_was_called_off() -> (
+    None
+):
+    async def course() -> list[int]:
+        loop, called = asyncio.get_running_loop(), []
+        at = loop.time() + 1.0
+        timers = [loop.call_at(at, called.append, number) for number in range(5000)]
+        for timer in timers[1::2]:
+            timer.cancel()
+        await VirtualClock().sleep(2.0)
+        return called
+
+    assert run(course()) == list(range(0, 5000, 2))
+
+
+def test_time_does_not_go_on_to_the_end_of_a_sleep_that_nobody_sleeps_any_more() -> None:
+    clock = VirtualClock()
+
+    async def course() -> float:
+        began = clock.monotonic()
+        sleeper = asyncio.create_task(clock.sleep(100.0))
+        await clock.sleep(1.0)
+        sleeper.cancel()
+        await clock.sleep(1.0)
+        return clock.monotonic() - began
+
+    assert run(course()) == pytest.approx(2.0)

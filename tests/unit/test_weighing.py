@@ -47,6 +47,18 @@ def test_iterations_that_take_seconds_are_measured_too() -> None:
     assert told.weight == pytest.approx(64 / 3.3, rel=0.2)
 
 
+def test_iterations_that_take_longer_than_the_looks_are_not_told_again_and_again() -> None:
+    told, rng = Told(), random.Random(1)
+    for _ in range(200):
+        told.now += 8.0
+        told.trained += 6.4 * rng.uniform(0.9, 1.1)  # of iterations of 8 samples
+        samples = int(told.trained) // 8 * 8
+        if (weighed := told.weighing.note(told.now, samples, True, told.weight)) is not None:
+            told.published.append(weighed)
+    assert len(told.published) <= 2
+    assert told.weight == pytest.approx(0.8, rel=0.3)
+
+
 @given(st.integers(0, 10**6))
 def test_noise_moves_nothing(seed: int) -> None:
     rng, told = random.Random(seed), Told()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from gossip_caffe import errors
 from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
@@ -28,10 +29,16 @@ def never_wait(run: Run) -> Finding:
     return concluded(
         "never-wait",
         (violation for life in run.lives for violation in _standing_still(life)),
-        seen=lambda: any(len(list(life.of(Event.PROGRESS))) > STANDS_STILL_S for life in run.lives),
+        seen=lambda: any(_close_reports(life) >= STANDS_STILL_S for life in run.lives),
         holds="no solver that had batches stood still",
-        unseen=f"no peer reported its progress for {STANDS_STILL_S:.0f} s",
+        unseen=f"no peer reported its progress for {STANDS_STILL_S:.0f} s, at most {ASLEEP_S:.0f} s apart",
     )
+
+
+def _close_reports(life: Life) -> int:
+    """How many reports came so soon after another that between the two a solver that stood still would be seen."""
+    at = [event["m"] for event in life.of(Event.PROGRESS) if "m" in event]
+    return sum(later - earlier <= ASLEEP_S for earlier, later in pairwise(at))
 
 
 def _standing_still(life: Life) -> Iterator[Violation]:

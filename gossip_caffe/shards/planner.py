@@ -1,0 +1,82 @@
+"""The same plan as ``plan.shard`` makes, for whoever makes it again and again: only what changed is worked out anew.
+
+A plan for a thousand members looks at each of them for each chunk. When one member comes, goes or is weighed anew, only
+the chunks that it had, and its own scores, can change who scores highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gossip_caffe.shards.plan import Floats, Indices, bounded, favourites
+
+REMEMBERED = 8
+"""Plans that are kept whole: of peers that share a process many see the same members."""
+MOST_CHANGES = 0.25
+"""With more of the members changed a plan is worked out from the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Who scores highest on each chunk, among the members of ``weights`` in the order of their names.
+
+    ``owner``: the index of its name; ``best``: that score. Shape (chunks,), both.
+    """
+
+    weights: Mapping[str, float]
+    owner: Indices
+    best: Floats
+
+
+class Planner:
+    """Plans one job, for one peer or for several that share a process."""
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[tuple[tuple[str, float], ...], int, int], Mapping[str, Indices]] = {}
+        self._last: dict[tuple[int, int], _Scored] = {}
+
+    def shard(self, member: str, weights: Mapping[str, float], chunks: int, seed: int) -> Indices:
+        """As ``plan.shard``: the chunks planned for ``member``, ascending."""
+        members = tuple(sorted(weights.items()))
+        key = (members, chunks, seed)
+        if (plan := self._plans.pop(key, None)) is None:
+            plan = self._planned(dict(members), chunks, seed)
+        self._plans[key] = plan
+        if len(self._plans) > REMEMBERED:
+            del self._plans[next(iter(self._plans))]
+        return plan.get(member, np.empty(0, dtype=np.int64))
+
+    def _planned(self, weights: Mapping[str, float], chunks: int, seed: int) -> Mapping[str, Indices]:
+        if not weights:
+            return {}
+        names = list(weights)
+        scored = self._last[chunks, seed] = self._scored(weights, chunks, seed)
+        owner = bounded(scored.owner, scored.best, list(weights.values()), names, seed)
+        order = np.argsort(owner, kind="stable")
+        edges = np.searchsorted(owner[order], np.arange(len(names) + 1))
+        return {name: order[edges[index] : edges[index + 1]] for index, name in enumerate(names)}
+
+    def _scored(self, weights: Mapping[str, float], chunks: int, seed: int) -> _Scored:
+        last = self._last.get((chunks, seed))
+        before = last.weights if last is not None else {}
+        gone = [name for name, weight in before.items() if weights.get(name) != weight]
+        new = [name for name, weight in weights.items() if before.get(name) != weight]
+        everything = np.arange(chunks, dtype=np.uint64)
+        if last is None or len(gone) + len(new) > MOST_CHANGES * len(weights):
+            return _Scored(weights, *favourites(list(weights.values()), list(weights), everything, seed))
+        index = {name: place for place, name in enumerate(weights)}
+        moved = np.array([index.get(name, -1) for name in before], dtype=np.int64)
+        owner, best = moved[last.owner], last.best.copy()
+        places = {name: place for place, name in enumerate(before)}
+        # Who is weighed anew has to win its chunks again, too.
+        owner[np.isin(last.owner, [places[name] for name in gone])] = -1
+        lost = np.flatnonzero(owner < 0)
+        owner[lost], best[lost] = favourites(list(weights.values()), list(weights), everything[lost], seed)
+        for name in new:
+            _, score = favourites([weights[name]], [name], everything, seed)
+            better = (score > best) | ((score == best) & (index[name] < owner))
+            owner[better], best[better] = index[name], score[better]
+        return _Scored(weights, owner, best)
