@@ -79,7 +79,7 @@ async def collect(member: Member) -> tuple[SnapshotInfo, Consensus]:
     own = np.empty(trainer.layout.size, dtype=np.float32)
     snapshot = trainer.board.snapshot(own)
     request = Message("", member.peer, world.spec.name, trainer.layout.fingerprint)
-    others = member.partners()
+    others = dict(member.partners())  # as of now, whoever comes or goes while they are asked
     agreed = await consensus(request, own, others, world.transport, world.rng, offload=world.offload)
     return snapshot, agreed
 
