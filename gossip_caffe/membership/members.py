@@ -114,7 +114,7 @@ class MembersView:
                 self._tell(was, self.members.get(peer))
 
     def _tell(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
-        if was != now:
+        if was is not now:  # what was written again is the same object: a record that was read is remembered
             for callback in self.on_change:
                 callback(was, now)
 

@@ -22,6 +22,7 @@ SETTLE_EVERY_S = 0.25
 """At the most: exchanges that follow each other closely are settled together."""
 END_CLAIMS_S = 2.0
 CREDIT_LOOK_S = 0.1
+_TRAINING = State.TRAINING.value
 USUALLY_OWNED = 16
 """A peer owns at least so many chunks between two exchanges, when these are short."""
 
@@ -139,4 +140,4 @@ class Claiming:
 
 def _training_weight(record: PeerRecord | None) -> float | None:
     """The weight of a peer in the plan; None when it does not train."""
-    return record.weight if record is not None and record.state == State.TRAINING.value else None
+    return record.weight if record is not None and record.state == _TRAINING else None

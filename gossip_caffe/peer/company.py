@@ -1,54 +1,52 @@
-"""Who trains beside this peer, as its parts ask for it: worked out once for each change of the members.
+"""Who trains beside this peer and can be asked, kept up to date change by change.
 
 Among a thousand peers a look at all of them for each exchange would cost more than the exchange.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.membership.members import MembersView, PeerRecord
+from gossip_caffe.peer.lifecycle import State
+
+_TRAINING = State.TRAINING.value
+_MOST_UNSORTED = 32
+"""So many come last, in the order in which they came, before all are sorted again: who chooses sorts them anyway."""
 
 
 class Company:
-    """``training`` gives all that train, this ``peer`` included: the same object until one of them changes."""
+    """The others in ``view`` whose weights are of this ``fingerprint``.
 
-    def __init__(self, peer: str, fingerprint: str, training: Callable[[], Mapping[str, PeerRecord]]) -> None:
+    ``addresses`` and ``zones``: peer → its own; both change while somebody waits, so who waits takes a copy.
+    """
+
+    def __init__(self, view: MembersView, peer: str, fingerprint: str) -> None:
         self._peer = peer
         self._fingerprint = fingerprint
-        self._training = training
-        self._seen: Mapping[str, PeerRecord] | None = None
-        self._partners: Mapping[str, str] = {}
-        self._zones: Mapping[str, str] = {}
-        self._first_of: Mapping[str, PeerRecord] | None = None
-        self._first = peer
+        self._unsorted = 0
+        self.addresses: dict[str, str] = {}
+        self.zones: dict[str, str] = {}
+        for _, record in sorted(view.in_state(_TRAINING).items()):
+            self._changed(None, record)
+        view.on_change.append(self._changed)
 
-    def partners(self) -> Mapping[str, str]:
-        """Who can be asked for an exchange: peer → address."""
-        self._look()
-        return self._partners
+    def _changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
+        if now is not None and self._is_partner(now):
+            if self.addresses.get(now.peer) == now.address and self.zones[now.peer] == now.zone:
+                return
+            self.addresses[now.peer], self.zones[now.peer] = now.address, now.zone
+            self._unsorted += 1
+            if self._unsorted > _MOST_UNSORTED:
+                self.addresses, self.zones = _sorted(self.addresses), _sorted(self.zones)
+                self._unsorted = 0
+        elif (gone := was or now) is not None and gone.peer in self.addresses:
+            del self.addresses[gone.peer], self.zones[gone.peer]
 
-    def zones(self) -> Mapping[str, str]:
-        """Where each of them is: peer → zone."""
-        self._look()
-        return self._zones
+    def _is_partner(self, record: PeerRecord) -> bool:
+        is_other = record.peer != self._peer
+        return is_other and record.state == _TRAINING and record.fingerprint == self._fingerprint
 
-    def first(self) -> str:
-        """The lowest name of those who train; the own one when nobody does."""
-        training = self._training()
-        if training is not self._first_of:
-            self._first, self._first_of = min(training, default=self._peer), training
-        return self._first
 
-    def _look(self) -> None:
-        training = self._training()
-        if training is self._seen:
-            return
-        partners = {
-            name: training[name]
-            for name in sorted(training)
-            if name != self._peer and training[name].fingerprint == self._fingerprint
-        }
-        self._partners = {name: record.address for name, record in partners.items()}
-        self._zones = {name: record.zone for name, record in partners.items()}
-        self._seen = training
+def _sorted(entries: Mapping[str, str]) -> dict[str, str]:
+    return dict(sorted(entries.items()))

@@ -53,7 +53,7 @@ class Training:
         self.peer = incarnation.registration.record.peer
         self._view = view
         self._enter = enter
-        self._company = Company(self.peer, trainer.layout.fingerprint, lambda: self.training)
+        self._company = Company(view, self.peer, trainer.layout.fingerprint)
         chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
         self.claims = Claims(
             ledger=incarnation.ledger,
@@ -82,7 +82,7 @@ class Training:
                 settings=world.spec.settings,
                 own=lambda: (self.peer, self.incarnation.registration.record.zone),
                 partners=self.partners,
-                zones=self._company.zones,
+                zones=lambda: self._company.zones,
                 shared=self._shared,
                 urgent=lambda: trainer.stream.unsettled and not trainer.stream.untrained,
                 transport=world.transport,
@@ -188,7 +188,7 @@ class Training:
                 ledger = self.incarnation.ledger
                 await self.progress.look(ledger)
                 self.progress.steer(self.trainer.board, self.claims.done_samples, len(training))
-                if self._company.first() == self.peer:
+                if self._leads:
                     await ledger.fold()
             except StoreError:
                 pass  # the last known progress stands
@@ -234,7 +234,14 @@ class Training:
 
     def partners(self) -> Mapping[str, str]:
         """Who can be asked for an exchange: peer → address."""
-        return self._company.partners()
+        return self._company.addresses
+
+    @property
+    def _leads(self) -> bool:
+        """Whether no training peer has a lower name."""
+        training = self.training
+        is_one = self.peer in training or not training
+        return is_one and not any(peer < self.peer for peer in training)
 
     def _shard(self) -> list[int]:
         own = {self.peer: self.incarnation.registration.record.weight}

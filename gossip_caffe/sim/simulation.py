@@ -46,8 +46,8 @@ COLLECT_AFTER = (50_000, 20, 1000)
 """See gc.set_threshold."""
 FAST_S = 360.0
 """Up to this length a run's steps take STEP_S; in one ten times as long ten times as much …"""
-MANY = 250
-"""… and among four times as many peers as these four times as much."""
+MANY = 200
+"""… and among five times as many peers as these five times as much."""
 STEP_S = 0.25
 GRAIN_S = 0.1
 LEASE_S = 3.0

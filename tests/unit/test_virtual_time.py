@@ -80,7 +80,8 @@ def test_timers_of_one_moment_come_in_the_order_in_which_they_were_asked_for_and
     None
 ):
     async def course() -> list[int]:
-        loop, called = asyncio.get_running_loop(), []
+        called: list[int] = []
+        loop = asyncio.get_running_loop()
         at = loop.time() + 1.0
         timers = [loop.call_at(at, called.append, number) for number in range(5000)]
         for timer in timers[1::2]:
