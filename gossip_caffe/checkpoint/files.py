@@ -145,8 +145,14 @@ class CheckpointFolder:
         return "" if manifest.digest == digest else "its manifest is not the one that was announced"
 
     def remove(self, checkpoint: str) -> None:
-        """Remove a copy."""
-        shutil.rmtree(self.path(checkpoint), ignore_errors=True)
+        """Remove a copy, if the disk lets it go; what is left of it after a crash has no checkpoint's name."""
+        leftover = self.root / f"{_UNFINISHED}{checkpoint}"
+        shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            self.path(checkpoint).rename(leftover)
+        except OSError:
+            return
+        shutil.rmtree(leftover, ignore_errors=True)
 
     def _content(self, checkpoint: str, entry: FileEntry) -> bytes:
         """A whole file, which was verified as it was read: what is hashed is what is returned."""
@@ -201,13 +207,19 @@ class CheckpointFolder:
             return True
         return False
 
-    def prune(self, keep: int, but: Container[str] = ()) -> list[str]:
-        """Remove all but the newest ``keep`` and those of ``but``; returns what was removed."""
-        old = self.ids()[:-keep] if keep else self.ids()
-        removed = [checkpoint for checkpoint in old if checkpoint not in but]
+    def prune(self, job_identity: str, kept: Container[str]) -> list[str]:
+        """Remove the copies of one job that are not ``kept``, and none of another job; returns what was removed."""
+        old = [checkpoint for checkpoint in self.ids() if checkpoint not in kept]
+        removed = [checkpoint for checkpoint in old if self._is_of(checkpoint, job_identity)]
         for checkpoint in removed:
-            shutil.rmtree(self.path(checkpoint))
+            self.remove(checkpoint)
         return removed
+
+    def _is_of(self, checkpoint: str, job_identity: str) -> bool:
+        try:
+            return self.manifest(checkpoint).job_identity == job_identity
+        except (NotFound, CheckpointRefused):
+            return False  # nobody knows whose it is
 
     def _refused(self, checkpoint: str, why: str) -> CheckpointRefused:
         return CheckpointRefused(f"checkpoint {checkpoint}: {why}", remedy="use another checkpoint")

@@ -33,6 +33,7 @@ class Manifest:
 
     ``folded`` epochs were finished, and ``done`` holds the done chunks of each open epoch as ranges [start, stop), both
     read before the weights were collected: everything that they name is in the weights of the peers that trained it.
+    ``job_identity`` is "" where an older version made it.
     """
 
     checkpoint: str
@@ -46,6 +47,7 @@ class Manifest:
     contributors: tuple[str, ...]
     made_at: float
     files: tuple[FileEntry, ...] = ()
+    job_identity: str = ""
 
     def with_files(self, files: Iterable[FileEntry]) -> Manifest:
         """The same with its files listed."""
@@ -57,7 +59,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as a file; the same bytes for the same manifest."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, indent=1).encode()
+        record = {"format": FORMAT, **asdict(self)}
+        if not self.job_identity:
+            del record["job_identity"]  # an older version's manifest keeps its digest
+        return json.dumps(record, sort_keys=True, indent=1).encode()
 
     @property
     def digest(self) -> str:
@@ -89,6 +94,7 @@ class Manifest:
                     FileEntry(_text(entry, "name"), int(entry["size_bytes"]), _text(entry, "sha256"))
                     for entry in record["files"]
                 ),
+                job_identity=_text(record, "job_identity") if "job_identity" in record else "",
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointRefused(

@@ -111,7 +111,7 @@ class Checkpointing:
         """Look at what is due, for ever. The store being away, or a disk that is full, only delays."""
         while True:
             try:
-                await self._look()
+                await self.look()
             except StoreError:
                 pass  # the store is away: what is due stays due
             except EnvironmentProblem as error:
@@ -119,16 +119,19 @@ class Checkpointing:
             living = 1 if self.duty.ours else len(self._member.training)
             await self._world.clock.sleep(look_after_s(living))
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """See what is due, once. Raises StoreError, or EnvironmentProblem when the disk does not take it."""
         member = self._member
-        if (end := await self._world.store.get(self._world.keys.finished)) is not None:
+        end = await self._world.store.get(self._world.keys.finished)
+        if listed := await announced(self._world.store, self._world.keys):
+            await self._keeping.seen(listed)
+        if end is not None:
             self.newest = needed(end.key, end.value, "checkpoint", str)
             self._world.log.emit(Event.FINISHED, checkpoint=self.newest)
             self.job_finished.set()
             return
-        if listed := await announced(self._world.store, self._world.keys):
+        if listed:
             self.newest, self._newest_samples = listed[0].checkpoint, listed[0].progress_samples
-            self._keeping.seen(listed)
             await self._copy(listed[0])
         held = self.duty = await take(
             self._world.store,
@@ -154,9 +157,9 @@ class Checkpointing:
             made = await self.make(decision.reason, held)
             if made:
                 await self._keep_elsewhere(made)
+            await self._keeping.forget_old(member.incarnation.writer)
             if made and finished:
                 await self._finish(made, held)
-            await self._keeping.forget_old(listed, member.incarnation.writer)
         else:
             await self._keeping.note_score(listed, member.incarnation.writer)
 
@@ -205,6 +208,7 @@ class Checkpointing:
             maker=member.peer,
             contributors=agreed.contributors,
             made_at=self._world.clock.wall(),
+            job_identity=self._world.spec.identity,
         )
         state = self._state_of(history, progress)
         try:
@@ -285,7 +289,6 @@ class Checkpointing:
                 member.peer,
                 member.address,
             )
-            self._keeping.prune()
         except CheckpointRefused as error:
             self._world.log.emit(Event.CHECKPOINT_REFUSED, checkpoint=newest.checkpoint, reason=error.message)
             self._copying_failed.add(newest.checkpoint)  # the next checkpoint will be copied

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.checkpoint.announce import Announcement, checkpoint_id
+from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.checkpoint.caffemodel import read_caffemodel
 from gossip_caffe.checkpoint.duty import due
 from gossip_caffe.checkpoint.files import CheckpointFolder
@@ -263,12 +264,23 @@ def test_a_copy_in_a_folder_beside_this_one_is_adopted_when_it_is_just_that(tmp_
     assert other.ids() == ["c1"]
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+def test_of_one_jobs_copies_those_are_kept_that_are_said_and_of_other_jobs_all(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     for number in range(5):
-        folder.write(manifest_of(checkpoint_id(number * 1000, "p0")), WEIGHTS)
-    assert folder.prune(2) == [checkpoint_id(number * 1000, "p0") for number in range(3)]
-    assert folder.ids() == [checkpoint_id(number * 1000, "p0") for number in (3, 4)]
+        manifest = replace(manifest_of(f"c{number}"), job_identity="other" if number == 2 else "mine")
+        folder.write(manifest, WEIGHTS)
+    folder.write(manifest_of("c5"), WEIGHTS)  # of an older version, which did not say whose it is
+    flip(folder.path("c4", MODEL), random.Random(1))  # damaged, and still its job's own
+    folder.path("c3", MANIFEST).write_text("{}")  # nobody can say whose it is
+    assert folder.prune("mine", {"c1"}) == ["c0", "c4"]
+    assert folder.ids() == ["c1", "c2", "c3", "c5"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_manifest_that_does_not_say_whose_job_it_is_of_has_the_digest_that_it_always_had() -> None:
+    assert b"identity" not in manifest_of("c1").to_json()
+    mine = replace(manifest_of("c1"), job_identity="mine")
+    assert Manifest.from_json(mine.to_json()) == mine
 
 
 @given(st.sets(st.integers(0, 200)))
