@@ -15,7 +15,7 @@ import pytest
 
 from gossip_caffe.checkpoint.announce import announced
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.errors import NotFound
+from gossip_caffe.errors import EnvironmentProblem, NotFound
 from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
@@ -222,3 +222,76 @@ async def test_withdrawn_copies_go_from_every_disk_when_that_is_seen(tmp_path: P
         await b.look()
         assert withdrawn not in b.world.folder.ids()
         assert back_to in b.world.folder.ids()
+
+
+def fill(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Its disk takes nothing from now on; returns what it will have tried."""
+    tried: list[str] = []
+
+    def full(unfinished: Path, checkpoint: str) -> None:
+        tried.append(checkpoint)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(peer.world.folder, "finish", full)
+    return tried
+
+
+async def pass_by(cluster: Cluster, seconds: float) -> None:
+    """All look every half second."""
+    for _ in range(int(2 * seconds)):
+        for peer in cluster.peers.values():
+            try:
+                await peer.look()
+            except EnvironmentProblem:
+                peer.checkpointing.rest()
+        await cluster.clock.advance(0.5)
+
+
+async def test_a_maker_whose_disk_is_full_leaves_the_duty_to_another_and_the_job_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster_of(tmp_path, "a b c") as cluster:
+        await train(cluster, 1)
+        a, b, c = cluster.peers.values()
+        assert a.holds_duty
+        tried = fill(a, monkeypatch)
+        cluster.epoch += 1
+        await pass_by(cluster, 3.0)
+        assert len(tried) == 1
+        assert progress_of(await cluster.names()) == [100, 200]
+        assert not a.holds_duty
+        assert b.holds_duty or c.holds_duty
+        for peer in (a, b, c):
+            peer.progress.finished = True
+        await pass_by(cluster, 3.0)
+        assert all(peer.checkpointing.job_finished.is_set() for peer in (a, b, c))
+
+
+async def test_a_copier_whose_disk_is_full_is_passed_over_and_does_not_pull_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster_of(tmp_path, "b a c") as cluster:
+        b, a, c = cluster.peers.values()
+        tried = fill(a, monkeypatch)
+        for _ in range(12):  # a checkpoint every five seconds: newer ones come before the next one's turn
+            cluster.epoch += 1
+            await pass_by(cluster, 5.0)
+        assert b.holds_duty
+        assert len(c.world.folder.ids()) > 0
+        assert 1 <= len(tried) <= 3
+        (newest,) = (await announced(b.world.store, b.world.keys))[:1]
+        assert set(newest.holders) in ({"b"}, {"b", "c"})
+
+
+async def test_who_is_alone_with_a_full_disk_tries_again_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster_of(tmp_path, "a") as cluster:
+        (a,) = cluster.peers.values()
+        with monkeypatch.context() as full:
+            tried = fill(a, full)
+            cluster.epoch += 1
+            await pass_by(cluster, 20.0)
+            assert 5 <= len(tried) <= 11
+        await pass_by(cluster, 3.0)
+        assert progress_of(await cluster.names()) == [100]
