@@ -69,8 +69,9 @@ async def pull(
     if elsewhere is not None:
         holders.append(("the job's store", elsewhere, ""))
     reasons: list[str] = []
-    unfinished = folder.unfinished(announcement.checkpoint)
+    unfinished: Path | None = None
     try:
+        unfinished = folder.unfinished(announcement.checkpoint)
         for peer, source, address in holders:
             try:
                 manifest = await _manifest(announcement, job, source, address, unfinished)
@@ -95,7 +96,8 @@ async def pull(
             remedy="free some disk space, or give another folder",
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 async def _manifest(

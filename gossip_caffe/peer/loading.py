@@ -78,7 +78,7 @@ async def _own_copy(
         if found.manifest.digest == announcement.digest:
             return found
         why = "its manifest is not the one that was announced"
-    except CheckpointRefused:
+    except (CheckpointRefused, NotFound):
         why = await asyncio.to_thread(folder.damage, checkpoint, announcement.digest)
         if not why:
             raise  # it is what was announced, and not for this peer
