@@ -7,7 +7,7 @@ is there once its manifest is, which is written last; whoever pulls one verifies
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ PIECE_BYTES = 4 << 20
 
 
 class UrlStore:
-    """The checkpoints of one job at a URL."""
+    """The checkpoints of one job at a URL, in a folder of its own: nothing else there is ever touched."""
 
     def __init__(self, url: str, job: str) -> None:
-        """Raises UsageError when nothing here can read such URLs."""
+        """``job``: the folder's name, which no other job has. Raises UsageError when nothing here reads such URLs."""
         import fsspec  # noqa: PLC0415 - only for jobs that have such a store
 
         self.url = f"{url}/{job}"
@@ -38,9 +38,13 @@ class UrlStore:
         """Copy a checkpoint's folder there. Raises EnvironmentProblem."""
         await asyncio.to_thread(self._put, folder, manifest)
 
-    async def remove_but(self, kept: set[str]) -> list[str]:
-        """Remove all checkpoints but these; returns what was removed. Raises EnvironmentProblem."""
-        return await asyncio.to_thread(self._remove_but, kept)
+    async def names(self) -> list[str]:
+        """The checkpoints there, also those that are not whole yet. Raises EnvironmentProblem."""
+        return await asyncio.to_thread(self._names)
+
+    async def remove(self, checkpoints: Collection[str]) -> None:
+        """Remove some. Raises EnvironmentProblem."""
+        await asyncio.to_thread(self._remove, checkpoints)
 
     async def pull(
         self, address: str, job: str, checkpoint: str, file: str, offset: int
@@ -78,24 +82,31 @@ class UrlStore:
                 remedy="peers hold it, and the next one is tried again; look at the store and its rights",
             ) from None
 
-    def _remove_but(self, kept: set[str]) -> list[str]:
+    def _names(self) -> list[str]:
         try:
             found: list[Any] = self._files.ls(self._root, detail=False)
-            old = [path for path in found if path.rstrip("/").rpartition("/")[2] not in kept]
-            for path in old:
-                self._files.rm(path, recursive=True)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot list the checkpoints at {self.url} ({_words(error)})",
+                remedy="look at the store and its rights",
+            ) from None
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def _remove(self, checkpoints: Collection[str]) -> None:
+        try:
+            for checkpoint in checkpoints:
+                self._files.rm(f"{self._root}/{checkpoint}", recursive=True)
         except OSError as error:
             raise EnvironmentProblem(
                 f"cannot remove old checkpoints at {self.url} ({_words(error)})",
                 remedy="remove them by hand, or give the peers the right to",
             ) from None
-        return [path.rstrip("/").rpartition("/")[2] for path in old]
 
 
 def elsewhere_of(spec: JobSpec) -> UrlStore | None:
     """The store of a job, None when it has none. Raises UsageError when it cannot be reached from here."""
     url = spec.settings.checkpoint_store
-    return UrlStore(url, spec.name) if url else None
+    return UrlStore(url, f"{spec.name}-{spec.identity}") if url else None
 
 
 def _words(error: OSError) -> str:

@@ -170,15 +170,15 @@ class Checkpointing:
         )
         if decision.now:
             made = await self.make(decision.reason, held)
-            if made:
-                await self._keep_elsewhere(made)
             await self._keeping.forget_old(member.incarnation.writer)
+            if made:
+                await self.keep_elsewhere(made)
             if made and finished:
                 await self._finish(made, held)
         else:
             await self._keeping.note_score(listed, member.incarnation.writer)
 
-    async def _keep_elsewhere(self, made: str) -> None:
+    async def keep_elsewhere(self, made: str) -> None:
         """In the job's store, too; if that fails, peers hold it all the same."""
         try:
             await self._keeping.keep_elsewhere(made)

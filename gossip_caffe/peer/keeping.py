@@ -51,13 +51,20 @@ class Keeping:
             )
 
     async def keep_elsewhere(self, made: str) -> None:
-        """Copy what was just made to the job's store, and remove there what is old. Raises EnvironmentProblem."""
+        """Copy what was just made to the job's store, and remove there what is old. Raises EnvironmentProblem.
+
+        Old is what lay there before it was seen that nobody announces it: what lies there was announced first, and what
+        is not announced any more never is again. So nothing new is removed, however late this peer may be.
+        """
         if (elsewhere := self._world.elsewhere) is None:
             return
         folder = self._world.folder
         await elsewhere.put(folder.path(made), folder.manifest(made))
         self._world.log.emit(Event.KEPT, checkpoint=made, url=elsewhere.url)
-        await elsewhere.remove_but({made, *self._announced})
+        there = await elsewhere.names()
+        listed = await announced(self._world.store, self._world.keys)
+        if listed:
+            await elsewhere.remove(set(there).difference(entry.checkpoint for entry in listed))
 
     async def note_score(self, listed: Sequence[Announcement], writer: FencedWriter) -> None:
         """Note the newest test of the consensus at the checkpoint that is nearest to it."""

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from gossip_caffe.checkpoint.announce import announced
+from gossip_caffe.checkpoint.duty import CHECKPOINTS
 from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.url_store import elsewhere_of
 from gossip_caffe.errors import EnvironmentProblem, NotFound
 from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule
 from gossip_caffe.membership.fence import FencedWriter
@@ -98,6 +100,7 @@ class Peer:
             rng=random.Random(name),
             log=self.log,
             say=self.said.append,
+            elsewhere=elsewhere_of(cluster.spec),
         )
 
         async def nothing() -> None:
@@ -295,3 +298,36 @@ async def test_who_is_alone_with_a_full_disk_tries_again_soon(
             assert 5 <= len(tried) <= 11
         await pass_by(cluster, 3.0)
         assert progress_of(await cluster.names()) == [100]
+
+
+async def test_the_jobs_store_has_what_is_announced_and_what_another_creation_of_the_job_left_there_stays(
+    tmp_path: Path,
+) -> None:
+    settings = dataclasses.replace(SPEC.settings, checkpoint_store=f"file://{tmp_path}/store")
+    job = dataclasses.replace(SPEC, settings=settings)
+    for creation in ("first", "second"):
+        spec = dataclasses.replace(job, creation=creation)
+        async with cluster_of(tmp_path / creation, "a", spec) as cluster:
+            await train(cluster, 4)
+            there = [path.name for path in (tmp_path / "store" / f"job-{spec.identity}").iterdir()]
+            assert sorted(there) == await cluster.names()
+    assert len(list((tmp_path / "store").glob("job-*/*"))) == 4
+
+
+async def test_a_maker_that_was_frozen_for_long_removes_nothing_newer_from_the_jobs_store(
+    tmp_path: Path,
+) -> None:
+    settings = dataclasses.replace(SPEC.settings, checkpoint_store=f"file://{tmp_path}/store")
+    async with cluster_of(tmp_path, "a b", dataclasses.replace(SPEC, settings=settings)) as cluster:
+        await train(cluster, 2)
+        a, b = cluster.peers.values()
+        assert a.holds_duty
+        (mine,) = (name for name in await cluster.names() if int(name.partition("-")[0]) == 200)
+        await a.world.store.transact([], [Delete(a.world.keys.duty(CHECKPOINTS))])
+        for _ in range(3):
+            cluster.epoch += 1
+            await b.look()
+        assert b.holds_duty
+        await a.checkpointing.keep_elsewhere(mine)
+        there = {path.name for path in (tmp_path / "store").glob("job-*/*")}
+        assert there == set(await cluster.names())
