@@ -2,11 +2,15 @@
 
 fsspec does the talking; names and keys come from where its file systems look for them, never from the job. A checkpoint
 is there once its manifest is, which is written last; whoever pulls one verifies it as if it came from a peer.
+
+What stands behind fsspec is other people's: a driver raises what its own libraries raise (botocore's NoCredentialsError
+is no OSError), and none of that may end a peer. So here, and only here, every Exception of a call becomes one line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound,
 from gossip_caffe.job.spec import JobSpec
 
 PIECE_BYTES = 4 << 20
+MOST_WORDS = 200
+_SECRETS = re.compile(r"(?<=/)[^/\s@]+@|(?<=\?)[^\s'\")]+")
 
 
 class UrlStore:
@@ -28,9 +34,9 @@ class UrlStore:
         self.url = f"{url}/{job}"
         try:
             self._files, self._root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
+        except Exception as error:
             raise UsageError(
-                f"the checkpoints' store {url} cannot be reached from here ({error})",
+                f"the checkpoints' store {url} cannot be reached from here ({_words(error)})",
                 remedy="install what fsspec needs for it, for example s3fs or gcsfs",
             ) from None
 
@@ -59,16 +65,19 @@ class UrlStore:
             opened = await asyncio.to_thread(self._files.open, path, "rb")
         except FileNotFoundError:
             raise NotFound(f"no {file} of checkpoint {checkpoint} at {self.url}") from None
-        except OSError as error:
+        except Exception as error:
             raise CheckpointRefused(f"{self.url} cannot be read ({_words(error)})") from None
         try:
             await asyncio.to_thread(opened.seek, offset)
             while piece := await asyncio.to_thread(opened.read, PIECE_BYTES):
                 yield piece
-        except OSError as error:
+        except Exception as error:
             raise CheckpointRefused(f"{self.url}: {file} broke off ({_words(error)})") from None
         finally:
-            await asyncio.to_thread(opened.close)
+            try:
+                await asyncio.to_thread(opened.close)
+            except Exception:
+                pass  # all of it was read, or it was said why not
 
     def _put(self, folder: Path, manifest: Manifest) -> None:
         there = f"{self._root}/{manifest.checkpoint}"
@@ -76,7 +85,7 @@ class UrlStore:
             self._files.makedirs(there, exist_ok=True)
             for name in (*(entry.name for entry in manifest.files), MANIFEST):
                 self._files.put_file(str(folder / name), f"{there}/{name}")
-        except OSError as error:
+        except Exception as error:
             raise EnvironmentProblem(
                 f"cannot keep checkpoint {manifest.checkpoint} at {self.url} ({_words(error)})",
                 remedy="peers hold it, and the next one is tried again; look at the store and its rights",
@@ -85,7 +94,7 @@ class UrlStore:
     def _names(self) -> list[str]:
         try:
             found: list[Any] = self._files.ls(self._root, detail=False)
-        except OSError as error:
+        except Exception as error:
             raise EnvironmentProblem(
                 f"cannot list the checkpoints at {self.url} ({_words(error)})",
                 remedy="look at the store and its rights",
@@ -96,7 +105,7 @@ class UrlStore:
         try:
             for checkpoint in checkpoints:
                 self._files.rm(f"{self._root}/{checkpoint}", recursive=True)
-        except OSError as error:
+        except Exception as error:
             raise EnvironmentProblem(
                 f"cannot remove old checkpoints at {self.url} ({_words(error)})",
                 remedy="remove them by hand, or give the peers the right to",
@@ -109,5 +118,8 @@ def elsewhere_of(spec: JobSpec) -> UrlStore | None:
     return UrlStore(url, f"{spec.name}-{spec.identity}") if url else None
 
 
-def _words(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
+def _words(error: Exception) -> str:
+    """The driver's words in short, without what a URL in them may hold before its @ or after its ?."""
+    said = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    line = " ".join(said.split())
+    return _SECRETS.sub("…", line)[:MOST_WORDS]

@@ -18,7 +18,7 @@ from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held, due, give_up, take
 from gossip_caffe.checkpoint.manifest import MODEL, Manifest, ranges_of
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.checkpoint.solverstate import current_step, write_solverstate
-from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, StoreError
+from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound, StoreError
 from gossip_caffe.gossip.collect import Consensus, consensus
 from gossip_caffe.gossip.message import Message
 from gossip_caffe.job.snapshots import snapshots_of
@@ -182,7 +182,7 @@ class Checkpointing:
         """In the job's store, too; if that fails, peers hold it all the same."""
         try:
             await self._keeping.keep_elsewhere(made)
-        except EnvironmentProblem as error:
+        except (EnvironmentProblem, CheckpointRefused, NotFound) as error:
             self._say_once(f"{self._member.peer}: {error}")
 
     def _say_once(self, line: str) -> None:

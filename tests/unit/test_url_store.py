@@ -104,7 +104,52 @@ def test_a_store_that_nothing_here_can_read_is_refused() -> None:
         UrlStore("nosuch://bucket", "job")
 
 
-@pytest.mark.parametrize("url", ["bucket/path", "s3://key:secret@bucket/path", "gcs://bucket?token=secret"])
+class NoCredentialsError(Exception):
+    """As botocore's: no OSError."""
+
+
+async def test_whatever_a_driver_raises_is_one_line_that_holds_no_secret(
+    store: UrlStore, tmp_path: Path
+) -> None:
+    manifest = await put(store, tmp_path)
+    odd = NoCredentialsError("no key\nfor s3://me:secret@bucket/x?token=secret")
+    says = r"no key for s3://…bucket/x\?…"
+    with (
+        patch.object(type(store._files), "put_file", side_effect=odd),
+        pytest.raises(EnvironmentProblem, match=rf"cannot keep checkpoint c1 at .*{says}"),
+    ):
+        await put(store, tmp_path)
+    with (
+        patch.object(type(store._files), "ls", side_effect=odd),
+        pytest.raises(EnvironmentProblem, match=says),
+    ):
+        await store.names()
+    with (
+        patch.object(type(store._files), "rm", side_effect=odd),
+        pytest.raises(EnvironmentProblem, match=says),
+    ):
+        await store.remove(["c1"])
+    with (
+        patch.object(type(store._files), "open", side_effect=odd),
+        pytest.raises(CheckpointRefused, match=says),
+    ):
+        await pulled(store, manifest, CheckpointFolder(tmp_path / "joiner"))
+    with patch("fsspec.core.url_to_fs", side_effect=odd), pytest.raises(UsageError, match=says):
+        UrlStore("s3://bucket", "job")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "bucket/path",
+        "s3://key:secret@bucket/path",
+        "s3:/key:secret@bucket/path",
+        "key:secret@bucket/path",
+        "s3://key:secret@[bucket/path",
+        "gcs://bucket?token=secret",
+        "gcs://bucket#secret",
+    ],
+)
 def test_a_url_that_is_none_or_holds_a_secret_is_refused_without_repeating_the_secret(url: str) -> None:
     with pytest.raises(UsageError) as refused:
         with_overrides(JobSettings(), {"checkpoint_store": url})
