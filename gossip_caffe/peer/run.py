@@ -74,7 +74,7 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
         say(f"{peer}: joining job {spec.name}; others reach it at {address} ({where.why})")
         slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
         ring = BatchRing.create(spec.data.tops, spec.data.batch_records, slots)
-        log = JsonLinesLog(options.run_dir / "events" / f"{peer}.jsonl", peer, clock)
+        log = JsonLinesLog(options.run_dir / "events" / f"{peer}.jsonl", peer, clock, say)
         record = PeerRecord(
             peer=peer,
             incarnation="",
