@@ -94,15 +94,17 @@ class CheckpointFolder:
         return path
 
     def finish(self, unfinished: Path, checkpoint: str) -> None:
-        """Give a folder that is whole its name, durably."""
+        """Give a folder that is whole its name, durably: its files, too, which may have come from elsewhere."""
         target = self.path(checkpoint)
-        _flush_folder(unfinished)
+        for file in unfinished.iterdir():
+            _flush(file)
+        _flush(unfinished)
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
         unfinished.rename(target)
-        _flush_folder(self.root)
+        _flush(self.root)
 
     def manifest(self, checkpoint: str) -> Manifest:
         """The manifest of a checkpoint that is there. Raises NotFound or CheckpointRefused."""
@@ -267,8 +269,6 @@ def _write(path: Path, write: Callable[[BinaryIO], None]) -> FileEntry:
     with path.open("wb") as file:
         hashing = _Hashing(file)
         write(hashing)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
     return FileEntry(path.name, hashing.size_bytes, hashing.digest.hexdigest())
 
 
@@ -276,8 +276,8 @@ def _put(file: BinaryIO, content: bytes) -> None:
     file.write(content)
 
 
-def _flush_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _flush(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
@@ -82,7 +83,7 @@ async def pull(
                     before = done
                     await _file(copy, entry, unfinished, lambda size: on_progress(before + size, total))  # noqa: B023
                     done += entry.size_bytes
-                folder.finish(unfinished, announcement.checkpoint)
+                await asyncio.to_thread(folder.finish, unfinished, announcement.checkpoint)
                 return manifest
             except (NotFound, CheckpointRefused, Torn) as error:
                 reasons.append(f"{peer}: {error.message}")

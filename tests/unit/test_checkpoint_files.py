@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -321,6 +322,28 @@ def test_a_copy_in_a_folder_beside_this_one_is_adopted_when_it_is_just_that(tmp_
     assert mine.adopt("c1", manifest.digest)
     assert np.array_equal(load(mine, "c1")[1], WEIGHTS)
     assert other.ids() == ["c1"]
+
+
+async def test_however_a_copy_came_here_its_files_are_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    flush = os.fsync
+
+    def noted(fd: int) -> None:
+        flushed.add(os.fstat(fd).st_ino)
+        flush(fd)
+
+    monkeypatch.setattr("os.fsync", noted)
+    there = CheckpointFolder(tmp_path / "here" / "p0")
+    digest = there.write(manifest_of("c1"), WEIGHTS, write_state).digest
+    adopting, pulling = CheckpointFolder(tmp_path / "here" / "p1"), CheckpointFolder(tmp_path / "p2")
+    assert adopting.adopt("c1", digest)
+    announcement = Announcement("c1", digest, 7, 1.5, {"p0": str(there.root)})
+    await pull(announcement, job="job", client=FoldersOfHolders(there), folder=pulling, rng=InOrder())
+    for folder in (there, adopting, pulling):
+        for name in (MODEL, STATE, MANIFEST):
+            assert folder.path("c1", name).stat().st_ino in flushed, (folder.root, name)
 
 
 def test_of_one_jobs_copies_those_are_kept_that_are_said_and_of_other_jobs_all(tmp_path: Path) -> None:
