@@ -28,17 +28,27 @@ class UrlStore:
     """The checkpoints of one job at a URL, in a folder of its own: nothing else there is ever touched."""
 
     def __init__(self, url: str, job: str) -> None:
-        """``job``: the folder's name, which no other job has. Raises UsageError when nothing here reads such URLs."""
-        import fsspec  # noqa: PLC0415 - only for jobs that have such a store
-
+        """``job``: the folder's name, which no other job has."""
         self.url = f"{url}/{job}"
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url)
-        except Exception as error:
-            raise UsageError(
-                f"the checkpoints' store {url} cannot be reached from here ({_words(error)})",
-                remedy="install what fsspec needs for it, for example s3fs or gcsfs",
-            ) from None
+        self._there: tuple[Any, str] | None = None
+
+    def connect(self) -> tuple[Any, str]:
+        """The file system there, and the folder in it; made when it is first needed.
+
+        Whoever finds a holder needs no driver. Raises UsageError when nothing here reads such URLs.
+        """
+        if self._there is None:
+            import fsspec  # noqa: PLC0415 - only for jobs that have such a store
+
+            try:
+                files, root = fsspec.core.url_to_fs(self.url)
+            except Exception as error:
+                raise UsageError(
+                    f"the checkpoints' store {self.url} cannot be reached from here ({_words(error)})",
+                    remedy="install what fsspec needs for it, for example s3fs or gcsfs",
+                ) from None
+            self._there = files, str(root)
+        return self._there
 
     async def put(self, folder: Path, manifest: Manifest) -> None:
         """Copy a checkpoint's folder there. Raises EnvironmentProblem."""
@@ -60,9 +70,11 @@ class UrlStore:
         Raises NotFound, or CheckpointRefused when it cannot be read.
         """
         del address, job
-        path = f"{self._root}/{checkpoint}/{file}"
         try:
-            opened = await asyncio.to_thread(self._files.open, path, "rb")
+            files, root = await asyncio.to_thread(self.connect)
+            opened = await asyncio.to_thread(files.open, f"{root}/{checkpoint}/{file}", "rb")
+        except UsageError as error:
+            raise CheckpointRefused(str(error)) from None
         except FileNotFoundError:
             raise NotFound(f"no {file} of checkpoint {checkpoint} at {self.url}") from None
         except Exception as error:
@@ -80,11 +92,12 @@ class UrlStore:
                 pass  # all of it was read, or it was said why not
 
     def _put(self, folder: Path, manifest: Manifest) -> None:
-        there = f"{self._root}/{manifest.checkpoint}"
         try:
-            self._files.makedirs(there, exist_ok=True)
+            files, root = self.connect()
+            there = f"{root}/{manifest.checkpoint}"
+            files.makedirs(there, exist_ok=True)
             for name in (*(entry.name for entry in manifest.files), MANIFEST):
-                self._files.put_file(str(folder / name), f"{there}/{name}")
+                files.put_file(str(folder / name), f"{there}/{name}")
         except Exception as error:
             raise EnvironmentProblem(
                 f"cannot keep checkpoint {manifest.checkpoint} at {self.url} ({_words(error)})",
@@ -93,7 +106,8 @@ class UrlStore:
 
     def _names(self) -> list[str]:
         try:
-            found: list[Any] = self._files.ls(self._root, detail=False)
+            files, root = self.connect()
+            found: list[Any] = files.ls(root, detail=False)
         except Exception as error:
             raise EnvironmentProblem(
                 f"cannot list the checkpoints at {self.url} ({_words(error)})",
@@ -103,8 +117,9 @@ class UrlStore:
 
     def _remove(self, checkpoints: Collection[str]) -> None:
         try:
+            files, root = self.connect()
             for checkpoint in checkpoints:
-                self._files.rm(f"{self._root}/{checkpoint}", recursive=True)
+                files.rm(f"{root}/{checkpoint}", recursive=True)
         except Exception as error:
             raise EnvironmentProblem(
                 f"cannot remove old checkpoints at {self.url} ({_words(error)})",
@@ -113,7 +128,7 @@ class UrlStore:
 
 
 def elsewhere_of(spec: JobSpec) -> UrlStore | None:
-    """The store of a job, None when it has none. Raises UsageError when it cannot be reached from here."""
+    """The store of a job, None when it has none."""
     url = spec.settings.checkpoint_store
     return UrlStore(url, f"{spec.name}-{spec.identity}") if url else None
 

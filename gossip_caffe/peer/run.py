@@ -70,6 +70,8 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
         if await store.get(JobKeys(spec.name).finished) is not None:
             say(f"job {spec.name} is finished already; nothing to do")
             return ExitCode.OK
+        if (elsewhere := elsewhere_of(spec)) is not None:
+            elsewhere.connect()  # a peer that may have to keep checkpoints there is refused when it cannot
         address = where.advertised(await server.start())
         say(f"{peer}: joining job {spec.name}; others reach it at {address} ({where.why})")
         slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
@@ -101,7 +103,7 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             evaluator=evaluator,
             spec_here=here,
             offload=asyncio.to_thread,
-            elsewhere=elsewhere_of(spec),
+            elsewhere=elsewhere,
         )
         agent = Agent(world, record, _trainer(here, options.engine, ring, clock, rng, log))
         _leave_on_signals(agent)
