@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.checkpoint.caffemodel import read_caffemodel
 from gossip_caffe.checkpoint.duty import due
+from gossip_caffe.checkpoint.export import export
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, Manifest, numbers_of, ranges_of
 from gossip_caffe.checkpoint.pull import pull
@@ -412,6 +413,18 @@ def test_a_state_is_a_solverstate_as_protobuf_reads_it_and_may_be_told_other_wei
     assert np.array_equal(np.array(state.history[0].data, np.float32), WEIGHTS[:36])
     told = wire.SolverState.FromString(path.read_bytes() + learned_net_field("/a/b.caffemodel"))
     assert (told.learned_net, len(told.history)) == ("/a/b.caffemodel", 2)
+
+
+def test_an_export_without_momentum_leaves_no_older_state_beside_the_new_model(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.write(manifest_of("c1"), WEIGHTS, write_state)
+    folder.write(manifest_of("c2"), WEIGHTS)
+    assert [path.name for path in export(folder.path("c1"), tmp_path / "x")] == [
+        "x.caffemodel",
+        "x.solverstate",
+    ]
+    assert export(folder.path("c2"), tmp_path / "x") == [tmp_path / "x.caffemodel"]
+    assert not (tmp_path / "x.solverstate").exists()
 
 
 def test_steps_of_the_rate_are_counted_as_caffe_does_before_each_iteration() -> None:
