@@ -57,15 +57,17 @@ def read_caffemodel(content: bytes | memoryview, layout: WeightLayout) -> Flat:
         raise CheckpointRefused(
             f"the .caffemodel cannot be parsed ({error})", remedy="use another checkpoint"
         ) from None
-    weights = np.empty(layout.size, dtype=np.float32)
-    for blob, part in zip(layout.blobs, layout.split(weights), strict=True):
+    # First all sizes: a layout that was damaged may ask for more memory than there is.
+    for blob in layout.blobs:
         stored = found.get((blob.layer, blob.index))
         if stored is None or stored.size != blob.size:
             raise CheckpointRefused(
                 f"the .caffemodel does not hold blob {blob.index} of layer {blob.layer!r} in its size",
                 remedy="use a checkpoint of this net",
             )
-        part[...] = stored.reshape(blob.shape)
+    weights = np.empty(layout.size, dtype=np.float32)
+    for blob, part in zip(layout.blobs, layout.split(weights), strict=True):
+        part[...] = found[blob.layer, blob.index].reshape(blob.shape)
     return weights
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.store import Absent, Put, Store
+from gossip_caffe.membership.store import Absent, CreatedAt, Delete, Put, Store
 
 CHECKPOINTS = "checkpoint"
 
@@ -36,6 +36,13 @@ async def take(store: Store, writer: FencedWriter, keys: JobKeys, peer: str, lea
         item.value.decode(errors="replace"),
         item.create_revision,
     )
+
+
+async def give_up(writer: FencedWriter, keys: JobKeys, held: Held) -> None:
+    """Let somebody else take the duty now; nothing happens when it is not ours any more."""
+    if held.ours:
+        key = keys.duty(CHECKPOINTS)
+        await writer.transact([CreatedAt(key, held.revision)], [Delete(key)])
 
 
 @dataclass(frozen=True, slots=True)

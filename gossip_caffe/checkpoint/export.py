@@ -15,14 +15,18 @@ def export(checkpoint: Path, prefix: Path) -> list[Path]:
     """Copy the files of a checkpoint's folder, which was verified; returns what was written, the model first.
 
     Each is written whole or not at all, and replaces what was there. The state names the model by its absolute path, as
-    Caffe's own does. Raises EnvironmentProblem when they cannot be written.
+    Caffe's own does; where the checkpoint has none an older state goes, since it would name a model that it is not of.
+    Raises EnvironmentProblem when they cannot be written.
     """
     model = prefix.with_name(f"{prefix.name}.caffemodel").absolute()
     state = prefix.with_name(f"{prefix.name}.solverstate").absolute()
     written = [model]
+    has_state = (checkpoint / STATE).is_file()
     try:
+        if not has_state:
+            state.unlink(missing_ok=True)
         _copy(checkpoint / MODEL, model, b"")
-        if (checkpoint / STATE).is_file():
+        if has_state:
             _copy(checkpoint / STATE, state, learned_net_field(str(model)))
             written.append(state)
     except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import AsyncIterator, Callable, Container, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -17,13 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.checkpoint.caffemodel import read_caffemodel, write_caffemodel
-from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, FileEntry, Manifest
+from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, FileEntry, Manifest, is_plain
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound
 from gossip_caffe.gossip.average import all_finite
 
 PIECE_BYTES = 1 << 20
-MOST_NAME_BYTES = 255
-"""That a file system takes."""
 _UNFINISHED = ".unfinished-"
 
 
@@ -38,16 +37,20 @@ class CheckpointFolder:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def ids(self) -> list[str]:
-        """Checkpoints that are there, oldest first by name."""
-        found = (path for path in self.root.iterdir() if (path / MANIFEST).is_file())
-        return sorted(path.name for path in found if not path.name.startswith("."))
+        """Checkpoints that are there, oldest first by name; none where the disk cannot be read."""
+        try:
+            found = [path.name for path in self.root.iterdir() if (path / MANIFEST).is_file()]
+        except OSError:
+            return []
+        return sorted(name for name in found if not name.startswith("."))
 
     def path(self, checkpoint: str, file: str = "") -> Path:
         """Where a checkpoint or one of its files is. Raises NotFound for names that lead elsewhere."""
-        for name in (checkpoint, file):
-            if "/" in name or "\0" in name or name.startswith(".") or len(name.encode()) > MOST_NAME_BYTES:
-                shown = f"{checkpoint[:80]!r}/{file[:80]!r}"  # it goes back to whoever asked, as gRPC's own detail
-                raise NotFound(f"no checkpoint file {shown}", remedy="list the checkpoints")
+        if not is_plain(checkpoint) or (file and not is_plain(file)):
+            shown = (
+                f"{checkpoint[:80]!r}/{file[:80]!r}"  # it goes back to whoever asked, as gRPC's own detail
+            )
+            raise NotFound(f"no checkpoint file {shown}", remedy="list the checkpoints")
         return self.root / checkpoint / file if file else self.root / checkpoint
 
     def write(
@@ -91,13 +94,17 @@ class CheckpointFolder:
         return path
 
     def finish(self, unfinished: Path, checkpoint: str) -> None:
-        """Give a folder that is whole its name, durably."""
+        """Give a folder that is whole its name, durably: its files, too, which may have come from elsewhere."""
         target = self.path(checkpoint)
-        _flush_folder(unfinished)
-        if target.exists():
+        for file in unfinished.iterdir():
+            _flush(file)
+        _flush(unfinished)
+        if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
         unfinished.rename(target)
-        _flush_folder(self.root)
+        _flush(self.root)
 
     def manifest(self, checkpoint: str) -> Manifest:
         """The manifest of a checkpoint that is there. Raises NotFound or CheckpointRefused."""
@@ -108,6 +115,8 @@ class CheckpointFolder:
             raise NotFound(
                 f"there is no checkpoint {checkpoint!r} in {self.root}", remedy="list them"
             ) from None
+        except OSError as error:
+            raise self._unreadable(checkpoint, MANIFEST, error) from None
 
     def load(
         self, checkpoint: str, *, job_fingerprint: str, layout_fingerprint: str
@@ -145,15 +154,21 @@ class CheckpointFolder:
         return "" if manifest.digest == digest else "its manifest is not the one that was announced"
 
     def remove(self, checkpoint: str) -> None:
-        """Remove a copy."""
-        shutil.rmtree(self.path(checkpoint), ignore_errors=True)
+        """Remove a copy, if the disk lets it go; what is left of it after a crash has no checkpoint's name."""
+        leftover = self.root / f"{_UNFINISHED}{checkpoint}"
+        shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            self.path(checkpoint).rename(leftover)
+        except OSError:
+            return
+        shutil.rmtree(leftover, ignore_errors=True)
 
     def _content(self, checkpoint: str, entry: FileEntry) -> bytes:
         """A whole file, which was verified as it was read: what is hashed is what is returned."""
         try:
             content = self.path(checkpoint, entry.name).read_bytes()
-        except FileNotFoundError:
-            raise self._refused(checkpoint, f"{entry.name} is missing") from None
+        except OSError as error:
+            raise self._unreadable(checkpoint, entry.name, error) from None
         self._compare(checkpoint, entry, len(content), hashlib.sha256(content).hexdigest())
         return content
 
@@ -163,8 +178,8 @@ class CheckpointFolder:
             with self.path(checkpoint, entry.name).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size_bytes = file.tell()
-        except FileNotFoundError:
-            raise self._refused(checkpoint, f"{entry.name} is missing") from None
+        except OSError as error:
+            raise self._unreadable(checkpoint, entry.name, error) from None
         self._compare(checkpoint, entry, size_bytes, digest)
 
     def _compare(self, checkpoint: str, entry: FileEntry, size_bytes: int, sha256: str) -> None:
@@ -176,38 +191,61 @@ class CheckpointFolder:
     def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
         """Size of a file in bytes, and its pieces from an offset on, for others to pull. Raises NotFound."""
         path = self.path(checkpoint, file)
-        if not path.is_file():
+        try:
+            found = path.stat()
+        except OSError:
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise NotFound(f"no {file} of checkpoint {checkpoint} here", remedy="ask another holder")
-        return path.stat().st_size, _pieces(path, offset)
+        return found.st_size, _pieces(path, offset)
 
     def adopt(self, checkpoint: str, digest: str) -> bool:
         """Take a copy over from another peer's folder beside this one, if one has just that; False when none has.
 
         It is verified when it is loaded, as any other.
         """
-        for sibling in sorted(self.root.parent.iterdir()):
-            manifest = sibling / checkpoint / MANIFEST
-            if sibling == self.root or not manifest.is_file():
-                continue
-            if hashlib.sha256(manifest.read_bytes()).hexdigest() != digest:
-                continue
-            unfinished = self.unfinished(checkpoint)
+        try:
+            siblings = sorted(self.root.parent.iterdir())
+        except OSError:
+            return False
+        for sibling in siblings:
             try:
-                shutil.copytree(sibling / checkpoint, unfinished, dirs_exist_ok=True)
-                self.finish(unfinished, checkpoint)
+                if sibling != self.root and self._adopted(sibling / checkpoint, digest):
+                    return True
             except OSError:
-                shutil.rmtree(unfinished, ignore_errors=True)  # its owner may just be removing it
-                continue
-            return True
+                continue  # none is there, its owner may just be removing it, or its disk is broken
         return False
 
-    def prune(self, keep: int, but: Container[str] = ()) -> list[str]:
-        """Remove all but the newest ``keep`` and those of ``but``; returns what was removed."""
-        old = self.ids()[:-keep] if keep else self.ids()
-        removed = [checkpoint for checkpoint in old if checkpoint not in but]
+    def _adopted(self, theirs: Path, digest: str) -> bool:
+        if hashlib.sha256((theirs / MANIFEST).read_bytes()).hexdigest() != digest:
+            return False
+        unfinished = self.unfinished(theirs.name)
+        try:
+            shutil.copytree(theirs, unfinished, dirs_exist_ok=True)
+            self.finish(unfinished, theirs.name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return True
+
+    def prune(self, job_identity: str, kept: Container[str]) -> list[str]:
+        """Remove the copies of one job that are not ``kept``, and none of another job; returns what was removed."""
+        old = [checkpoint for checkpoint in self.ids() if checkpoint not in kept]
+        removed = [checkpoint for checkpoint in old if self._is_of(checkpoint, job_identity)]
         for checkpoint in removed:
-            shutil.rmtree(self.path(checkpoint))
+            self.remove(checkpoint)
         return removed
+
+    def _is_of(self, checkpoint: str, job_identity: str) -> bool:
+        try:
+            return self.manifest(checkpoint).job_identity == job_identity
+        except (NotFound, CheckpointRefused):
+            return False  # nobody knows whose it is
+
+    def _unreadable(self, checkpoint: str, file: str, error: OSError) -> CheckpointRefused:
+        missing = isinstance(error, FileNotFoundError)
+        return self._refused(
+            checkpoint, f"{file} is missing" if missing else f"{file} cannot be read ({error.strerror})"
+        )
 
     def _refused(self, checkpoint: str, why: str) -> CheckpointRefused:
         return CheckpointRefused(f"checkpoint {checkpoint}: {why}", remedy="use another checkpoint")
@@ -231,8 +269,6 @@ def _write(path: Path, write: Callable[[BinaryIO], None]) -> FileEntry:
     with path.open("wb") as file:
         hashing = _Hashing(file)
         write(hashing)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
     return FileEntry(path.name, hashing.size_bytes, hashing.digest.hexdigest())
 
 
@@ -240,8 +276,8 @@ def _put(file: BinaryIO, content: bytes) -> None:
     file.write(content)
 
 
-def _flush_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _flush(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

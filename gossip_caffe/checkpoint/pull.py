@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
@@ -69,8 +70,9 @@ async def pull(
     if elsewhere is not None:
         holders.append(("the job's store", elsewhere, ""))
     reasons: list[str] = []
-    unfinished = folder.unfinished(announcement.checkpoint)
+    unfinished: Path | None = None
     try:
+        unfinished = folder.unfinished(announcement.checkpoint)
         for peer, source, address in holders:
             try:
                 manifest = await _manifest(announcement, job, source, address, unfinished)
@@ -81,7 +83,7 @@ async def pull(
                     before = done
                     await _file(copy, entry, unfinished, lambda size: on_progress(before + size, total))  # noqa: B023
                     done += entry.size_bytes
-                folder.finish(unfinished, announcement.checkpoint)
+                await asyncio.to_thread(folder.finish, unfinished, announcement.checkpoint)
                 return manifest
             except (NotFound, CheckpointRefused, Torn) as error:
                 reasons.append(f"{peer}: {error.message}")
@@ -95,7 +97,8 @@ async def pull(
             remedy="free some disk space, or give another folder",
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 async def _manifest(

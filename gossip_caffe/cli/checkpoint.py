@@ -232,7 +232,7 @@ async def _verified(store: EtcdStore, job: str, wanted: str, *, shown: bool) -> 
     from gossip_caffe.checkpoint.files import CheckpointFolder
     from gossip_caffe.gossip.grpc_transport import GrpcTransport
     from gossip_caffe.peer.resuming import chosen
-    from gossip_caffe.peer.visiting import fetch_announced
+    from gossip_caffe.peer.visiting import fetch_from
 
     spec, listed = await _listed(store, job)
     entry = chosen(listed, wanted, spec.name)
@@ -245,7 +245,7 @@ async def _verified(store: EtcdStore, job: str, wanted: str, *, shown: bool) -> 
                     alone = replace(entry, holders={peer: address})
                     folder = CheckpointFolder(Path(scratch))
                     try:
-                        await fetch_announced(transport, spec, alone, folder, random.Random(), on_bytes)
+                        await fetch_from(transport, spec, alone, folder, random.Random(), on_bytes)
                         found[name] = ""
                     except (CheckpointRefused, NotFound) as error:
                         found[name] = error.message

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +133,7 @@ def _read_spec(name: str, solver: str, new: NewJob, *, checked: bool) -> JobSpec
     with told_when_slow("looking at the data …"):
         start = read_start(model.solver, model.paths, [new.weights] if new.weights else [], new.resume)
         spec = job_of(name, model, chosen, measure, start, new.dataset)
+        spec = dataclasses.replace(spec, creation=secrets.token_hex(8))
     if checked:
         news = "Caffe builds the nets once, to see that they stand …"
         try_with_caffe(model, spec, measure, lambda: click.echo(news, err=True))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gossip_caffe.clock import Clock
@@ -77,7 +78,7 @@ def run_demo(
     say(f"digits and prototxts → {options.out}")
     write_digits(options.out, options.seed)
     files = write_model(options.out, epochs=options.epochs, seed=options.seed)
-    spec = read_job(JOB, files.solver, JobSettings(), measure)
+    spec = replace(read_job(JOB, files.solver, JobSettings(), measure), creation=secrets.token_hex(8))
     harvest = Harvest(state.run, options.out / "checkpoints")
     try:
         with audience() if audience is not None else nullcontext(Lines(say, clock)) as watching:

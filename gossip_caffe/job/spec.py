@@ -248,7 +248,8 @@ class JobSpec:
     ``solver_text`` is the user's own, ``train_net_text`` too but with absolute paths; ``solver_for_peer`` is
     what a peer's solver is built from: the same with the data layers replaced and the net inlined.
     ``tests`` is empty when the solver tests nothing. ``budget_samples`` is max_iter × batch ×
-    iter_size, whoever trains them, less what a snapshot had trained.
+    iter_size, whoever trains them, less what a snapshot had trained. ``creation``: random text of whoever
+    created it, "" where nobody did.
     """
 
     name: str
@@ -263,6 +264,7 @@ class JobSpec:
     schedule: RateSchedule
     settings: JobSettings
     start: StartSpec = StartSpec()
+    creation: str = ""
 
     @property
     def samples_per_iteration(self) -> int:
@@ -275,9 +277,16 @@ class JobSpec:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything but the name: two jobs with one fingerprint train the same."""
-        content = {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        """SHA-256 over all that says what is trained: two jobs with one fingerprint train the same."""
+        content = {
+            key: value for key, value in dataclasses.asdict(self).items() if key not in {"name", "creation"}
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """Whose checkpoints are this job's own: the same job created again, in another etcd, has another one."""
+        return hashlib.sha256(f"{self.fingerprint} {self.creation}".encode()).hexdigest()[:12]
 
     def to_json(self) -> bytes:
         """The job as it stands in the store."""

@@ -1,19 +1,21 @@
 """The event log: one JSON object a line, written by each peer, read by the history checker and the reports.
 
 Each line has ``t`` (wall seconds), ``m`` (monotonic seconds of the writing machine), ``peer`` and ``event``; the other
-fields depend on the event and are listed in docs/events.md. A killed writer leaves at most one torn last line.
+fields depend on the event and are listed in docs/events.md. A killed writer leaves at most one torn last line; a disk
+that is full may leave others, and the next line begins on its own all the same.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from gossip_caffe.clock import Clock
+from gossip_caffe.errors import EnvironmentProblem
 
 SCHEMA_VERSION = 2
 
@@ -53,6 +55,7 @@ class Event(StrEnum):
     LEASE_LOST = "lease-lost"
     FINISHED = "finished"  # checkpoint
     LEFT = "left"  # reason, error
+    LOG_GAP = "log-gap"  # dropped: events that the disk did not take, just before this one
 
 
 class EventLog(Protocol):
@@ -64,25 +67,66 @@ class EventLog(Protocol):
 
 
 class JsonLinesLog:
-    """Events appended to a file, a line each, flushed line by line so that a kill loses at most the last one."""
+    """Events appended to a file, each with one write, so that a kill loses at most the last one.
 
-    def __init__(self, path: Path, peer: str, clock: Clock) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = path.open("a", buffering=1, encoding="utf-8")
-        if is_torn(path):
-            self._file.write("\n")  # an earlier process of that name was killed in the middle of a line
+    A disk that takes no more costs events, and not the peer: that is said once, and when the disk takes some again the
+    log says how many are missing.
+    """
+
+    def __init__(self, path: Path, peer: str, clock: Clock, say: Callable[[str], None] = print) -> None:
+        """Raises EnvironmentProblem when there can be no such file."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+            self._torn = is_torn(path)  # an earlier process of that name was killed in the middle of a line
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot write {path} ({error.strerror})", remedy="give another --run-dir, or check its disk"
+            ) from error
+        self._path = path
         self._peer = peer
         self._clock = clock
+        self._say = say
+        self._said = False
+        self._dropped = 0
 
     def emit(self, event: Event, **fields: object) -> None:
         """Append the event as one line."""
-        line = {
+        if self._dropped:
+            if not self._append(Event.LOG_GAP, {"dropped": self._dropped}):
+                self._dropped += 1
+                return
+            self._dropped = 0
+        if not self._append(event, fields):
+            self._dropped += 1
+
+    def _append(self, event: Event, fields: Mapping[str, object]) -> bool:
+        """Whether the whole line is there. What is there of another one ends before the next line begins."""
+        head = {
             "t": round(self._clock.wall(), 6),
             "m": round(self._clock.monotonic(), 6),
             "peer": self._peer,
             "event": event.value,
         }
-        self._file.write(json.dumps({**line, **fields}, separators=(",", ":")) + "\n")
+        line = json.dumps({**head, **fields}, separators=(",", ":")).encode() + b"\n"
+        rest = b"\n" + line if self._torn else line
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+                self._torn = bool(rest)
+        except OSError as error:
+            if rest == b"\n":
+                return True  # all of it but its end, with which the next line begins
+            self._say_once(error)
+            return False
+        return True
+
+    def _say_once(self, error: OSError) -> None:
+        if not self._said:
+            self._said = True
+            self._say(
+                f"{self._peer}: its events cannot be written to {self._path} ({error.strerror}) and are lost"
+            )
 
     def close(self) -> None:
         """Close the file."""

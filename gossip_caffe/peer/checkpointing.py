@@ -14,11 +14,11 @@ from gossip_caffe.checkpoint.announce import (
     announced,
     checkpoint_id,
 )
-from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held, due, take
+from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held, due, give_up, take
 from gossip_caffe.checkpoint.manifest import MODEL, Manifest, ranges_of
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.checkpoint.solverstate import current_step, write_solverstate
-from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, StoreError
+from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound, StoreError
 from gossip_caffe.gossip.collect import Consensus, consensus
 from gossip_caffe.gossip.message import Message
 from gossip_caffe.job.snapshots import snapshots_of
@@ -28,6 +28,7 @@ from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.keeping import Keeping
 from gossip_caffe.peer.pace import checkpoint_interval
+from gossip_caffe.peer.patience import Rest, Turns
 from gossip_caffe.peer.progress import Progress, look_after_s
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
@@ -40,6 +41,7 @@ ALONE_EVERY_S = 2.0
 ALONE_SHARE = 0.05
 """A lone peer's checkpoints take at most this share of its time: those of a large net are made less often."""
 COPIES = 2
+NOBODYS = Held(ours=False, holder="", revision=0)
 
 
 class Member(Protocol):
@@ -95,7 +97,7 @@ class Checkpointing:
     def __init__(self, member: Member) -> None:
         self.job_finished = asyncio.Event()
         self.newest = ""
-        self.duty = Held(ours=False, holder="", revision=0)
+        self.duty = NOBODYS
         self._member = member
         self._world = member.world
         self._newest_samples = 0
@@ -105,30 +107,46 @@ class Checkpointing:
         self._took_s = 0.0
         self._copying_failed: set[str] = set()
         self._keeping = Keeping(self._world)
+        self._rest = Rest(self._world.clock)
+        self._turns = Turns(self._world.clock, 4 * member.trainer.layout.size)
         self._said = ""
 
     async def run(self) -> None:
         """Look at what is due, for ever. The store being away, or a disk that is full, only delays."""
         while True:
             try:
-                await self._look()
+                await self.look()
             except StoreError:
                 pass  # the store is away: what is due stays due
             except EnvironmentProblem as error:
+                self.rest()
                 self._say_once(f"{self._member.peer}: {error}")
             living = 1 if self.duty.ours else len(self._member.training)
             await self._world.clock.sleep(look_after_s(living))
 
-    async def _look(self) -> None:
+    def rest(self) -> None:
+        """The disk did not take a checkpoint: let others make and copy them for a while."""
+        self._rest.failed()
+
+    async def look(self) -> None:
+        """See what is due, once. Raises StoreError, or EnvironmentProblem when the disk does not take it."""
         member = self._member
-        if (end := await self._world.store.get(self._world.keys.finished)) is not None:
+        end = await self._world.store.get(self._world.keys.finished)
+        if listed := await announced(self._world.store, self._world.keys):
+            await self._keeping.seen(listed)
+        if end is not None:
             self.newest = needed(end.key, end.value, "checkpoint", str)
             self._world.log.emit(Event.FINISHED, checkpoint=self.newest)
             self.job_finished.set()
             return
-        if listed := await announced(self._world.store, self._world.keys):
+        if listed:
             self.newest, self._newest_samples = listed[0].checkpoint, listed[0].progress_samples
-            self._keeping.seen(listed)
+        if self._rest.rests(alone=not member.partners()):
+            # Its disk took nothing: another makes what is due, and makes the second copy.
+            await give_up(member.incarnation.writer, self._world.keys, self.duty)
+            self.duty = NOBODYS
+            return
+        if listed:
             await self._copy(listed[0])
         held = self.duty = await take(
             self._world.store,
@@ -152,19 +170,19 @@ class Checkpointing:
         )
         if decision.now:
             made = await self.make(decision.reason, held)
+            await self._keeping.forget_old(member.incarnation.writer)
             if made:
-                await self._keep_elsewhere(made)
+                await self.keep_elsewhere(made)
             if made and finished:
                 await self._finish(made, held)
-            await self._keeping.forget_old(listed, member.incarnation.writer)
         else:
             await self._keeping.note_score(listed, member.incarnation.writer)
 
-    async def _keep_elsewhere(self, made: str) -> None:
+    async def keep_elsewhere(self, made: str) -> None:
         """In the job's store, too; if that fails, peers hold it all the same."""
         try:
             await self._keeping.keep_elsewhere(made)
-        except EnvironmentProblem as error:
+        except (EnvironmentProblem, CheckpointRefused, NotFound) as error:
             self._say_once(f"{self._member.peer}: {error}")
 
     def _say_once(self, line: str) -> None:
@@ -205,10 +223,12 @@ class Checkpointing:
             maker=member.peer,
             contributors=agreed.contributors,
             made_at=self._world.clock.wall(),
+            job_identity=self._world.spec.identity,
         )
         state = self._state_of(history, progress)
         try:
             manifest = await asyncio.to_thread(self._world.folder.write, manifest, agreed.weights, state)
+            self._rest.succeeded()
         finally:
             if history is not None:
                 history.close()
@@ -260,14 +280,19 @@ class Checkpointing:
         )
 
     async def _copy(self, newest: Announcement) -> None:
-        """Keep a second copy of the newest checkpoint: the training peer with the lowest id that has none does it."""
+        """Keep a second copy of the newest checkpoint: of the training peers that have none the lowest id does it.
+
+        When it does not, the next one does.
+        """
         member = self._member
         training = member.training
-        if sum(holder in training for holder in newest.holders) >= COPIES:
+        others = sorted(peer for peer in training if peer not in newest.holders)
+        if sum(holder in training for holder in newest.holders) >= COPIES or not others:
+            self._turns.copied()
             return
-        if min((peer for peer in training if peer not in newest.holders), default="") != member.peer:
+        if member.peer not in others or newest.checkpoint in self._copying_failed:
             return
-        if newest.checkpoint in self._copying_failed:
+        if not self._turns.ours(others.index(member.peer)):
             return
         try:
             await pull(
@@ -278,6 +303,7 @@ class Checkpointing:
                 rng=self._world.rng,
                 elsewhere=self._world.elsewhere,
             )
+            self._rest.succeeded()
             await add_holder(
                 self._world.store,
                 member.incarnation.writer,
@@ -287,7 +313,6 @@ class Checkpointing:
                 member.address,
                 member.training,
             )
-            self._keeping.prune()
         except CheckpointRefused as error:
             self._world.log.emit(Event.CHECKPOINT_REFUSED, checkpoint=newest.checkpoint, reason=error.message)
-            self._copying_failed.add(newest.checkpoint)  # the next checkpoint will be copied
+            self._copying_failed.add(newest.checkpoint)  # another copies this one, and we the next

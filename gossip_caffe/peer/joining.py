@@ -272,6 +272,7 @@ class Joining:
             maker=self._peer,
             contributors=(self._peer,),
             made_at=self._world.clock.wall(),
+            job_identity=self._world.spec.identity,
         )
         manifest = await asyncio.to_thread(self._world.folder.write, manifest, weights)
         await announce(self._incarnation.writer, self._world.keys, manifest, self._address)

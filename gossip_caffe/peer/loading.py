@@ -71,20 +71,21 @@ async def _own_copy(
     Kept, it would be refused for ever, whoever else has it whole.
     """
     folder, checkpoint = world.folder, announcement.checkpoint
-    if checkpoint not in folder.ids() and not folder.adopt(checkpoint, announcement.digest):
+    here = checkpoint in folder.ids()
+    if not here and not await asyncio.to_thread(folder.adopt, checkpoint, announcement.digest):
         return None
     try:
         found = await _read(world, checkpoint, layout_fingerprint)
         if found.manifest.digest == announcement.digest:
             return found
         why = "its manifest is not the one that was announced"
-    except CheckpointRefused:
+    except (CheckpointRefused, NotFound):
         why = await asyncio.to_thread(folder.damage, checkpoint, announcement.digest)
         if not why:
             raise  # it is what was announced, and not for this peer
     world.say(f"{peer}: its own copy of a checkpoint is thrown away: {why}")
     world.log.emit(Event.CHECKPOINT_REFUSED, checkpoint=checkpoint, reason=why)
-    folder.remove(checkpoint)
+    await asyncio.to_thread(folder.remove, checkpoint)
     return None
 
 

@@ -70,11 +70,13 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
         if await store.get(JobKeys(spec.name).finished) is not None:
             say(f"job {spec.name} is finished already; nothing to do")
             return ExitCode.OK
+        if (elsewhere := elsewhere_of(spec)) is not None:
+            elsewhere.connect()  # a peer that may have to keep checkpoints there is refused when it cannot
         address = where.advertised(await server.start())
         say(f"{peer}: joining job {spec.name}; others reach it at {address} ({where.why})")
         slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
         ring = BatchRing.create(spec.data.tops, spec.data.batch_records, slots)
-        log = JsonLinesLog(options.run_dir / "events" / f"{peer}.jsonl", peer, clock)
+        log = JsonLinesLog(options.run_dir / "events" / f"{peer}.jsonl", peer, clock, say)
         record = PeerRecord(
             peer=peer,
             incarnation="",
@@ -101,7 +103,7 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             evaluator=evaluator,
             spec_here=here,
             offload=asyncio.to_thread,
-            elsewhere=elsewhere_of(spec),
+            elsewhere=elsewhere,
         )
         agent = Agent(world, record, _trainer(here, options.engine, ring, clock, rng, log))
         _leave_on_signals(agent)

@@ -57,18 +57,22 @@ async def fetch(
             return _verified(folder, spec, manifest)
     except (NotFound, CheckpointRefused):
         pass  # not here, or not whole
-    return await fetch_announced(files, spec, entry, folder, rng, on_progress)
+    return await fetch_from(files, spec, entry, folder, rng, on_progress, elsewhere_of(spec))
 
 
-async def fetch_announced(
+async def fetch_from(
     files: FileClient,
     spec: JobSpec,
     entry: Announcement,
     folder: CheckpointFolder,
     rng: random.Random,
     on_progress: Callable[[int, int], None] = silent,
+    elsewhere: FileClient | None = None,
 ) -> Manifest:
-    """Bring one from its holders. Raises CheckpointRefused when none has it whole."""
+    """Bring one from its holders, and from ``elsewhere`` where none has it whole.
+
+    Raises CheckpointRefused when nobody has.
+    """
     manifest = await pull(
         entry,
         job=spec.name,
@@ -76,7 +80,7 @@ async def fetch_announced(
         folder=folder,
         rng=rng,
         on_progress=on_progress,
-        elsewhere=elsewhere_of(spec),
+        elsewhere=elsewhere,
     )
     return _verified(folder, spec, manifest)
 

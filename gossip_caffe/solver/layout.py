@@ -119,5 +119,7 @@ def read_entries(record: Iterable[Any]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     for layer, index, shape, *meant in record:
         name, number, dims = str(layer), int(index), tuple(map(int, shape))
+        if min(dims, default=0) < 0:
+            raise ValueError(f"blob {number} of {name!r:.80} has the shape {dims}")
         entries.append((name, number, dims, int(meant[0])) if meant else (name, number, dims))
     return tuple(entries)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.checkpoint.announce import Announcement, checkpoint_id
+from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.checkpoint.caffemodel import read_caffemodel
 from gossip_caffe.checkpoint.duty import due
+from gossip_caffe.checkpoint.export import export
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, Manifest, numbers_of, ranges_of
 from gossip_caffe.checkpoint.pull import pull
@@ -30,6 +33,8 @@ LAYOUT = WeightLayout.of(
     [("conv1", 0, (4, 1, 3, 3)), ("conv1", 1, (4,)), ("ip", 0, (10, 16)), ("ip", 1, (10,))]
 )
 OTHER = WeightLayout.of([("ip", 0, (10, 16)), ("ip", 1, (10,))])
+SHARED = WeightLayout.of([*LAYOUT.entries, ("conv2", 0, (4, 1, 3, 3), 0), ("conv2", 1, (4,), 1)])
+"""The same weights, of which another layer has some as well."""
 WEIGHTS = np.random.default_rng(1).standard_normal(LAYOUT.size).astype(np.float32)
 
 
@@ -42,7 +47,7 @@ def manifest_of(name: str, layout: WeightLayout = LAYOUT) -> Manifest:
         checkpoint=name,
         job="job",
         job_fingerprint="fingerprint",
-        layout=tuple((blob.layer, blob.index, blob.shape) for blob in layout.blobs),
+        layout=layout.entries,
         progress_samples=7,
         folded=2,
         done=((2, ((0, 3), (5, 6))), (3, ())),
@@ -52,8 +57,8 @@ def manifest_of(name: str, layout: WeightLayout = LAYOUT) -> Manifest:
     )
 
 
-def load(folder: CheckpointFolder, name: str) -> tuple[Manifest, np.ndarray]:
-    return folder.load(name, job_fingerprint="fingerprint", layout_fingerprint=LAYOUT.fingerprint)
+def load(folder: CheckpointFolder, name: str, layout: WeightLayout = LAYOUT) -> tuple[Manifest, np.ndarray]:
+    return folder.load(name, job_fingerprint="fingerprint", layout_fingerprint=layout.fingerprint)
 
 
 @pytest.fixture
@@ -105,34 +110,91 @@ def foreign(path: Path, rng: random.Random) -> None:
     shutil.copy(stranger.path("c1", path.name), path)
 
 
+def a_folder(path: Path, rng: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def of_another_kind(path: Path, rng: random.Random) -> None:
+    """The manifest, with something in one of its places that no version wrote there."""
+    manifest = path.with_name(MANIFEST)
+    record = json.loads(manifest.read_text())
+    places: list[tuple[Any, Any]] = []
+    inner: list[Any] = [record]
+    while inner:
+        entry = inner.pop()
+        if isinstance(entry, dict | list):
+            keys = list(entry) if isinstance(entry, dict) else range(len(entry))
+            places += [(entry, key) for key in keys]
+            inner += [entry[key] for key in keys]
+    entry, key = rng.choice(places)
+    entry[key] = "PLACE"
+    text = json.dumps(record, sort_keys=True, indent=1)
+    manifest.write_text(text.replace('"PLACE"', rng.choice(OF_ANOTHER_KIND)))
+
+
+OF_ANOTHER_KIND = (
+    *("1e999", "-1e999", "NaN", "-1", "99", "1.5", "10" * 40, "1" * 5000, "true", "null", '""', '"7"', "{}"),
+    *("[]", "[" * 100_000, "[" * 500 + "]" * 500, '"\\ud800"', '"a\\u0000b"', '"..", "x"', "[1, 2, 3, 4, 5]"),
+)
+
+
 DAMAGES: list[Callable[[Path, random.Random], None]] = [flip, truncate, append, vanish, foreign]
 
 
+@pytest.mark.parametrize("layout", [LAYOUT, SHARED], ids=["plain", "shared"])
 def test_a_damaged_copy_on_the_own_disk_is_refused_or_not_the_one_that_was_announced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: WeightLayout
 ) -> None:
     monkeypatch.setattr("os.fsync", lambda fd: None)
     whole = CheckpointFolder(tmp_path / "whole")
-    whole.write(manifest_of("c1"), WEIGHTS, write_state)
+    whole.write(manifest_of("c1", layout), WEIGHTS, write_state)
     digest = whole.manifest("c1").digest
     assert whole.damage("c1", digest) == ""
+    damages = [*DAMAGES, a_folder, of_another_kind, of_another_kind, of_another_kind]
     refused = 0
-    for seed in range(200):
+    for seed in range(400):
         rng = random.Random(seed)
         folder = CheckpointFolder(tmp_path / f"damaged{seed}")
         shutil.copytree(whole.path("c1"), folder.path("c1"))
         name = rng.choice([MODEL, MODEL, STATE, MANIFEST])
-        rng.choice(DAMAGES)(folder.path("c1", name), rng)
-        assert folder.damage("c1", digest) != "", seed
+        damage = rng.choice(damages)
+        damage(folder.path("c1", name), rng)
+        if folder.damage("c1", digest) == "":
+            # A number of another type, perhaps, which is the same number.
+            assert damage is of_another_kind, seed
+            assert folder.manifest("c1") == whole.manifest("c1"), seed
         try:
-            manifest, _ = load(folder, "c1")
+            # As a peer does before its net stands: it takes the layout that the manifest names.
+            found = folder.manifest("c1").weight_layout() if seed % 2 else layout
+            manifest, weights = load(folder, "c1", found)
         except (CheckpointRefused, NotFound):
             refused += 1
         else:
             # It may be the manifest, in a place that describes nothing of the files: it does not fit the announcement.
-            assert manifest.digest != digest, seed
+            assert manifest.digest != digest or np.array_equal(weights, WEIGHTS), seed
         shutil.rmtree(folder.root)
-    assert refused > 150
+    assert refused > 300
+
+
+def test_a_disk_that_cannot_be_read_is_a_reason_too(
+    folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = folder.manifest("c1").digest
+
+    def broken(path: Path, *words: object, **more: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as later:
+        later.setattr(Path, "read_bytes", broken)
+        with pytest.raises(CheckpointRefused, match=r"manifest\.json cannot be read \(Input/output error\)"):
+            folder.load("c1", job_fingerprint="fingerprint", layout_fingerprint=LAYOUT.fingerprint)
+    monkeypatch.setattr(Path, "open", broken)
+    assert "Input/output error" in folder.damage("c1", digest)
+    monkeypatch.setattr(Path, "iterdir", broken)
+    assert folder.ids() == []
+    assert folder.prune("", ()) == []
+    assert not folder.adopt("c2", digest)
 
 
 def swap(path: Path, rng: random.Random) -> None:
@@ -263,12 +325,60 @@ def test_a_copy_in_a_folder_beside_this_one_is_adopted_when_it_is_just_that(tmp_
     assert other.ids() == ["c1"]
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+async def test_however_a_copy_came_here_its_files_are_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    flush = os.fsync
+
+    def noted(fd: int) -> None:
+        flushed.add(os.fstat(fd).st_ino)
+        flush(fd)
+
+    monkeypatch.setattr("os.fsync", noted)
+    there = CheckpointFolder(tmp_path / "here" / "p0")
+    digest = there.write(manifest_of("c1"), WEIGHTS, write_state).digest
+    adopting, pulling = CheckpointFolder(tmp_path / "here" / "p1"), CheckpointFolder(tmp_path / "p2")
+    assert adopting.adopt("c1", digest)
+    announcement = Announcement("c1", digest, 7, 1.5, {"p0": str(there.root)})
+    await pull(announcement, job="job", client=FoldersOfHolders(there), folder=pulling, rng=InOrder())
+    for folder in (there, adopting, pulling):
+        for name in (MODEL, STATE, MANIFEST):
+            assert folder.path("c1", name).stat().st_ino in flushed, (folder.root, name)
+
+
+def test_of_one_jobs_copies_those_are_kept_that_are_said_and_of_other_jobs_all(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     for number in range(5):
-        folder.write(manifest_of(checkpoint_id(number * 1000, "p0")), WEIGHTS)
-    assert folder.prune(2) == [checkpoint_id(number * 1000, "p0") for number in range(3)]
-    assert folder.ids() == [checkpoint_id(number * 1000, "p0") for number in (3, 4)]
+        manifest = replace(manifest_of(f"c{number}"), job_identity="other" if number == 2 else "mine")
+        folder.write(manifest, WEIGHTS)
+    folder.write(manifest_of("c5"), WEIGHTS)  # of an older version, which did not say whose it is
+    flip(folder.path("c4", MODEL), random.Random(1))  # damaged, and still its job's own
+    folder.path("c3", MANIFEST).write_text("{}")  # nobody can say whose it is
+    assert folder.prune("mine", {"c1"}) == ["c0", "c4"]
+    assert folder.ids() == ["c1", "c2", "c3", "c5"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_manifest_that_does_not_say_whose_job_it_is_of_has_the_digest_that_it_always_had() -> None:
+    assert b"identity" not in manifest_of("c1").to_json()
+    mine = replace(manifest_of("c1"), job_identity="mine")
+    assert Manifest.from_json(mine.to_json()) == mine
+
+
+async def test_a_disk_that_takes_nothing_at_all_is_one_line_for_who_pulls(
+    folder: CheckpointFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joiner = CheckpointFolder(tmp_path / "joiner")
+
+    def full(path: Path, *words: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    announcement = Announcement("c1", folder.manifest("c1").digest, 7, 1.5, {"p0": str(folder.root)})
+    client = FoldersOfHolders(folder)
+    with pytest.raises(EnvironmentProblem, match="No space left"):
+        await pull(announcement, job="job", client=client, folder=joiner, rng=InOrder())
 
 
 @given(st.sets(st.integers(0, 200)))
@@ -303,6 +413,18 @@ def test_a_state_is_a_solverstate_as_protobuf_reads_it_and_may_be_told_other_wei
     assert np.array_equal(np.array(state.history[0].data, np.float32), WEIGHTS[:36])
     told = wire.SolverState.FromString(path.read_bytes() + learned_net_field("/a/b.caffemodel"))
     assert (told.learned_net, len(told.history)) == ("/a/b.caffemodel", 2)
+
+
+def test_an_export_without_momentum_leaves_no_older_state_beside_the_new_model(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.write(manifest_of("c1"), WEIGHTS, write_state)
+    folder.write(manifest_of("c2"), WEIGHTS)
+    assert [path.name for path in export(folder.path("c1"), tmp_path / "x")] == [
+        "x.caffemodel",
+        "x.solverstate",
+    ]
+    assert export(folder.path("c2"), tmp_path / "x") == [tmp_path / "x.caffemodel"]
+    assert not (tmp_path / "x.solverstate").exists()
 
 
 def test_steps_of_the_rate_are_counted_as_caffe_does_before_each_iteration() -> None:

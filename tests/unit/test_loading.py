@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,20 +18,29 @@ from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import CheckpointRefused
 from gossip_caffe.observe.events import Event, MemoryLog
 from gossip_caffe.peer.loading import load
-from tests.unit.test_checkpoint_files import WEIGHTS, FoldersOfHolders, flip, manifest_of, write_state
+from tests.unit.test_checkpoint_files import (
+    WEIGHTS,
+    FoldersOfHolders,
+    a_folder,
+    flip,
+    manifest_of,
+    of_another_kind,
+    write_state,
+)
 
 
+@pytest.mark.parametrize("damage", [flip, a_folder, of_another_kind])
 @pytest.mark.parametrize("damaged", [MODEL, MANIFEST])
 @pytest.mark.parametrize("where", ["own", "beside"])
 @pytest.mark.parametrize("holders", [1, 0])
 async def test_a_damaged_copy_of_its_own_is_thrown_away_and_a_whole_one_is_pulled(
-    tmp_path: Path, damaged: str, where: str, holders: int
+    tmp_path: Path, damage: Callable[[Path, random.Random], None], damaged: str, where: str, holders: int
 ) -> None:
     holder, mine = CheckpointFolder(tmp_path / "there" / "p0"), CheckpointFolder(tmp_path / "here" / "p1")
     other = mine if where == "own" else CheckpointFolder(tmp_path / "here" / "p2")
     digest = holder.write(manifest_of("c1"), WEIGHTS, write_state).digest
     other.write(manifest_of("c1"), WEIGHTS, write_state)
-    flip(other.path("c1", damaged), random.Random(1))
+    damage(other.path("c1", damaged), random.Random(1))
     log = MemoryLog()
     world: Any = SimpleNamespace(
         folder=mine,
@@ -51,4 +61,8 @@ async def test_a_damaged_copy_of_its_own_is_thrown_away_and_a_whole_one_is_pulle
     loaded = await load(world, "p1", announcement)
     np.testing.assert_array_equal(loaded.weights, WEIGHTS)
     refused = [event for event in log.events if event["event"] == Event.CHECKPOINT_REFUSED]
-    assert len(refused) == (where == "own" or damaged == MODEL)  # beside, another manifest is no copy at all
+    # Beside, another manifest is no copy at all, and without one nothing is there.
+    if damaged == MODEL and damage is not of_another_kind:
+        assert len(refused) == 1
+    else:
+        assert len(refused) == (where == "own" and damage is not a_folder)

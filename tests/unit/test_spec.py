@@ -96,8 +96,11 @@ def test_missing_and_nested_fields_are_named_by_their_path() -> None:
         JobSpec.from_json(b"{")
 
 
-def test_a_fingerprint_is_of_everything_but_the_name() -> None:
+def test_a_fingerprint_is_of_everything_but_the_name_and_who_created_it() -> None:
     assert dataclasses.replace(SPEC, name="other").fingerprint == SPEC.fingerprint
+    again = dataclasses.replace(SPEC, creation="another time")
+    assert again.fingerprint == SPEC.fingerprint
+    assert again.identity != SPEC.identity
     assert JobSpec.from_json(SPEC.to_json()).fingerprint == SPEC.fingerprint
     settings = dataclasses.replace(SPEC.settings, seed=2)
     for other in (

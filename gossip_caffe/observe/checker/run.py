@@ -108,6 +108,11 @@ class Run:
                         f"the log of {life.peer} is of schema {event['schema']}, which lacks what is checked",
                         remedy="verify it with the version of gossip-caffe that wrote it",
                     )
+            for event in life.of(Event.LOG_GAP):
+                raise UsageError(
+                    f"the log of {life.peer} lacks {event['dropped']} events, which its disk did not take",
+                    remedy="nothing can be verified of this run; give the next one a disk with room",
+                )
         return cls(lives, work, seen)
 
     @classmethod
