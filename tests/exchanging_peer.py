@@ -201,7 +201,7 @@ async def serve(name: str, patience_s: float) -> None:
 
 
 async def offer(life: Life, port: int, deadline_s: float) -> None:
-    with patch.object(Offering, "deadline_s", deadline_s):
+    with patch.object(Offering, "deadline_s", lambda _, partner: deadline_s):
         await life.offer(port)
 
 

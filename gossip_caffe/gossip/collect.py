@@ -110,15 +110,15 @@ class _Collecting:
     async def averaged(self, asked: dict[str, str], *, with_own: bool) -> tuple[str, ...] | None:
         """Average what they show, and with ``with_own`` what ``mean`` holds, into it; returns who they are.
 
-        None when somebody failed on the way, who is then no more among ``asked``: all of it has to be done again.
+        None when some failed on the way, who are then no more among ``asked``: all of it has to be done again.
         """
         shown = await self._opened(asked)
         try:
             for start in range(0, self.mean.size, PIECE_VALUES) if shown else ():
                 part = self.mean[start : start + PIECE_VALUES]
-                failed = await self._piece(part, shown, with_own)
-                if failed is not None:
-                    del asked[failed]
+                if failed := await self._piece(part, shown, with_own):
+                    for peer in failed:
+                        del asked[peer]
                     return None
         finally:
             for stream in shown.values():
@@ -160,19 +160,23 @@ class _Collecting:
             and stream.payload_bytes == 4 * size
         )
 
-    async def _piece(self, part: Flat, shown: Mapping[str, Shown], with_own: bool) -> str | None:
+    async def _piece(self, part: Flat, shown: Mapping[str, Shown], with_own: bool) -> list[str]:
         """Average one piece in place; returns who failed, or sent NaN or Inf."""
         read = (stream.read(4 * part.size) for stream in shown.values())
         came = await asyncio.gather(*read, return_exceptions=True)
         pieces: list[Payload] = []
+        failed = []
         for peer, piece in zip(shown, came, strict=True):
             if isinstance(piece, ExchangeFailed):
-                return peer
-            if isinstance(piece, BaseException):
+                failed.append(peer)
+            elif isinstance(piece, BaseException):
                 raise piece
-            pieces.append(piece)
+            else:
+                pieces.append(piece)
+        if failed:
+            return failed
         worst = await self.run(_average, part, pieces, with_own)
-        return None if worst is None else list(shown)[worst]
+        return [] if worst is None else [list(shown)[worst]]
 
 
 def _average(part: Flat, pieces: Sequence[Payload], with_own: bool) -> int | None:

@@ -1,4 +1,4 @@
-"""How long to wait for the answer to an offer."""
+"""How long to wait for the answer to an offer: each partner is as far away, and as fast, as it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ PATIENCE = 4.0
 """A deadline is this many times what exchanges took lately."""
 MEMORY = 0.8
 """Weight of the past in what exchanges took lately."""
+REMEMBERED = 1024
+"""Partners whose deadlines are remembered; of the others nothing is known yet."""
 
 
 def first_deadline_s(both_ways_bytes: int) -> float:
@@ -19,7 +21,7 @@ def first_deadline_s(both_ways_bytes: int) -> float:
 
 
 class Deadline:
-    """The deadline of a peer's next offer, learned from its last ones.
+    """The deadline of the next offer to one partner, learned from the last ones.
 
     A deadline that passes doubles the next one: a network that became slower is found out, not given up on.
     """
@@ -42,3 +44,19 @@ class Deadline:
     def passed(self) -> None:
         """No answer came in time."""
         self._next_s = min(self._longest_s, 2 * self._next_s)
+
+
+class Deadlines:
+    """One for each partner: what a near one takes says nothing of a far one."""
+
+    def __init__(self, both_ways_bytes: int) -> None:
+        self._both_ways_bytes = both_ways_bytes
+        self._of: dict[str, Deadline] = {}
+
+    def of(self, partner: str) -> Deadline:
+        """That of a partner; who was asked longest ago is forgotten when there are many."""
+        found = self._of.pop(partner, None) or Deadline(self._both_ways_bytes)
+        self._of[partner] = found
+        if len(self._of) > REMEMBERED:
+            del self._of[next(iter(self._of))]
+        return found

@@ -93,10 +93,9 @@ class Exchanger:
         """Tell ``watcher`` from now on what was answered."""
         self._answering.watcher = watcher
 
-    @property
-    def deadline_s(self) -> float:
-        """How long the next offer will wait for its answer."""
-        return self._offering.deadline_s
+    def deadline_s(self, partner: str) -> float:
+        """How long the next offer to a partner will wait for its answer."""
+        return self._offering.deadline_s(partner)
 
     def new_id(self) -> str:
         """An id for the next own offer."""

@@ -26,6 +26,8 @@ from gossip_caffe.wire import gossip_pb2 as wire
 
 RECEIPT_SILENCE_S = 10.0
 """An offerer that sends nothing for so long in the middle of its offer is given up."""
+MOST_FILES = 8
+"""Files that are sent at one time; who waits too long for a turn asks another holder."""
 _OPTIONS = [
     ("grpc.so_reuseport", 0),
     # Partners ping every 10 s to notice a dead connection; gRPC's own limit would call that an abuse and hang up.
@@ -72,6 +74,8 @@ class PeerServer:
         self._server: Any = None
         self._listener = bulk.Listener(self._host)
         self._threads = ThreadPoolExecutor(2 * MOST_IN_FLIGHT, "answering")
+        # Of their own: files that are pulled must not keep weights waiting until their partner gives up.
+        self._sending = ThreadPoolExecutor(MOST_FILES, "sending")
 
     def serve(self, answerer: Answerer) -> None:
         """From now on let ``answerer`` answer."""
@@ -136,6 +140,7 @@ class PeerServer:
             await self._server.stop(2.0)
         await self._listener.stop()
         self._threads.shutdown(wait=False)
+        self._sending.shutdown(wait=False)
 
     async def _exchange(self, stream: AsyncIterator[Any], context: Any) -> None:
         incoming = Incoming(stream, _soon)
@@ -208,7 +213,7 @@ class PeerServer:
                 async with asyncio.timeout(bulk.CONNECT_S):
                     connected = await connection
                 bulk.ready(connected)
-                sending = loop.run_in_executor(self._threads, send_file, connected, path, offset)
+                sending = loop.run_in_executor(self._sending, send_file, connected, path, offset)
                 try:
                     await asyncio.shield(sending)
                 finally:

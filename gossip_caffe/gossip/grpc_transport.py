@@ -25,6 +25,8 @@ BULK, BULK_PORT, BULK_TICKET = "gossip-bulk", "gossip-bulk-port", "gossip-bulk-t
 """Metadata of a call of Pull: the caller can connect elsewhere for the file; where, and with which ticket."""
 PULL_SILENCE_S = 20.0
 """A holder that sends nothing for so long has failed."""
+SHOW_S = 5.0
+"""A peer that is asked for its weights and does not begin to send them for so long is left out."""
 UNSWAPPABLE_FOR = 64
 """Offers that carry their weights themselves after the connection for them could not be made."""
 LAST_WORD_S = 1.0
@@ -123,7 +125,7 @@ class GrpcTransport:
             response_deserializer=parsed,
         )(
             wire.SnapshotRequest(peer=request.peer, job=request.job, fingerprint=request.fingerprint),
-            timeout=deadline_s,
+            timeout=SHOW_S + deadline_s,
         )
         incoming = Incoming(call)
 
@@ -135,9 +137,13 @@ class GrpcTransport:
                 raise _failed(address, error) from error
 
         try:
-            header = await incoming.header()
+            async with asyncio.timeout(SHOW_S):
+                header = await incoming.header()
         except grpc.aio.AioRpcError as error:
             raise _failed(address, error) from error
+        except TimeoutError:
+            call.cancel()
+            raise ExchangeFailed(f"{address}: shows nothing for {SHOW_S:g} s") from None
         except (FramesCorrupt, asyncio.CancelledError):
             call.cancel()
             raise

@@ -19,7 +19,7 @@ from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.average import Halved
 from gossip_caffe.gossip.codec import codec_named
 from gossip_caffe.gossip.crossing import OwnOffer
-from gossip_caffe.gossip.deadline import Deadline
+from gossip_caffe.gossip.deadline import Deadlines
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal, Undelivered
 from gossip_caffe.gossip.one_sided import GivenUp
 from gossip_caffe.gossip.outcome import Outcome, OutcomeKind, kind_of
@@ -51,12 +51,11 @@ class Offering:
         self._transport = transport
         self._codec = codec
         self._given_up = GivenUp()
-        self._deadline = Deadline(2 * codec_named(codec).payload_bytes(party.weights.exchanged))
+        self._deadlines = Deadlines(2 * codec_named(codec).payload_bytes(party.weights.exchanged))
 
-    @property
-    def deadline_s(self) -> float:
-        """How long the next offer will wait for its answer."""
-        return self._deadline.seconds
+    def deadline_s(self, partner: str) -> float:
+        """How long the next offer to a partner will wait for its answer."""
+        return self._deadlines.of(partner).seconds
 
     def new_id(self) -> str:
         """An id for the next own offer."""
@@ -186,7 +185,7 @@ class Offering:
     ) -> Message | Ending:
         """The partner's answer; or how the exchange ended without one."""
         party = self._party
-        deadline_s, began = self.deadline_s, party.clock.monotonic()
+        deadline_s, began = self.deadline_s(own.partner), party.clock.monotonic()
         try:
             answer = await send(deadline_s)
         except Refused as error:
@@ -195,7 +194,7 @@ class Offering:
             return OutcomeKind.REJECTED, Refusal.CORRUPT_FRAME, error.message
         except ExchangeFailed as error:
             if party.clock.monotonic() - began >= deadline_s:
-                self._deadline.passed()
+                self._deadlines.of(own.partner).passed()
             if not isinstance(error, Undelivered):
                 self._perhaps_one_sided(own)
             return OutcomeKind.FAILED, Refusal.NONE, error.message
@@ -206,7 +205,7 @@ class Offering:
             return kind_of(answer.refusal), answer.refusal, answer.reason
         if answer.exchange_id != offer.exchange_id:
             return OutcomeKind.REJECTED, Refusal.CORRUPT_FRAME, f"an answer to {answer.exchange_id}"
-        self._deadline.answered(party.clock.monotonic() - began)
+        self._deadlines.of(own.partner).answered(party.clock.monotonic() - began)
         return answer
 
     def _perhaps_one_sided(self, own: OwnOffer) -> None:

@@ -39,7 +39,10 @@ class Transport(Protocol):
         ...
 
     async def snapshot(self, address: str, request: Message, deadline_s: float) -> Shown:
-        """Ask for the newest weights, all of which are to come within the deadline; nothing changes there."""
+        """Ask for the newest weights; nothing changes there.
+
+        Once they begin to come, all are to come within the deadline.
+        """
         ...
 
 

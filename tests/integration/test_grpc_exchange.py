@@ -28,7 +28,7 @@ from gossip_caffe.errors import (
     NotFound,
     UsageError,
 )
-from gossip_caffe.gossip import bulk, grpc_server, offering
+from gossip_caffe.gossip import bulk, grpc_server, grpc_transport, offering
 from gossip_caffe.gossip.collect import consensus, mean_of
 from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, Exchanger, OutcomeKind
 from gossip_caffe.gossip.frames import FRAME_BYTES, to_frames
@@ -132,6 +132,32 @@ async def test_a_consensus_is_the_mean_of_all_who_answer(pair: tuple[Peer, Peer]
     np.testing.assert_allclose(agreed.weights, (a.weights.values + b.weights.values) / 2, atol=1e-6)
 
 
+async def test_a_peer_that_shows_nothing_is_left_out_of_a_consensus_and_nobody_else_is(
+    pair: tuple[Peer, Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    silent = Peer("c", tmp_path / "c", 3)
+    await silent.start()
+    hanging = asyncio.Event()
+
+    async def hang(*_: Any) -> Message:
+        await hanging.wait()
+        raise ExchangeFailed("never shown")
+
+    monkeypatch.setattr(silent.exchanger, "show", hang)
+    monkeypatch.setattr(grpc_transport, "SHOW_S", 0.5)
+    request, others = Message("", "a", "job", "layout"), {"b": b.address, "c": silent.address}
+    for seed in range(4):  # whoever is asked first
+        rng = random.Random(seed)
+        _, agreed = await consensus(request, SIZE, a.weights.snapshot, others, a.transport, rng, 2.0)
+        assert agreed.contributors == ("a", "b")
+        mean = await mean_of(request, SIZE, others, a.transport, random.Random(seed), 2.0)
+        assert mean is not None
+        assert mean.contributors == ("b",)
+    hanging.set()
+    await silent.stop()
+
+
 async def test_a_partner_that_stops_in_mid_answer_costs_a_deadline_and_changes_nothing(
     pair: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +169,7 @@ async def test_a_partner_that_stops_in_mid_answer_costs_a_deadline_and_changes_n
         raise ExchangeFailed("never answered")
 
     monkeypatch.setattr(b.exchanger, "receive", hang)
-    monkeypatch.setattr(Offering, "deadline_s", 0.3)
+    monkeypatch.setattr(Offering, "deadline_s", lambda _, partner: 0.3)
     before = a.weights.values
     outcome = await a.exchanger.offer_to("b", b.address)
     hanging.set()
@@ -167,7 +193,7 @@ async def test_after_a_partner_that_hangs_the_next_exchange_goes_to_another(
     await c.start()
     addresses, suspects, rng = {"b": b.address, "c": c.address}, Suspects(), random.Random(0)
     with monkeypatch.context() as patch:
-        patch.setattr(Offering, "deadline_s", 0.3)
+        patch.setattr(Offering, "deadline_s", lambda _, partner: 0.3)
         assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.FAILED
     suspects.failed("b", 0.0)
     for _ in range(5):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.gossip.deadline import SHORTEST_S, Deadline, first_deadline_s
+from gossip_caffe.gossip.deadline import REMEMBERED, SHORTEST_S, Deadline, Deadlines, first_deadline_s
 from gossip_caffe.gossip.health import Health, health, running_mean
 
 
@@ -21,6 +21,28 @@ def test_a_fast_network_gets_a_short_deadline_but_never_too_short_a_one() -> Non
     assert deadline.seconds == SHORTEST_S
     deadline.answered(10.0)
     assert 4 * 0.01 < deadline.seconds < 4 * 10.0
+
+
+def test_a_far_partner_is_waited_for_as_long_as_it_takes_although_near_ones_answer_at_once() -> None:
+    deadlines, far_takes_s, answered = Deadlines(1_000_000), 5.5, 0
+    for _ in range(30):
+        for _ in range(4):
+            deadlines.of("near").answered(0.25)
+        if deadlines.of("far").seconds > far_takes_s:
+            deadlines.of("far").answered(far_takes_s)
+            answered += 1
+        else:
+            deadlines.of("far").passed()
+    assert deadlines.of("near").seconds == SHORTEST_S
+    assert answered >= 29
+
+
+def test_deadlines_of_many_partners_take_bounded_memory() -> None:
+    deadlines = Deadlines(0)
+    deadlines.of("first").answered(0.1)
+    for partner in range(REMEMBERED):
+        deadlines.of(f"p{partner}")
+    assert deadlines.of("first").seconds == Deadline(0).seconds
 
 
 def test_a_network_that_became_slower_is_found_out() -> None:

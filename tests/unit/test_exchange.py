@@ -316,15 +316,16 @@ async def test_a_late_answer_is_ignored_and_the_next_deadline_is_longer() -> Non
         return message
 
     net.network.before_answer = late
-    first = net.peers["p0"].deadline_s
-    with patch.object(Offering, "deadline_s", 0.05):
+    first = net.peers["p0"].deadline_s("p1")
+    with patch.object(Offering, "deadline_s", lambda _, partner: 0.05):
         outcome = await net.peers["p0"].offer_to("p1", "p1")
     assert outcome.kind is OutcomeKind.FAILED
     released.set()
     await asyncio.wait_for(done.wait(), 10)
     await asyncio.gather(*net.network.under_way)
     assert (net.weights["p0"].applied, net.weights["p1"].applied) == (0, 1)
-    assert net.peers["p0"].deadline_s == 2 * first
+    assert net.peers["p0"].deadline_s("p1") == 2 * first
+    assert net.peers["p0"].deadline_s("p2") == first  # of another partner that says nothing
 
 
 async def test_an_answer_to_another_offer_is_not_applied() -> None:
