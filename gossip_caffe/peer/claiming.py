@@ -49,30 +49,45 @@ class Claiming:
         self._goes_on = True
         self._orphans = False
         self._had_work = True
+        self._again_at = float("-inf")
+
+    async def feed(self) -> None:
+        """Keep the solver in batches, for ever. Never asks the store, which may be away and not say so for long."""
+        while True:
+            self._feed()
+            await self._world.clock.sleep(LOOK_EVERY_S)
+
+    def _feed(self) -> None:
+        trainer = self._trainer
+        trainer.note_trained()
+        self._had_work = self._had_work and trainer.stream.untrained
+        # With nothing left to claim a short batch is trained rather than waited for, and a short iteration too:
+        # but not while the loader still fills what makes it a whole one.
+        trainer.cut(flush=self._dry and not trainer.queued_batches)
+        trainer.board.set_flush(self._dry and trainer.queued_batches < self._world.spec.iter_size)
+
+    @property
+    def _dry(self) -> bool:
+        """Whether there was nothing to claim a moment ago."""
+        return self._world.clock.monotonic() < self._again_at
 
     async def claim_and_settle(self) -> None:
-        """Keep the loader fed a little ahead, and the account in the store up to date."""
-        clock, trainer, claims = self._world.clock, self._trainer, self._claims
-        again_at = settle_at = float("-inf")
+        """Own a little more than the solver has trained, and keep the account in the store up to date."""
+        clock, claims = self._world.clock, self._claims
+        settle_at = float("-inf")
         while self._goes_on:
-            trainer.note_trained()
-            self._had_work = self._had_work and trainer.stream.untrained
-            # With nothing left to claim a short batch is trained rather than waited for, and a short iteration too:
-            # but not while the loader still fills what makes it a whole one.
-            dry = clock.monotonic() < again_at
-            trainer.cut(flush=dry and not trainer.queued_batches)
-            trainer.board.set_flush(dry and trainer.queued_batches < self._world.spec.iter_size)
             try:
                 if claims.unsettled_shared and clock.monotonic() >= settle_at:
                     settle_at = clock.monotonic() + SETTLE_EVERY_S
                     await claims.settle()
-                if (not dry or self._orphans) and (want := self._wanted(orphans=self._orphans)):
+                if (not self._dry or self._orphans) and (want := self._wanted(orphans=self._orphans)):
                     owned = len(claims.owned)
                     pause_s = await claims.claim(want)
+                    self._feed()
                     self._orphans = self._orphans and not pause_s and len(claims.owned) == owned
                     if not pause_s:
                         continue
-                    again_at = clock.monotonic() + pause_s
+                    self._again_at = clock.monotonic() + pause_s
             except LeaseLost:
                 pass  # the lease's own task registers again
             except StoreError:
@@ -101,11 +116,11 @@ class Claiming:
         before, after = _training_weight(was), _training_weight(now)
         if before != after:
             self._chooser.members_changed(self._world.clock.monotonic())
-        if before is not None and after is None and self._is_settled_in:
+        if before is not None and after is None and self.is_settled_in:
             self._orphans = True
 
     @property
-    def _is_settled_in(self) -> bool:
+    def is_settled_in(self) -> bool:
         """Whether this peer has a lease, and one that is older than a lease can last unseen.
 
         When the store was away all are gone: a peer that sees this before it has registered again, or just afterwards,

@@ -17,7 +17,7 @@ from gossip_caffe.errors import LeaseLost
 from gossip_caffe.observe.events import Event, EventLog
 from gossip_caffe.shards.choice import Chooser, Claim, List, Nothing
 from gossip_caffe.shards.epochs import ChunkId, Epochs
-from gossip_caffe.shards.ledger import CHUNKS_PER_TRANSACTION, Ledger, Settlement
+from gossip_caffe.shards.ledger import CHUNKS_PER_TRANSACTION, Claimed, Ledger, Settlement
 
 T = TypeVar("T")
 
@@ -81,20 +81,22 @@ class Claims:
                     self.chooser.listed(states, self._clock.monotonic())
                     return 0.0
                 case Claim():
-                    # One transaction at a time: what it brought is ours even if the store is away for the next.
-                    for chunks in _lots(choice.chunks):
-                        self._asked = frozenset(chunks)
-                        try:
-                            result = await self._ledger.claim(chunks, self._lease)
-                        finally:
-                            self._asked = frozenset()
-                        self.chooser.tried(chunks)
-                        self._note_owned(result.owned)
-                        self._had.update(result.owned)
-                        for chunk, revision in result.owned.items():
-                            self.owned[chunk] = revision
-                            self._feed(chunk, *self._epochs.extent(chunk))
+                    self._asked = frozenset(choice.chunks)  # none of them is borrowed meanwhile
+                    try:
+                        # One transaction at a time: what it brought is ours even if the store is away for the next.
+                        for chunks in _lots(choice.chunks):
+                            self._take(chunks, await self._ledger.claim(chunks, self._lease))
+                    finally:
+                        self._asked = frozenset()
                     return 0.0
+
+    def _take(self, tried: Sequence[ChunkId], result: Claimed) -> None:
+        self.chooser.tried(tried)
+        self._note_owned(result.owned)
+        self._had.update(result.owned)
+        for chunk, revision in result.owned.items():
+            self.owned[chunk] = revision
+            self._feed(chunk, *self._epochs.extent(chunk))
 
     def borrow(self, want: int) -> int:
         """The store is away: feed up to ``want`` planned chunks on credit; returns how many. Waits for nothing.

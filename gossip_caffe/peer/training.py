@@ -121,6 +121,7 @@ class Training:
         self.world.serve(self.strategy.answerer)
         self._view.on_change.append(self._claiming.member_changed)
         tasks.spawn("children", self.trainer.supervise())
+        tasks.spawn("batches", self._claiming.feed())
         tasks.spawn("claims", self._claiming.claim_and_settle())
         tasks.spawn("exchanges", self.strategy.run())
         tasks.spawn("progress", self._follow_progress())
@@ -142,19 +143,24 @@ class Training:
         What cannot be settled in time is freed by the lease, and trained again by others.
         """
         await self._claiming.end(tasks)
-        await tasks.cancel("exchanges", "checkpoints", "tests", "progress", "weight")
+        await tasks.cancel("batches", "exchanges", "checkpoints", "tests", "progress", "weight")
         if cause is Cause.JOB_FINISHED:
             return
         try:
             async with self.world.clock.timeout(DRAIN_DEADLINE_S):
-                await self.incarnation.registration.publish(state=State.DRAINING.value)
-                await self.claims.release(self.trainer.stream.hand_back())
+                handed_back = self.trainer.stream.hand_back()
+                if not self._store_is_away:
+                    await self.incarnation.registration.publish(state=State.DRAINING.value)
+                    await self.claims.release(handed_back)
                 self.trainer.cut(flush=True)
                 self.trainer.board.set_flush(True)
                 while self.trainer.stream.untrained:
                     await self.world.clock.sleep(LOOK_EVERY_S)
                     self.trainer.note_trained()
+                # Partners need no store: what was learned here does not end with this peer, although nobody notes it.
                 await self._share_all()
+                if self._store_is_away:
+                    raise StoreError("the store is away")
                 await self.claims.settle()
                 await self.claims.release(list(self.claims.owned))
                 if self.checkpointing.duty.ours:
@@ -164,6 +170,11 @@ class Training:
         except (StoreError, EnvironmentProblem, TimeoutError) as error:
             left = len(self.claims.owned)
             self.world.say(f"{self.peer}: leaves {left} chunks unsettled ({error or 'out of time'})")
+
+    @property
+    def _store_is_away(self) -> bool:
+        """Whether asking the store would only take the time that is left."""
+        return self.incarnation.session.overdue()
 
     def end(self) -> None:
         """Answer no more offers."""
@@ -175,6 +186,8 @@ class Training:
             self.trainer.board.request_publication()
             if self.partners():
                 await self.strategy.pause(await self.strategy.exchange(), urgent=True)
+            elif self._store_is_away:
+                return  # a checkpoint that nobody can be told of settles nothing
             else:
                 await self.checkpointing.make("leaving alone")
 
@@ -182,12 +195,15 @@ class Training:
 
     async def _follow_progress(self) -> None:
         """Read the job's progress, steer the learning rate, and fold finished epochs."""
+        living = 0
         while True:
             training = self.training
+            # After the store was away others come back one by one: they trained all the time.
+            living = len(training) if self._claiming.is_settled_in else max(living, len(training))
             try:
                 ledger = self.incarnation.ledger
                 await self.progress.look(ledger)
-                self.progress.steer(self.trainer.board, self.claims.done_samples, len(training))
+                self.progress.steer(self.trainer.board, self.claims.done_samples, living)
                 if self._leads:
                     await ledger.fold()
             except StoreError:

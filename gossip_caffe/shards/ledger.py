@@ -14,8 +14,9 @@ folded, in order, into one key.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gossip_caffe.errors import StoreError
 from gossip_caffe.membership.fence import FencedWriter
@@ -34,6 +35,8 @@ from gossip_caffe.membership.store import (
 )
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.stored import needed
+
+T = TypeVar("T")
 
 CHUNKS_PER_TRANSACTION = 32
 """Two guards and two operations a chunk, beside the fence: well within etcd's 128 a transaction."""
@@ -157,8 +160,9 @@ class Ledger:
 
     async def states(self) -> dict[int, EpochState]:
         """All open epochs of which a chunk is owned or done, as they are at one revision: one listing, in pages."""
-        await self.refresh()
-        owned, done = self._keys.read_chunks(await self._store.keys(self._keys.ledger))
+        owned, done = self._keys.read_chunks(
+            await self._as_of_one_fold(lambda: self._store.keys(self._keys.ledger))
+        )
         return {
             epoch: EpochState(frozenset(owned.get(epoch, ())), frozenset(done.get(epoch, ())))
             for epoch in sorted({*owned, *done})
@@ -170,10 +174,22 @@ class Ledger:
 
         Chunks of the open epochs are counted, and a chunk is taken to be of average size.
         """
-        folded = await self.refresh()
-        marks = await self._store.count(self._keys.done_marks)
+        marks = await self._as_of_one_fold(lambda: self._store.count(self._keys.done_marks))
         opened = round(marks * self._epochs.records / self._epochs.chunks)
-        return min(self._epochs.samples_before(folded) + opened, self._epochs.budget_samples)
+        return min(self._epochs.samples_before(self._folded_epochs) + opened, self._epochs.budget_samples)
+
+    async def _as_of_one_fold(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What was read while just as many epochs were folded as are known now.
+
+        Folding takes an epoch's marks away: read before it and counted after it, a whole epoch would be twice there, or
+        not at all.
+        """
+        while True:
+            before = self._folded_epochs, self._folded_revision
+            found = await read()
+            await self.refresh()
+            if (self._folded_epochs, self._folded_revision) == before:
+                return found
 
     async def fold(self) -> int:
         """Fold the oldest open epoch as often as it is whole; returns how many epochs are folded now."""

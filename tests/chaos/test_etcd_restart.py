@@ -28,7 +28,7 @@ PACE_MS = 20
 
 
 AWAY_S = float(os.environ.get("ETCD_AWAY_S", "12"))
-WINDOW_S = 5.0
+WINDOW_S = 2.0
 """In each so long part of the time without etcd every peer must have trained."""
 
 

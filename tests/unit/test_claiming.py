@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
+from gossip_caffe.errors import StoreUnavailable
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.peer.claiming import Claiming
@@ -79,3 +81,42 @@ async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead
     )
     claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
     assert (claiming._wanted(orphans=claiming._orphans) > 0) == claims_more
+
+
+async def test_batches_are_cut_although_the_store_does_not_answer() -> None:
+    clock = FakeClock(automatic=True)
+    spec = SimpleNamespace(
+        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
+    )
+    cuts: list[float] = []
+    trainer = SimpleNamespace(
+        stream=SimpleNamespace(waiting_records=0, untrained=True),
+        queued_batches=0,
+        note_trained=lambda: None,
+        cut=lambda *, flush: cuts.append(clock.monotonic()),
+        board=SimpleNamespace(set_flush=lambda flush: None),
+    )
+
+    class Unanswered:
+        unsettled_shared = 1
+        owned: ClassVar[dict[int, int]] = {}
+
+        async def settle(self) -> None:
+            await clock.sleep(8.0)
+            raise StoreUnavailable("nobody answers")
+
+    claiming = Claiming(
+        cast("Any", SimpleNamespace(clock=clock, spec=spec)),
+        cast("Any", trainer),
+        cast("Any", Unanswered()),
+        cast("Any", SimpleNamespace()),
+        lambda: cast("Any", SimpleNamespace()),
+        lambda: 1,
+    )
+    tasks = [asyncio.ensure_future(claiming.claim_and_settle()), asyncio.ensure_future(claiming.feed())]
+    began = clock.monotonic()
+    while clock.monotonic() < began + 20.0:
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    assert max(later - before for before, later in itertools.pairwise([began, *cuts])) <= 0.1

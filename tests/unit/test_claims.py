@@ -263,3 +263,20 @@ async def test_a_chunk_that_was_fed_before_is_not_borrowed_when_the_members_chan
     await claims.settle()
     assert kept.items() <= claims.owned.items()
     assert len(claims.owned) == 3 + 5
+
+
+async def test_what_a_claim_of_several_transactions_asks_for_is_not_borrowed_while_the_first_is_under_way(
+    peer: Peer,
+) -> None:
+    claims = await peer.begin()
+    peer.store.replies.clear()
+    claiming = asyncio.ensure_future(claims.claim(2 * CHUNKS_PER_TRANSACTION - 4))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    claims.borrow(20)
+    peer.store.replies.set()
+    while not claiming.done():
+        await asyncio.sleep(0)
+    await claiming
+    assert len(peer.fed) > CHUNKS_PER_TRANSACTION
+    assert len(peer.fed) == len(set(peer.fed))

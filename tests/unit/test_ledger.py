@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -240,3 +240,40 @@ def test_under_any_history_a_chunk_has_one_owner_is_settled_once_and_none_is_los
         await last.session.close()
 
     asyncio.run(run())
+
+
+class FoldedMeanwhile(MemoryStore):
+    """Another peer folds an epoch between two reads of this one: ``fold`` is called before each of them."""
+
+    fold: Callable[[], Awaitable[object]] | None = None
+
+    async def count(self, prefix: str) -> int:
+        await self._fold_once()
+        return await super().count(prefix)
+
+    async def keys(self, prefix: str) -> tuple[str, ...]:
+        await self._fold_once()
+        return await super().keys(prefix)
+
+    async def _fold_once(self) -> None:
+        fold, self.fold = self.fold, None
+        if fold is not None:
+            await fold()
+
+
+async def test_an_epoch_that_is_folded_between_two_reads_is_neither_missing_nor_counted_twice() -> None:
+    clock = FakeClock(automatic=True)
+    server = MemoryEtcd(clock)
+    first, second = await Member("a", server, clock).begin(), await Member("b", server, clock).begin()
+    await first.claim(*ALL[:9])
+    await first.settle(*ALL[:9])
+    store = FoldedMeanwhile(server)
+    ledger = Ledger(store, second.writer, JobKeys("j"), EPOCHS, "b")
+    store.fold = first.ledger.fold
+    assert await ledger.done_samples() == 90
+    assert ledger.folded == 1
+    await first.claim(*ALL[9:])
+    await first.settle(*ALL[9:])
+    store.fold = first.ledger.fold
+    assert await ledger.states() == {}
+    assert ledger.folded == 2
