@@ -29,7 +29,6 @@ from gossip_caffe.gossip.transport import Transport
 Flat = NDArray[np.float32]
 T = TypeVar("T")
 
-MAX_CONTRIBUTORS = 8
 PIECE_VALUES = 1 << 18
 """Values that are averaged together: a frame's worth."""
 
@@ -49,10 +48,12 @@ async def consensus(
     others: Mapping[str, str],
     transport: Transport,
     rng: random.Random,
+    *,
+    most: int,
     deadline_s: float = 0.0,
     offload: Offload | None = None,
 ) -> tuple[T, Consensus]:
-    """Own weights and those of up to seven random others (peer → address), and what ``own`` said of the own ones.
+    """Own weights and those of random others (peer → address), of up to ``most`` peers; and what ``own`` said.
 
     ``own`` writes the own newest weights into a vector, shape (size,); it is called again when another peer failed on
     the way. ``offload`` takes the arithmetic of large models out of the event loop's thread.
@@ -61,7 +62,7 @@ async def consensus(
     ExchangeFailed when the own weights are not finite.
     """
     collecting = _Collecting(request, size, transport, deadline_s, Elsewhere(offload, size))
-    asked = collecting.chosen(others, MAX_CONTRIBUTORS - 1, rng)
+    asked = collecting.chosen(others, most - 1, rng)
     while True:
         said = own(collecting.mean)
         if not await collecting.run(all_finite, collecting.mean):
@@ -79,12 +80,14 @@ async def mean_of(
     peers: Mapping[str, str],
     transport: Transport,
     rng: random.Random,
+    *,
+    most: int,
     deadline_s: float = 0.0,
     offload: Offload | None = None,
 ) -> Consensus | None:
-    """The mean of up to eight random peers, without own weights; None when nobody answered."""
+    """The mean of up to ``most`` random peers, without own weights; None when nobody answered."""
     collecting = _Collecting(request, size, transport, deadline_s, Elsewhere(offload, size))
-    asked = collecting.chosen(peers, MAX_CONTRIBUTORS, rng)
+    asked = collecting.chosen(peers, most, rng)
     while asked:
         if (contributors := await collecting.averaged(asked, with_own=False)) is not None:
             return Consensus(collecting.mean, contributors) if contributors else None

@@ -177,6 +177,7 @@ class JobSettings:
     warmup: float = 0.05
     lease_ttl_s: float = 5.0
     checkpoint_every_samples: int = 0
+    checkpoint_peers: int = 8
     keep_checkpoints: int = 5
     keep_every_samples: int = 0
     keep_best: int = 0
@@ -204,6 +205,7 @@ _RANGES = {
     "warmup": (0.0, 1.0),
     "lease_ttl_s": (2.0, 600.0),
     "checkpoint_every_samples": (0, 2**62),
+    "checkpoint_peers": (1, 1000),
     "keep_checkpoints": (1, 100_000),
     "keep_every_samples": (0, 2**62),
     "keep_best": (0, 100_000),

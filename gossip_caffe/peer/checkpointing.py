@@ -84,6 +84,7 @@ async def collect(member: Member) -> tuple[SnapshotInfo, Consensus]:
         member.partners(),
         world.transport,
         world.rng,
+        most=world.spec.settings.checkpoint_peers,
         offload=world.offload,
     )
 

@@ -225,6 +225,7 @@ class Joining:
             training,
             self._world.transport,
             self._world.rng,
+            most=self._world.spec.settings.checkpoint_peers,
             offload=self._world.offload,
         )
         if agreed is None:

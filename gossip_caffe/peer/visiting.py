@@ -97,10 +97,10 @@ def _verified(folder: CheckpointFolder, spec: JobSpec, manifest: Manifest) -> Ma
 async def living_mean(
     store: Store, transport: Transport, spec: JobSpec, layout: WeightLayout, rng: random.Random
 ) -> Consensus:
-    """The mean of up to eight of those who train now. Raises NotFound when nobody answers."""
+    """The mean of those who train now, of as many as a checkpoint is made of. Raises NotFound when nobody answers."""
     peers = await _training(store, spec, layout.fingerprint)
     request = Message("", VISITOR, spec.name, layout.fingerprint)
-    agreed = await mean_of(request, layout.size, peers, transport, rng)
+    agreed = await mean_of(request, layout.size, peers, transport, rng, most=spec.settings.checkpoint_peers)
     if agreed is None:
         raise NotFound(
             f"no peer of job {spec.name!r} trains now", remedy="leave --live out for its newest checkpoint"

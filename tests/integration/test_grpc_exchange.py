@@ -127,7 +127,9 @@ async def test_a_consensus_is_the_mean_of_all_who_answer(pair: tuple[Peer, Peer]
     a, b = pair
     request = Message("", "a", "job", "layout")
     others = {"b": b.address, "gone": "127.0.0.1:1"}
-    _, agreed = await consensus(request, SIZE, a.weights.snapshot, others, a.transport, random.Random(1))
+    _, agreed = await consensus(
+        request, SIZE, a.weights.snapshot, others, a.transport, random.Random(1), most=8
+    )
     assert agreed.contributors == ("a", "b")
     np.testing.assert_allclose(agreed.weights, (a.weights.values + b.weights.values) / 2, atol=1e-6)
 
@@ -224,7 +226,7 @@ async def test_a_peer_that_is_still_joining_says_so(tmp_path: Path, pair: tuple[
     outcome = await a.exchanger.offer_to("joiner", address)
     assert (outcome.kind, outcome.refusal) == (OutcomeKind.REFUSED, Refusal.NOT_TRAINING)
     request = Message("", "a", "job", "layout")
-    assert await mean_of(request, SIZE, {"joiner": address}, a.transport, random.Random(1)) is None
+    assert await mean_of(request, SIZE, {"joiner": address}, a.transport, random.Random(1), most=8) is None
     await joiner.stop()
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import ExchangeFailed
-from gossip_caffe.gossip.collect import MAX_CONTRIBUTORS, PIECE_VALUES, Consensus, consensus, mean_of
+from gossip_caffe.gossip.collect import PIECE_VALUES, Consensus, consensus, mean_of
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Payload, Refusal
 from gossip_caffe.gossip.shown import Shown, Stream, whole
 from gossip_caffe.gossip.transport import Transport
@@ -86,9 +86,9 @@ def mean(*vectors: np.ndarray) -> np.ndarray:
     return found
 
 
-async def agreed(peers: Peers, mine: np.ndarray, seed: int = 1) -> Consensus:
+async def agreed(peers: Peers, mine: np.ndarray, most: int = 8) -> Consensus:
     said, found = await consensus(
-        REQUEST, mine.size, own(mine), peers.addresses, peers.transport, random.Random(seed)
+        REQUEST, mine.size, own(mine), peers.addresses, peers.transport, random.Random(1), most=most
     )
     assert said == "what the board says"
     assert peers.open == 0
@@ -126,7 +126,7 @@ def test_whoever_fails_on_the_way_leaves_no_trace(faults: list[Any], with_own: b
     if with_own:
         found: Consensus | None = asyncio.run(agreed(peers, mine))
     else:
-        asking = mean_of(REQUEST, SIZE, peers.addresses, peers.transport, random.Random(1))
+        asking = mean_of(REQUEST, SIZE, peers.addresses, peers.transport, random.Random(1), most=8)
         found = asyncio.run(cast("Any", asking))
     if not whole_ones and not with_own:
         assert found is None
@@ -161,10 +161,11 @@ async def test_own_weights_that_are_not_finite_are_no_consensus() -> None:
         await agreed(Peers({"a": weights(1)}), mine)
 
 
-async def test_no_more_than_eight_contribute() -> None:
+@pytest.mark.parametrize("most", [1, 3, 8, 1000])
+async def test_no_more_contribute_than_the_job_says(most: int) -> None:
     peers = Peers({f"p{index}": weights(index, 10) for index in range(20)})
-    found = await agreed(peers, weights(99, 10))
-    assert len(found.contributors) == MAX_CONTRIBUTORS == len(peers.asked) + 1
+    found = await agreed(peers, weights(99, 10), most)
+    assert len(found.contributors) == min(most, 21) == len(peers.asked) + 1
 
 
 async def test_one_vector_is_held_however_many_contribute() -> None:

@@ -100,7 +100,9 @@ class EverybodysMean:
 
         request = Message("", around.peer, around.job, around.fingerprint)
         others = around.partners()
-        snapshot, agreed = await consensus(request, own.size, newest, others, around.transport, around.rng)
+        snapshot, agreed = await consensus(
+            request, own.size, newest, others, around.transport, around.rng, most=8
+        )
         around.board.add_correction(agreed.weights - own)
         self._applied += 1
         outcome = Outcome(OutcomeKind.APPLIED, f"mean-{self._applied}", "everybody", self._read or snapshot)
