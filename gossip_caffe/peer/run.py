@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gossip_caffe import __version__
 from gossip_caffe.checkpoint.files import CheckpointFolder
@@ -34,7 +35,11 @@ from gossip_caffe.peer.resuming import go_back_to
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.engine import engine_spec
+from gossip_caffe.solver.card_gauge import open_gauge
+from gossip_caffe.solver.card_trial import rehearse
+from gossip_caffe.solver.cards import GUIDE, Card
+from gossip_caffe.solver.device import CPU, on_card, parse_card
+from gossip_caffe.solver.engine import EngineSpec, engine_spec
 from gossip_caffe.solver.evaluation import CaffeEvaluator
 from gossip_caffe.solver.solver_port import Solver, SolverProcess
 
@@ -42,6 +47,14 @@ TEST_NICENESS = 10
 """A test of the consensus takes what the solvers leave of the processors, and a tenth of one where they leave none."""
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a peer computes; ``card``: what is known of it, when it was looked at."""
+
+    device: str
+    card: Card | None = None
 
 
 def run_peer(options: PeerOptions, say: Say) -> ExitCode:
@@ -70,6 +83,9 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
         if await store.get(JobKeys(spec.name).finished) is not None:
             say(f"job {spec.name} is finished already; nothing to do")
             return ExitCode.OK
+        here = relocated(spec, options.data_roots)
+        noise_seed = rng.getrandbits(31)
+        on = await _device(options, engine_spec(here, options.engine, noise_seed), here, peer, say)
         address = where.advertised(await server.start())
         say(f"{peer}: joining job {spec.name}; others reach it at {address} ({where.why})")
         slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
@@ -84,9 +100,11 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             state=State.JOINING.value,
             version=__version__,
             zone=options.zone,
+            device=on.device,
+            device_name=on.card.name if on.card else "",
+            device_memory_bytes=on.card.memory_bytes if on.card else 0,
         )
         evaluator = CaffeEvaluator(niceness=TEST_NICENESS) if options.engine == "pycaffe" else None
-        here = relocated(spec, options.data_roots)
         world = World(
             spec=spec,
             store=store,
@@ -102,8 +120,10 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             spec_here=here,
             offload=asyncio.to_thread,
             elsewhere=elsewhere_of(spec),
+            gauge=open_gauge(on.card.bus) if on.card else None,
         )
-        agent = Agent(world, record, _trainer(here, options.engine, ring, clock, rng, log))
+        built_from = engine_spec(here, options.engine, noise_seed, on.device)
+        agent = Agent(world, record, _trainer(here, built_from, ring, clock, log))
         _leave_on_signals(agent)
         await agent.run()
         return ExitCode.OK
@@ -115,11 +135,27 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             log.close()
 
 
-def _trainer(
-    spec: JobSpec, engine: str, ring: BatchRing, clock: SystemClock, rng: random.Random, log: JsonLinesLog
-) -> Trainer:
-    built_from = engine_spec(spec, engine, rng.getrandbits(31))
+async def _device(options: PeerOptions, built_from: EngineSpec, spec: JobSpec, peer: str, say: Say) -> Where:
+    """Where this peer computes. A card is tried with the net first, before anybody hears of this peer.
 
+    Raises EnvironmentProblem or ModelError when that fails.
+    """
+    if not options.gpu:
+        return Where(CPU)
+    wanted = parse_card(options.gpu, "--gpu")
+    if options.engine != "pycaffe":  # the stand-in of tests computes nowhere else
+        return Where(on_card(wanted or 0))
+    say(f"{peer}: trying the net on {'a card' if wanted is None else f'card {wanted}'}")
+    tried = await rehearse(wanted, built_from, spec.data.tops)
+    say(f"{peer}: trains on {tried.card.words()}")
+    if tried.remark:
+        say(f"{peer}: snapshots and corrections are slower than they could be: {tried.remark} ({GUIDE})")
+    return Where(on_card(tried.card.index), tried.card)
+
+
+def _trainer(
+    spec: JobSpec, built_from: EngineSpec, ring: BatchRing, clock: SystemClock, log: JsonLinesLog
+) -> Trainer:
     def make_solver(board: WeightBoard | None) -> Solver:
         return SolverProcess(built_from, spec.schedule, ring, board)
 

@@ -19,6 +19,7 @@ from gossip_caffe.observe.events import EventLog
 from gossip_caffe.peer.exchanging import pairwise
 from gossip_caffe.peer.strategy import MakeStrategy
 from gossip_caffe.shards.epochs import Epochs
+from gossip_caffe.solver.card_gauge import CardGauge
 from gossip_caffe.solver.evaluation import Evaluator
 
 
@@ -30,7 +31,7 @@ class World:
     others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can. ``spec_here`` is the
     job with the paths of this machine, when they are others. ``offload`` takes long arithmetic out of the event loop's
     thread; None: it stays there. ``elsewhere``: where the job keeps checkpoints beside its peers. ``strategy``: how
-    learning is shared.
+    learning is shared. ``gauge``: tells how full the card is on which this peer trains.
     """
 
     spec: JobSpec
@@ -48,6 +49,7 @@ class World:
     offload: Offload | None = None
     elsewhere: UrlStore | None = None
     strategy: MakeStrategy = pairwise
+    gauge: CardGauge | None = None
 
     @property
     def keys(self) -> JobKeys:
