@@ -6,6 +6,7 @@ import contextlib
 import operator
 import os
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.job.solver_states import read_state
 from gossip_caffe.solver import source_layer
 from gossip_caffe.solver.blob_access import BlobAccess, HostBlobs
+from gossip_caffe.solver.cards import Cards, no_such_card, refusal
 from gossip_caffe.solver.device import card_index
 from gossip_caffe.solver.device_blobs import Pointer, device_blobs
 from gossip_caffe.solver.engine import EngineSpec
@@ -165,12 +167,31 @@ class PycaffeEngine:
 
 
 def compute_on(card: int | None) -> None:
-    """Choose where Caffe computes, before a net is built; None: on the CPU. A wrong number ends the process."""
+    """Choose where Caffe computes, before a net is built; None: on the CPU.
+
+    Raises EnvironmentProblem for a card that is not there; a Caffe that is not ours ends the process.
+    """
     if card is None:
         caffe.set_mode_cpu()
         return
+    if _gossip is not None:
+        _check_card(card)
     caffe.set_device(card)
     caffe.set_mode_gpu()
+
+
+def _check_card(card: int) -> None:
+    """Ask our extension before Caffe, whose answer would be the end of the process."""
+    found = Cards(caffe.__file__, built=getattr(_gossip, "built_for_cuda", False))
+    if found.built:
+        try:
+            found = replace(found, count=_gossip.device_count())
+        except RuntimeError as error:
+            found = replace(found, reason=str(error))
+    if (problem := refusal(found)) is not None:
+        raise problem
+    if card >= found.count:
+        raise no_such_card(card, found.count)
 
 
 def access_to(blobs: Sequence[Any], layout: WeightLayout, card: int | None) -> tuple[BlobAccess, str]:
