@@ -15,7 +15,7 @@ settings.load_profile("gossip-caffe")
 # A shell ignores it in what it starts in the background, and every process of a test would, too: some get Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_FOLDERS = ("unit", "integration", "chaos", "simulation")
+_FOLDERS = ("unit", "integration", "chaos", "simulation", "gpu")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -101,7 +101,7 @@ class ndarray:  # noqa: N801 - as CuPy calls it
             self.values = np.full(shape, np.nan, dtype=np.float32)
         else:
             assert memptr.mem.size == 4 * int(np.prod(shape))
-            memory = (ctypes.c_byte * memptr.mem.size).from_address(memptr.ptr)
+            memory: Any = (ctypes.c_byte * memptr.mem.size).from_address(memptr.ptr)
             self.values = np.frombuffer(memory, dtype=np.float32).reshape(shape)
 
     def __getitem__(self, index: Any) -> ndarray:

@@ -17,7 +17,6 @@ import pytest
 from caffe import _gossip
 
 from gossip_caffe.errors import EnvironmentProblem, ExitCode
-from gossip_caffe.solver import pycaffe_engine
 from gossip_caffe.solver.blob_access import HostBlobs
 from gossip_caffe.solver.device_blobs import DeviceBlobs
 from gossip_caffe.solver.history import SolverHistory, write_history
@@ -218,4 +217,3 @@ def test_a_card_that_is_not_there_is_refused_before_caffe_could_abort(
     job = write_job(tmp_path, SGD)
     with pytest.raises(EnvironmentProblem, match=says):
         PycaffeEngine(replace(job.engine_spec(), device=device), job.ring())
-    assert pycaffe_engine.caffe is caffe
