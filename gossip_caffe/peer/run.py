@@ -77,15 +77,16 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
     log: JsonLinesLog | None = None
     try:
         spec = await load_job(store, options.job)
-        if options.from_checkpoint:
-            back_to = await go_back_to(store, clock, spec.name, options.from_checkpoint, rng.getrandbits(32))
-            say(f"job {spec.name} goes back to checkpoint {back_to.checkpoint}")
-        if await store.get(JobKeys(spec.name).finished) is not None:
-            say(f"job {spec.name} is finished already; nothing to do")
+        if not options.from_checkpoint and await _finished(store, spec.name, say):
             return ExitCode.OK
         here = relocated(spec, options.data_roots)
         noise_seed = rng.getrandbits(31)
         on = await _device(options, engine_spec(here, options.engine, noise_seed), here, peer, say)
+        if options.from_checkpoint:
+            back_to = await go_back_to(store, clock, spec.name, options.from_checkpoint, rng.getrandbits(32))
+            say(f"job {spec.name} goes back to checkpoint {back_to.checkpoint}")
+            if await _finished(store, spec.name, say):
+                return ExitCode.OK
         address = where.advertised(await server.start())
         say(f"{peer}: joining job {spec.name}; others reach it at {address} ({where.why})")
         slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
@@ -133,6 +134,14 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
         await store.close()
         if log is not None:
             log.close()
+
+
+async def _finished(store: EtcdStore, job: str, say: Say) -> bool:
+    """Whether there is nothing left to train, which is then said."""
+    if await store.get(JobKeys(job).finished) is None:
+        return False
+    say(f"job {job} is finished already; nothing to do")
+    return True
 
 
 async def _device(options: PeerOptions, built_from: EngineSpec, spec: JobSpec, peer: str, say: Say) -> Where:
