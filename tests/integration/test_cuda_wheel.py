@@ -1,4 +1,4 @@
-"""The pycaffe with CUDA on a machine without a card: it imports, trains on the CPU as the other one does, and says why not.
+"""The pycaffe with CUDA on a machine without a card: it imports, trains on the CPU as the other does, and says why not.
 
 Building it takes minutes, so it is built elsewhere (``make pycaffe CUDA=1``) and named here.
 """
