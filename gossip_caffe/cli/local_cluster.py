@@ -53,7 +53,7 @@ def cards_of(gpus: str, peers: int | None, default_peers: int, engine: str) -> t
             remedy="name fewer cards, or leave --peers out",
         )
     if engine == "pycaffe":
-        found = asyncio.run(look_at_cards())
+        found = asyncio.run(look_at_cards(cards))
         for index in cards:
             chosen(found, index)
     return cards, len(cards) if peers is None else peers

@@ -1,8 +1,8 @@
 """The process that looks at the cards, or tries a net on one; see ``card_trial`` for who asks.
 
-One message to it: {"look": true}, or {"wanted": number or null, "build": EngineSpec, "tops": [TopSpec]}. From it:
-{"found": Cards}; or {"chosen": Card} and, when an iteration was made, {"rehearsed": the engine's remark}. Caffe ends
-the process on a mistake; the cause is on stderr then.
+One message to it: {"look": [numbers, none: all]}, or {"wanted": number or null, "build": EngineSpec, "tops":
+[TopSpec]}. From it: {"found": Cards}; or {"chosen": Card} and, when an iteration was made, {"rehearsed": the engine's
+remark}. Caffe ends the process on a mistake; the cause is on stderr then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,17 +31,18 @@ def serve(control: Control) -> None:
     request = received[0]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # Caffe's aborts are expected here
     if "look" in request:
-        control.send({"found": look(None).to_record()})
+        control.send({"found": look(request["look"]).to_record()})
         return
-    card = chosen(look(request["wanted"]), request["wanted"])
+    wanted = request["wanted"]
+    card = chosen(look([] if wanted is None else [wanted]), wanted)
     control.send({"chosen": dataclasses.asdict(card)})
     spec = read_fields(EngineSpec, request["build"], "engine")
     tops = tuple(read_fields(TopSpec, entry, "top") for entry in request["tops"])
     control.send({"rehearsed": rehearsed(dataclasses.replace(spec, device=on_card(card.index)), tops)})
 
 
-def look(wanted: int | None) -> Cards:
-    """What there is; at one card alone when ``wanted`` names it, for each that is looked at costs it some memory."""
+def look(wanted: Sequence[int]) -> Cards:
+    """What there is; at some cards alone when ``wanted`` names them, for each that is looked at loses some memory."""
     import caffe  # noqa: PLC0415 - only this child may
 
     try:
@@ -62,7 +63,7 @@ def look(wanted: int | None) -> Cards:
     except RuntimeError as error:
         return dataclasses.replace(found, reason=str(error))
     cards, reason = [], ""
-    for index in range(count) if wanted is None else {wanted} & set(range(count)):
+    for index in sorted(set(range(count)).intersection(wanted or range(count))):
         try:
             cards.append(Card(index, *_gossip.device(index)))
         except RuntimeError as error:
@@ -70,11 +71,12 @@ def look(wanted: int | None) -> Cards:
     return dataclasses.replace(found, reason="" if cards else reason, count=count, cards=tuple(cards))
 
 
-def _of_another_caffe(caffe: Any, wanted: int | None) -> Cards:
-    """One that tells nothing: it ends the process unless the card can be used, with its reason on stderr."""
-    index = wanted or 0
-    caffe.set_device(index)
-    return Cards(caffe.__file__, built=True, count=index + 1, cards=(Card(index),))
+def _of_another_caffe(caffe: Any, wanted: Sequence[int]) -> Cards:
+    """One that tells nothing: it ends the process unless the cards can be used, with its reason on stderr."""
+    cards = tuple(map(Card, sorted(set(wanted or [0]))))
+    for card in cards:
+        caffe.set_device(card.index)
+    return Cards(caffe.__file__, built=True, count=cards[-1].index + 1, cards=cards)
 
 
 def rehearsed(spec: EngineSpec, tops: Iterable[TopSpec]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +33,9 @@ class Rehearsed:
     remark: str = ""
 
 
-async def look_at_cards() -> Cards:
-    """What there is. Raises EnvironmentProblem when pycaffe cannot say."""
-    messages, end = await _heard({"look": True})
+async def look_at_cards(wanted: Sequence[int] = ()) -> Cards:
+    """What there is; ``wanted``: at these alone. Raises EnvironmentProblem when pycaffe cannot say."""
+    messages, end = await _heard({"look": list(wanted)})
     found = next((message["found"] for message in messages if "found" in message), None)
     if found is None:
         raise _failed(messages, end, None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gossip_caffe.children import ChildEnd
 from gossip_caffe.errors import EnvironmentProblem, ExitCode, GossipCaffeError, ModelError, UsageError
-from gossip_caffe.solver import card_gauge, card_trial
+from gossip_caffe.solver import card_child, card_gauge, card_trial
 from gossip_caffe.solver.cards import GIB, Card, Cards, chosen, refusal
 from gossip_caffe.solver.device import CPU, card_index, on_card, parse_card, parse_cards
 
@@ -124,6 +124,74 @@ def test_cards_that_cannot_be_looked_at_are_told_with_the_last_words(
 def test_the_childs_own_refusal_is_passed_on() -> None:
     error = failure((), None, {"failed": "there is no card 1", "remedy": "give another"})
     assert str(error) == "there is no card 1; give another"
+
+
+def caffe_with(monkeypatch: pytest.MonkeyPatch, **extension: Any) -> None:
+    """A pycaffe whose extension has these; without any it has no extension."""
+    caffe = ModuleType("caffe")
+    caffe.__file__ = "/site/caffe/__init__.py"
+    caffe.set_device = lambda index: None  # type: ignore[attr-defined]
+    if extension:
+        caffe._gossip = SimpleNamespace(**extension)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "caffe", caffe)
+    monkeypatch.delitem(sys.modules, "caffe._gossip", raising=False)
+
+
+def device(index: int) -> tuple[str, str, str, int, int]:
+    if index == 1:
+        raise RuntimeError("all CUDA-capable devices are busy or unavailable")
+    return H100, "9.0", f"0000:4{index}:00.0", 80 * GIB, 70 * GIB
+
+
+def test_a_card_that_is_taken_whole_by_somebody_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = {"cuDNN": "cannot open libcudnn.so.9"}
+    caffe_with(
+        monkeypatch,
+        built_for_cuda=True,
+        device_count=lambda: 3,
+        device=device,
+        missing_libraries=lambda: missing,
+    )
+    there = card_child.look([])
+    assert [one.index for one in there.cards] == [0, 2]
+    assert (there.count, there.reason, there.missing, there.no_cudnn) == (3, "", (), missing["cuDNN"])
+    assert card_child.look([2, 2, 9]).cards == (card(2),)
+    taken = card_child.look([1])
+    with pytest.raises(EnvironmentProblem, match="card 1: all CUDA-capable devices are busy"):
+        chosen(taken, 1)
+
+
+def test_what_cuda_says_of_a_missing_driver_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count() -> int:
+        raise RuntimeError("CUDA driver version is insufficient for CUDA runtime version")
+
+    caffe_with(
+        monkeypatch,
+        built_for_cuda=True,
+        device_count=count,
+        missing_libraries=lambda: {"cuBLAS": "cannot open libcublas.so.13"},
+    )
+    there = card_child.look([])
+    assert there.reason.startswith("CUDA driver version")
+    assert there.missing == ("cannot open libcublas.so.13",)
+
+
+@pytest.mark.parametrize("extension", [{"step": None}, {"built_for_cuda": False}])
+def test_an_extension_without_cuda_has_no_cards(
+    monkeypatch: pytest.MonkeyPatch, extension: dict[str, Any]
+) -> None:
+    caffe_with(monkeypatch, **extension)
+    assert card_child.look([]) == Cards(caffe="/site/caffe/__init__.py")
+
+
+def test_another_caffe_is_asked_by_using_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    caffe_with(monkeypatch)
+    there = card_child.look([3, 1])
+    assert there.built
+    assert chosen(there, 3).words() == "card 3 (a card)"
+    assert chosen(card_child.look([]), None).index == 0
 
 
 class NVMLError(Exception):
