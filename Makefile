@@ -7,13 +7,16 @@ PYTHON ?=
 BOOT := $(or $(PYTHON),python3)
 SETUP = @command -v "$(BOOT)" >/dev/null \
 	|| { echo "setup: there is no $(BOOT); install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 6; }; \
-	"$(BOOT)" deploy/bootstrap.py $(if $(PYTHON),--only-this-python) --extras
+	"$(BOOT)" deploy/bootstrap.py $(if $(PYTHON),--only-this-python) $(PYCAFFE) --extras
+# CUDA=1: pycaffe for NVIDIA cards too, from then on in this checkout; CUDA=0: for the CPU again.
+PYCAFFE = $(if $(CUDA),--cuda $(CUDA)) $(if $(CUDA_ARCHS),--cuda-archs "$(CUDA_ARCHS)") $(if $(CUDNN),--cudnn $(CUDNN))
 VENV := .venv/bin
 
 help: ## list what can be made
 	@echo "make TARGET [PYTHON=/path/to/python3]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 	@echo "A fresh machine needs only make, python3 and root or sudo; pycaffe is built once (minutes) and kept in the cache."
+	@echo "CUDA=1 with setup or pycaffe builds it for NVIDIA cards too, CUDA_ARCHS=80,90 for these alone, CUDNN=0 without cuDNN."
 	@echo "GOSSIP_CAFFE_PYCAFFE=/folder/with/caffe uses a pycaffe that you have; GOSSIP_CAFFE_CACHE moves the cache."
 
 setup: ## install what is missing, and nothing else
@@ -54,9 +57,9 @@ chaos-long: ## more than 1,000 kills, for hours; interrupted, it goes on
 	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job
 	@$(VENV)/gossip-caffe chaos run examples/chaos/long.toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/long
 
-pycaffe: ## build the pycaffe wheel and print where it is
+pycaffe: ## build the pycaffe wheel and print where it is (make pycaffe CUDA=1: for NVIDIA cards too)
 	$(SETUP) demo
-	@$(VENV)/python deploy/pycaffe/build.py
+	@$(VENV)/python deploy/pycaffe/build.py $(PYCAFFE)
 
 clean: ## remove what was made in this checkout; the cache stays
 	rm -rf .venv .chaos build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

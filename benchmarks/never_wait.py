@@ -150,11 +150,13 @@ async def exchange(board_fd: int, port: int) -> None:
 
 
 class Role:
-    """This script in another role, on the given cores."""
+    """This script, or another one, in another role, on the given cores."""
 
-    def __init__(self, cores: set[int], *arguments: object, fds: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, cores: set[int], *arguments: object, fds: tuple[int, ...] = (), script: str = __file__
+    ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *map(str, arguments)],
+            [sys.executable, script, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+NOT_HERE = 6
+"""The exit code of a benchmark whose machine lacks something (docs/errors.md), for example a card."""
 
 
 def names() -> list[str]:
@@ -22,7 +24,7 @@ def names() -> list[str]:
 
 
 def run(name: str) -> str | None:
-    """Run one, its output passed through; returns its RESULT line, None when it failed."""
+    """Run one, its output passed through; returns its RESULT line or why there is none, None when it failed."""
     command = [sys.executable, str(HERE / f"{name}.py")]
     result = None
     with subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True) as process:
@@ -30,6 +32,8 @@ def run(name: str) -> str | None:
             print(line, end="", flush=True)
             if line.startswith("RESULT "):
                 result = line.strip()
+    if process.returncode == NOT_HERE:
+        return "not measured: this machine lacks what it needs"
     return result if process.returncode == 0 else None
 
 

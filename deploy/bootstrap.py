@@ -1,10 +1,10 @@
 """Makes a checkout ready for ``make demo`` and ``make test``: does what is missing, and says what and how far it is.
 
-    python3 deploy/bootstrap.py [--extras demo|dev] [--only-this-python]
+    python3 deploy/bootstrap.py [--extras demo|dev] [--only-this-python] [--cuda 0|1 [--cuda-archs …] [--cudnn 0|1]]
 
 System packages come from apt-get (as root, or through sudo), everything else goes into ``.venv`` and the cache. When
 nothing is missing it takes a fraction of a second. ``GOSSIP_CAFFE_PYCAFFE=/folder/with/caffe`` uses that pycaffe and
-builds none. Standard library only.
+builds none. Which pycaffe was asked for, with CUDA or without, is kept until another one is. Standard library only.
 """
 
 from __future__ import annotations
@@ -107,16 +107,17 @@ def this_python() -> str:
     return f"Python {sys.version.split()[0]} of {sys.base_prefix}"
 
 
-def wanted(extras: str, *, only_this_python: bool) -> Wanted:
-    """What should be in the virtual environment."""
+def wanted(extras: str, words: Sequence[str], *, only_this_python: bool) -> Wanted:
+    """What should be in the virtual environment; ``words``: what pycaffe's build is told."""
     recipe = [path for path in BUILD.parent.iterdir() if path.is_file()]
+    recipe += [path for path in (BUILD.parent / "cuda").iterdir() if words]
     package = [ROOT / "pyproject.toml", ROOT / "setup.py", *(ROOT / "protos").glob("*.proto")]
     other = os.environ.get("GOSSIP_CAFFE_PYCAFFE", "")
     return Wanted(
         python=this_python() if only_this_python else "",
         package=setup_plan.digest(package),
         extras=extras,
-        pycaffe=f"at {other}" if other else setup_plan.digest(recipe),
+        pycaffe=f"at {other}" if other else " ".join([setup_plan.digest(recipe), *words]),
     )
 
 
@@ -186,8 +187,8 @@ def install_package(target: Wanted, log: Path) -> None:
     )
 
 
-def install_pycaffe(target: Wanted, elsewhere: str, log: Path) -> None:
-    """Install our wheel, built if need be, or a path to another pycaffe."""
+def install_pycaffe(target: Wanted, elsewhere: str, words: Sequence[str], log: Path) -> None:
+    """Install our wheel, built if need be as ``words`` say, or a path to another pycaffe."""
     by_path = next((VENV / "lib").glob("python3*/site-packages")) / BY_PATH
     by_path.unlink(missing_ok=True)
     run([PYTHON, "-m", "pip", "uninstall", "--yes", WHEEL], log, "removing the old pycaffe")
@@ -200,13 +201,13 @@ def install_pycaffe(target: Wanted, elsewhere: str, log: Path) -> None:
         by_path.write_text(f"{elsewhere}\n")
         say(f"using the pycaffe in {elsewhere}")
     else:
-        built = subprocess.run([PYTHON, BUILD], stdout=subprocess.PIPE, text=True, check=False)
+        built = subprocess.run([PYTHON, BUILD, *words], stdout=subprocess.PIPE, text=True, check=False)
         if built.returncode:
             raise SetupError("pycaffe was not built, see the line above")
         wheel = built.stdout.strip()
         run([PYTHON, "-m", "pip", "install", "--disable-pip-version-check", wheel], log, "installing pycaffe")
         say(f"using the pycaffe that was built here: {wheel}")
-    write_stamp(pycaffe=target.pycaffe)
+    write_stamp(pycaffe=target.pycaffe, pycaffe_words=" ".join(words))
 
 
 def other_pycaffe() -> str:
@@ -220,10 +221,18 @@ def other_pycaffe() -> str:
     return probe(sys.executable) or ""
 
 
-def set_up(extras: str, log: Path, *, only_this_python: bool) -> None:
+def build_words(options: argparse.Namespace, stamp: Mapping[str, str]) -> list[str]:
+    """What pycaffe's build is told: as asked for now, else as it was last time."""
+    if options.cuda is None:
+        return stamp.get("pycaffe_words", "").split()
+    return setup_plan.pycaffe_words(options.cuda, options.cuda_archs, options.cudnn)
+
+
+def set_up(options: argparse.Namespace, log: Path) -> None:
     """Find what is missing, say it, do it."""
-    target = wanted(extras, only_this_python=only_this_python)
     stamp = read_stamp()
+    words = build_words(options, stamp)
+    target = wanted(options.extras, words, only_this_python=options.only_this_python)
     steps = setup_plan.steps_in_venv(setup_plan.found(venv_works(stamp), stamp), target)
     if not steps:
         return
@@ -239,11 +248,18 @@ def set_up(extras: str, log: Path, *, only_this_python: bool) -> None:
     planned = setup_plan.with_system(steps, packages)
     for number, step in enumerate(planned, 1):
         say(f"{number}/{len(planned)} {step.kind}: {step.reason}")
-        do(step, target, packages, elsewhere, log)
+        do(step, target, packages, elsewhere, words, log)
     say("ready")
 
 
-def do(step: Step, target: Wanted, packages: Sequence[SystemPackage], elsewhere: str, log: Path) -> None:
+def do(
+    step: Step,
+    target: Wanted,
+    packages: Sequence[SystemPackage],
+    elsewhere: str,
+    words: Sequence[str],
+    log: Path,
+) -> None:
     """Do one step."""
     if step.kind is Kind.SYSTEM:
         install_system(packages, log)
@@ -252,7 +268,7 @@ def do(step: Step, target: Wanted, packages: Sequence[SystemPackage], elsewhere:
     elif step.kind is Kind.PACKAGE:
         install_package(target, log)
     else:
-        install_pycaffe(target, elsewhere, log)
+        install_pycaffe(target, elsewhere, words, log)
 
 
 def main() -> int:
@@ -264,10 +280,15 @@ def main() -> int:
     parser.add_argument(
         "--only-this-python", action="store_true", help="make .venv anew if it was made with another Python"
     )
+    parser.add_argument("--cuda", type=int, choices=(0, 1), help="which pycaffe: 1 for NVIDIA cards too")
+    parser.add_argument(
+        "--cuda-archs", default="", metavar="N[,N…]", help="for these compute capabilities alone"
+    )
+    parser.add_argument("--cudnn", type=int, choices=(0, 1), default=1, help="0: without cuDNN")
     options = parser.parse_args()
     try:
         with alone() as log:
-            set_up(options.extras, log, only_this_python=options.only_this_python)
+            set_up(options, log)
     except SetupError as error:
         say(str(error))
         return EXIT_ENVIRONMENT

@@ -73,6 +73,16 @@ def digest(files: Iterable[Path]) -> str:
     return sha.hexdigest()[:16]
 
 
+def pycaffe_words(cuda: int, architectures: str, cudnn: int) -> list[str]:
+    """What pycaffe's build is told: nothing for the CPU; for cards which, and whether with cuDNN."""
+    if not cuda:
+        return []
+    words = ["--cuda", "1"]
+    if architectures.strip():
+        words += ["--cuda-archs", ",".join(architectures.replace(",", " ").split())]
+    return words if cudnn else [*words, "--cudnn", "0"]
+
+
 def found(venv_works: bool, stamp: Mapping[str, str]) -> Found:
     """What a stamp says, as far as it can be believed: nothing of it, when the environment does not work."""
     if not venv_works:

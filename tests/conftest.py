@@ -15,12 +15,14 @@ settings.load_profile("gossip-caffe")
 # A shell ignores it in what it starts in the background, and every process of a test would, too: some get Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_FOLDERS = ("unit", "integration", "chaos", "simulation")
+_HERE = Path(__file__).parent
+_FOLDERS = ("unit", "integration", "chaos", "simulation", "gpu")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its folder: `pytest -m unit`."""
     for item in items:
+        parts = Path(item.path).relative_to(_HERE).parts
         for folder in _FOLDERS:
-            if folder in Path(item.path).parts:
+            if folder in parts:
                 item.add_marker(folder)

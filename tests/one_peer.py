@@ -17,6 +17,7 @@ from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.solver.board import Flat
+from gossip_caffe.solver.device import CPU
 from gossip_caffe.solver.engine import engine_spec
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.solver_port import SolverProcess
@@ -76,10 +77,12 @@ def in_order(spec: JobSpec, batches: int) -> list[PlannedBatch]:
 class OnePeer:
     """A peer's children, fed with a job's records in their order."""
 
-    def __init__(self, spec: JobSpec, *, modules: Path | None = None, noise_seed: int = 0) -> None:
+    def __init__(
+        self, spec: JobSpec, *, modules: Path | None = None, noise_seed: int = 0, device: str = CPU
+    ) -> None:
         self._spec = spec
         self.ring = BatchRing.create(spec.data.tops, spec.data.batch_records, max(SLOTS, 2 * spec.iter_size))
-        engine = engine_spec(spec, "pycaffe", noise_seed)
+        engine = engine_spec(spec, "pycaffe", noise_seed, device)
         environment = dict(ENVIRONMENT)
         if modules is not None:
             environment["PYTHONPATH"] = os.pathsep.join(
@@ -125,12 +128,14 @@ class OnePeer:
         await asyncio.gather(self._loader.stop(), self.solver.stop())
 
 
-async def trained(spec: JobSpec, iterations: int, *, watched: int = 0, modules: Path | None = None) -> Run:
+async def trained(
+    spec: JobSpec, iterations: int, *, watched: int = 0, modules: Path | None = None, device: str = CPU
+) -> Run:
     """Train a job on one peer; of the first and of the last ``watched`` iterations each loss is noted.
 
     ``modules``: where the net's own Python layers are.
     """
-    peer = OnePeer(spec, modules=modules)
+    peer = OnePeer(spec, modules=modules, device=device)
     try:
         await peer.start()
         start = peer.weights()

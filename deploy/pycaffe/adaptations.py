@@ -6,6 +6,7 @@ is not there stops the build: the source is not the one that this list was writt
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,12 +130,17 @@ def adapt(source: Path) -> None:
     """Apply the whole list to an unpacked source tree. Raises AdaptationError naming the file at fault."""
     for name in STALE:
         (source / name).unlink(missing_ok=True)
-    for change in CHANGES:
+    apply(CHANGES, source)
+
+
+def apply(changes: Iterable[Change], source: Path) -> None:
+    """Make changes in their order. Raises AdaptationError naming the file at fault."""
+    for change in changes:
         path = source / change.file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         if (found := text.count(change.old)) != change.times:
             raise AdaptationError(
                 f"{change.file}: {change.old.strip().splitlines()[0]!r} stands there {found} times, "
-                f"not {change.times} ({change.why}); the source is not the one that adaptations.py is for"
+                f"not {change.times} ({change.why}); the source is not the one that the list is for"
             )
         path.write_text(text.replace(change.old, change.new), encoding="utf-8")

@@ -3,10 +3,11 @@
 The source is a pinned source distribution (pinned.py), adapted (adaptations.py), compiled (compiling.py with
 CMakeLists.txt) and packed (wheel_file.py) into a cache outside of the checkout:
 
-    ${GOSSIP_CAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/gossip-caffe}/pycaffe/<python>-<numpy>-<machine>-<recipe>/
+    ${GOSSIP_CAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/gossip-caffe}/pycaffe/<python>-<numpy>-<platform>-<recipe>/
 
-    ${GOSSIP_CAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/gossip-caffe}/pycaffe/<python>-<numpy>-<os>-<recipe>/
-is goes to stderr, the wheel's path to stdout.
+With --cuda 1 it gets the device's half too (cuda_toolkit.py, adaptations_cuda.py, cuda.cmake, cuda/); that wheel trains
+on the CPU as well, on machines without a card and without any of CUDA. How far it is goes to stderr, the wheel's path
+to stdout.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import adaptations_cuda
+import cuda_toolkit
 import needs
 import pinned
 import wheel_file
-from adaptations import AdaptationError, adapt
+from adaptations import AdaptationError, adapt, apply
 from compiling import BuildError, compile_package, say
+from cuda_toolkit import Toolkit
 
 HERE = Path(__file__).resolve().parent
 RECIPE = (
@@ -41,6 +45,13 @@ RECIPE = (
     "pinned.py",
     "wheel_file.py",
 )
+CUDA_RECIPE = (
+    "adaptations_cuda.py",
+    "cuda.cmake",
+    "cuda_toolkit.py",
+    *sorted(f"cuda/{path.name}" for path in (HERE / "cuda").iterdir()),
+)
+"""What the device's half adds: a change of it leaves the wheels for the CPU as they are."""
 NAME = "gossip-caffe-pycaffe"
 VERSION = f"1.0.0+brocolli{pinned.CAFFE.version}.2"
 SUMMARY = "Caffe with its Python interface, and what elastic training needs of its solvers"
@@ -61,8 +72,13 @@ def python_tag() -> str:
     return f"cp{sys.version_info.major}{sys.version_info.minor}"
 
 
-def cache_key() -> str:
-    """Names a build: another Python, NumPy ABI, platform or recipe gives another wheel."""
+def version_of(cuda: Toolkit | None) -> str:
+    """The wheel's version: it says for what it was built."""
+    return f"{VERSION}.{cuda.tag}" if cuda else VERSION
+
+
+def cache_key(cuda: Toolkit | None) -> str:
+    """Names a build: another Python, NumPy ABI, platform, recipe or CUDA gives another wheel."""
     try:
         numpy = metadata.version("numpy").partition(".")[0]
     except metadata.PackageNotFoundError:
@@ -70,13 +86,17 @@ def cache_key() -> str:
             f"{sys.executable} lacks NumPy, whose headers are needed; run 'make pycaffe', which installs it"
         ) from None
     parts = [VERSION.encode(), repr(REQUIRES).encode(), *((HERE / name).read_bytes() for name in RECIPE)]
+    if cuda:
+        parts += [repr((cuda.version, cuda.architectures)).encode()]
+        parts += [(HERE / name).read_bytes() for name in CUDA_RECIPE]
     recipe = hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
-    return f"{python_tag()}-numpy{numpy}-{sysconfig.get_platform()}-{recipe}"
+    key = f"{python_tag()}-numpy{numpy}-{sysconfig.get_platform()}-{recipe}"
+    return f"{key}-{cuda.tag}" if cuda else key
 
 
-def cached_wheel() -> Path | None:
+def cached_wheel(cuda: Toolkit | None) -> Path | None:
     """The wheel of this recipe for the running Python, if it has been built."""
-    return next((cache_root() / "pycaffe" / cache_key()).glob("*.whl"), None)
+    return next((cache_root() / "pycaffe" / cache_key(cuda)).glob("*.whl"), None)
 
 
 def missing_packages() -> list[needs.Need]:
@@ -120,23 +140,31 @@ def sole_builder(lock: Path) -> Iterator[None]:
         yield
 
 
-def build(jobs: int, *, force: bool) -> Path:
+def build(jobs: int, cuda: Toolkit | None, *, force: bool) -> Path:
     """The wheel's path; builds it when the cache lacks it. Nothing half-built is ever in its place."""
-    if not force and (wheel := cached_wheel()):
+    if not force and (wheel := cached_wheel(cuda)):
         return wheel
     boost = check_machine()
-    folder = cache_root() / "pycaffe" / cache_key()
+    folder = cache_root() / "pycaffe" / cache_key(cuda)
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f"{folder.name}.log")
     with sole_builder(folder.with_name(f"{folder.name}.lock")):
-        if not force and (wheel := cached_wheel()):
+        if not force and (wheel := cached_wheel(cuda)):
             return wheel
         for left in folder.parent.glob(f"building-{folder.name}-*"):  # of a build that was killed
             shutil.rmtree(left)
         log.write_text("")
-        say(f"building for {python_tag()} with {jobs} compilers, about 9 minutes of CPU time (log: {log})")
+        minutes = 9
+        if cuda:
+            minutes += 3 + 6 * len(cuda.architectures)
+            say(
+                f"with CUDA {cuda.version[0]}.{cuda.version[1]} for architectures {', '.join(cuda.architectures)}"
+            )
+        say(
+            f"building for {python_tag()} with {jobs} compilers, about {minutes} minutes of CPU time (log: {log})"
+        )
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"building-{folder.name}-") as temporary:
-            finished = build_in(Path(temporary), log, jobs, boost)
+            finished = build_in(Path(temporary), log, jobs, boost, cuda)
             shutil.rmtree(folder, ignore_errors=True)
             finished.rename(folder)
     wheel = next(folder.glob("*.whl"))
@@ -144,7 +172,7 @@ def build(jobs: int, *, force: bool) -> Path:
     return wheel
 
 
-def build_in(work: Path, log: Path, jobs: int, boost: pinned.Pinned | None) -> Path:
+def build_in(work: Path, log: Path, jobs: int, boost: pinned.Pinned | None, cuda: Toolkit | None) -> Path:
     """Build within a folder that goes away; returns a folder in it with the wheel."""
     sources = cache_root() / "sources"
     prefix = None
@@ -156,13 +184,16 @@ def build_in(work: Path, log: Path, jobs: int, boost: pinned.Pinned | None) -> P
     pinned.unpack(pinned.fetch(pinned.CAFFE, sources, log), work)
     source = work / pinned.CAFFE.file.removesuffix(".tar.gz")
     adapt(source)
-    package = compile_package(source, work / "build", log, jobs, prefix)
+    if cuda:
+        apply(adaptations_cuda.CHANGES, source)
+    settings = cuda.settings if cuda else ()
+    package = compile_package(source, work / "build", log, jobs, prefix, settings)
     finished = work / "finished"
     finished.mkdir()
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     described = wheel_file.Description(
         NAME,
-        VERSION,
+        version_of(cuda),
         SUMMARY,
         "BSD-2-Clause",
         REQUIRES,
@@ -185,6 +216,20 @@ def arguments() -> argparse.ArgumentParser:
         help="compilers at a time (default: all cores)",
     )
     parser.add_argument("--force", action="store_true", help="build even when the cache has the wheel")
+    parser.add_argument(
+        "--cuda",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1: for NVIDIA cards too, with nvcc of $CUDA_HOME, PATH or /usr/local/cuda",
+    )
+    parser.add_argument(
+        "--cuda-archs",
+        default="",
+        metavar="N[,N…]",
+        help="compute capabilities to compile for, for example 80,90 (default: all that CUDA knows since 7.0 or 7.5)",
+    )
+    parser.add_argument("--cudnn", type=int, choices=(0, 1), default=1, help="0: without cuDNN")
     parser.add_argument("--wheel-dir", type=Path, metavar="DIR", help="also copy the wheel into DIR")
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument(
@@ -202,13 +247,17 @@ def answer(options: argparse.Namespace) -> int:
         for need in missing_packages():
             print(f"{need.package}\t{need.why}")
         return 0
+    cuda = None
+    if options.cuda:
+        asked = cuda_toolkit.parse_architectures(options.cuda_archs)
+        cuda = cuda_toolkit.find(asked, cudnn=bool(options.cudnn), environment=os.environ)
     if options.print_path:
-        wheel = cached_wheel()
+        wheel = cached_wheel(cuda)
         if wheel is None:
             say("not built yet; run without --print-path")
             return EXIT_NOT_FOUND
     else:
-        wheel = build(options.jobs, force=options.force)
+        wheel = build(options.jobs, cuda, force=options.force)
     if options.wheel_dir:
         options.wheel_dir.mkdir(parents=True, exist_ok=True)
         wheel = Path(shutil.copy(wheel, options.wheel_dir))

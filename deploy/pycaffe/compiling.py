@@ -62,10 +62,12 @@ def carry_libraries(package: Path, prefix: Path) -> None:
                 waiting.append(target)
 
 
-def compile_package(source: Path, build: Path, log: Path, jobs: int, boost: Path | None) -> Path:
-    """Compile; returns the folder that holds the importable ``caffe`` package."""
+def compile_package(
+    source: Path, build: Path, log: Path, jobs: int, boost: Path | None, settings: Sequence[str] = ()
+) -> Path:
+    """Compile, with further ``settings`` for CMake; returns the folder that holds the importable ``caffe`` package."""
     configure = ["cmake", "-S", str(HERE), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
-    configure += [f"-DCAFFE_SOURCE={source}", f"-DPython3_EXECUTABLE={sys.executable}"]
+    configure += [f"-DCAFFE_SOURCE={source}", f"-DPython3_EXECUTABLE={sys.executable}", *settings]
     if boost:
         configure.append(f"-DBOOST_PREFIX={boost}")
     say("configuring")

@@ -1,8 +1,8 @@
 // caffe._gossip: what elastic training needs of a Caffe solver and pycaffe does not offer.
 //
 // The learning rate of the next step, the momentum as NumPy views, a step without Python's lock, one update by hand,
-// device pointers and the log level. Compiled from Caffe's own headers and linked against _caffe.so, so that both
-// modules share one set of classes and one registry of boost.python. Typed in _gossip.pyi.
+// device pointers, what cards there are, and the log level. Compiled from Caffe's own headers and linked against
+// _caffe.so, so that both modules share one set of classes and one registry of boost.python. Typed in _gossip.pyi.
 #define NPY_NO_DEPRECATED_API NPY_1_7_API_VERSION
 #include <Python.h>  // NOLINT(build/include_alpha)
 
@@ -17,6 +17,9 @@
 #include "caffe/caffe.hpp"
 #include "caffe/sgd_solvers.hpp"
 #include "glog/logging.h"
+#ifndef CPU_ONLY
+#include "devices.hpp"
+#endif
 
 namespace bp = boost::python;
 
@@ -102,15 +105,40 @@ bp::list history(bp::object self) {
 }
 
 #ifdef CPU_ONLY
-std::uintptr_t no_gpu(const Blob&) {
-  fail(PyExc_RuntimeError, "this pycaffe was built for the CPU only: a blob has no device memory");
-  return 0;
-}
-std::uintptr_t gpu_data_ptr(Blob& blob) { return no_gpu(blob); }
-std::uintptr_t gpu_diff_ptr(Blob& blob) { return no_gpu(blob); }
+const bool built_for_cuda = false;
+void no_gpu() { fail(PyExc_RuntimeError, "this pycaffe was built for the CPU only"); }
+std::uintptr_t gpu_data_ptr(Blob&) { return no_gpu(), 0; }
+std::uintptr_t gpu_diff_ptr(Blob&) { return no_gpu(), 0; }
+int device_count() { return no_gpu(), 0; }
+bp::tuple device(int) { return no_gpu(), bp::tuple(); }
+bp::dict missing_libraries() { return no_gpu(), bp::dict(); }
 #else
+const bool built_for_cuda = true;
 std::uintptr_t gpu_data_ptr(Blob& blob) { return reinterpret_cast<std::uintptr_t>(blob.mutable_gpu_data()); }
 std::uintptr_t gpu_diff_ptr(Blob& blob) { return reinterpret_cast<std::uintptr_t>(blob.mutable_gpu_diff()); }
+
+int device_count() {
+  std::string reason;
+  const int count = caffe::devices::count(&reason);
+  if (count < 0) fail(PyExc_RuntimeError, reason);
+  return count;
+}
+
+bp::tuple device(int index) {
+  caffe::devices::Device found;
+  std::string reason;
+  if (!caffe::devices::describe(index, &found, &reason)) fail(PyExc_RuntimeError, reason);
+  return bp::make_tuple(found.name, found.capability, found.bus, found.memory_bytes, found.free_bytes);
+}
+
+bp::dict missing_libraries() {
+  using caffe::opened::missing;
+  bp::dict reasons;
+  if (const std::string reason = missing(caffe::opened::CUBLAS); !reason.empty()) reasons["cuBLAS"] = reason;
+  if (const std::string reason = missing(caffe::opened::CURAND); !reason.empty()) reasons["cuRAND"] = reason;
+  if (const std::string reason = missing(caffe::opened::CUDNN); !reason.empty()) reasons["cuDNN"] = reason;
+  return reasons;
+}
 #endif
 
 void set_log_level(int level) { FLAGS_minloglevel = level; }
@@ -143,5 +171,14 @@ BOOST_PYTHON_MODULE(_gossip) {
           "The address of a blob's data on the device. Raises RuntimeError when built for the CPU only.");
   bp::def("gpu_diff_ptr", &gpu_diff_ptr, (bp::arg("blob")),
           "The address of a blob's gradient on the device. Raises RuntimeError when built for the CPU only.");
+  bp::scope().attr("built_for_cuda") = built_for_cuda;
+  bp::def("device_count", &device_count,
+          "How many cards CUDA sees. Raises RuntimeError with CUDA's reason, or when built for the CPU only.");
+  bp::def("device", &device, (bp::arg("index")),
+          "A card's name, compute capability, bus address, and its memory and what of it is free, in bytes.\n\n"
+          "It takes some of that memory, for as long as the process lives. Raises RuntimeError with CUDA's reason.");
+  bp::def("missing_libraries", &missing_libraries,
+          "Of cuBLAS, cuRAND and cuDNN those that cannot be opened, each with why and what to do. Only cuDNN can be "
+          "done without. Raises RuntimeError when built for the CPU only.");
   bp::def("set_log_level", &set_log_level, (bp::arg("level")), "Least level that Caffe logs: 0 info … 3 fatal.");
 }

@@ -1,13 +1,15 @@
 """Runs Caffe's own Python tests against the pycaffe that the running Python imports.
 
 The tests come from the pinned source and are unpacked into a folder that goes away. They were written for
-older Pythons: names that unittest has dropped since are given back to it here; nothing else is changed.
+older Pythons: names that unittest has dropped since are given back to it here; nothing else is changed. With
+``--card N`` they run in GPU mode on that card; the one that asks for the CPU's mode does not get it then.
 
 The last line is ``RESULT {json}`` with the number run and the tests that failed; exit code 1 when one did.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -38,6 +40,17 @@ def run(folder: Path) -> unittest.TestResult:
 
 def main() -> int:
     """Unpack, run, report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--card", type=int, metavar="N", help="in GPU mode, on this card")
+    options = parser.parse_args()
+    if options.card is not None:
+        import caffe  # noqa: PLC0415 - the tests' own
+
+        caffe.set_device(options.card)
+        caffe.set_mode_gpu()
+        caffe.set_mode_cpu = lambda: None
     give_back_old_names()
     log = cache_root() / "caffes-own-tests.log"
     with tempfile.TemporaryDirectory(prefix="caffes-own-tests-") as temporary:

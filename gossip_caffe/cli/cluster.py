@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossip_caffe.cli.detach import run_detached
-from gossip_caffe.cli.local_cluster import data_root_words, go_down_on_signals
+from gossip_caffe.cli.local_cluster import cards_of, data_root_words, go_down_on_signals, gpus_option
 from gossip_caffe.cli.new_job import NewJob, named_after, new_job_options, read_spec
 from gossip_caffe.cli.output import print_json, print_table
 from gossip_caffe.cli.peer import data_root_option, from_checkpoint_option
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gossip_caffe.cluster.supervisor import ClusterOptions
 
 DOWN_DEADLINE_S = 40.0
+PEERS = 2
 
 name_option = click.option("--name", default="local", show_default=True, help="The cluster's name.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -35,6 +36,7 @@ def cluster() -> None:
 
     \b
     gossip-caffe cluster up --peers 4 --solver solver.prototxt
+    gossip-caffe cluster up --gpus 0,1 --solver solver.prototxt
     gossip-caffe cluster scale 6
     gossip-caffe cluster kill p1
     gossip-caffe cluster down
@@ -43,8 +45,11 @@ def cluster() -> None:
 
 @cluster.command()
 @click.option(
-    "--peers", default=2, show_default=True, type=click.IntRange(1, 256), help="How many peers to start."
+    "--peers",
+    type=click.IntRange(1, 256),
+    help=f"How many peers to start.  [default: {PEERS}, or one for each of --gpus]",
 )
+@gpus_option
 @click.option("--solver", default="", help="Create the job from this solver.prototxt.")
 @click.option("--job", "job_name", default="", help="The job's name; without --solver it must exist.")
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd instead of one of our own.")
@@ -56,7 +61,8 @@ def cluster() -> None:
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
 def up(
-    peers: int,
+    peers: int | None,
+    gpus: str,
     solver: str,
     job_name: str,
     new: NewJob,
@@ -89,10 +95,12 @@ def up(
     state.lock().close()  # refuses at once when one is up; the supervisor takes it for good
     job_name = job_name or named_after(solver)
     endpoints = parse_endpoints(etcd) if etcd else ()
-    spec = read_spec(job_name, solver, new, checked=engine == "pycaffe") if solver else None
+    cards, peers = cards_of(gpus, peers, PEERS, engine)
+    checked = engine == "pycaffe"
+    spec = read_spec(job_name, solver, new, checked=checked, on_cards=bool(cards)) if solver else None
     of_peers = data_root_words(data_roots)
     options = ClusterOptions(
-        state, peers, job_name, spec, endpoints, engine, restart, of_peers, from_checkpoint
+        state, peers, job_name, spec, endpoints, engine, restart, of_peers, from_checkpoint, cards=cards
     )
     if not detach:
         sys.exit(asyncio.run(_supervise(options)))
@@ -100,6 +108,7 @@ def up(
     command += ["--job", job_name, "--engine", engine, "--unchecked"]  # it was checked here
     command += ["--solver", solver] if solver else []
     command += ["--etcd", etcd] if etcd else []
+    command += ["--gpus", gpus] if gpus else []
     command += ["--restart"] if restart else []
     command += ["--from-checkpoint", from_checkpoint] if from_checkpoint else []
     command += [*of_peers, *new.words]

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import os
 import platform
 import sys
@@ -39,6 +41,7 @@ def findings() -> list[Finding]:
     caffe = probe()
     what = f"{caffe.path} ({caffe.version}, {caffe.layers} layer types{', with our extension' * caffe.extension})"
     found.append(Finding("pycaffe", not caffe.problem, True, caffe.problem or what, "run 'make pycaffe'"))
+    found += gpu_findings()
     try:
         found.append(Finding("etcd", True, False, str(find_etcd())))
     except GossipCaffeError as error:
@@ -48,6 +51,26 @@ def findings() -> list[Finding]:
     found.append(Finding("memfd, eventfd, pidfd", linux, True, kernel, "use Linux 5.4 or newer"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     found.append(Finding("machine", True, False, f"{os.cpu_count()} cores, {memory:.1f} GiB of memory"))
+    return found
+
+
+def gpu_findings() -> list[Finding]:
+    """Look at the cards, and at what makes them quick; a peer can do without any of it."""
+    from gossip_caffe.solver.card_trial import look_at_cards
+    from gossip_caffe.solver.cards import refusal
+
+    try:
+        cards = asyncio.run(look_at_cards())
+    except GossipCaffeError as error:
+        return [Finding("GPU", False, False, error.message, error.remedy)]
+    if (problem := refusal(cards)) is not None:
+        return [Finding("GPU", False, False, problem.message, problem.remedy)]
+    found = [Finding("GPU", True, False, card.words()) for card in cards.cards]
+    if cards.no_cudnn:
+        found.append(Finding("cuDNN", False, False, "Caffe's own kernels are used", cards.no_cudnn))
+    for module, use in (("cupy", "quick snapshots on a card"), ("pynvml", "a card's memory in the status")):
+        there = importlib.util.find_spec(module) is not None
+        found.append(Finding(module, there, False, use if there else f"no {use}", "see docs/gpu.md"))
     return found
 
 

@@ -97,20 +97,24 @@ _OPTIONS = (
 )
 
 
-def read_spec(name: str, solver: str, new: NewJob, *, checked: bool = True) -> JobSpec:
+def read_spec(
+    name: str, solver: str, new: NewJob, *, checked: bool = True, on_cards: bool = False
+) -> JobSpec:
     """The job of a solver file; Caffe builds its nets once, unless not ``checked`` or the options say so.
+
+    ``on_cards``: the command puts its peers on cards, and need not be told how.
 
     Raises UsageError, ModelError or DataError, and EnvironmentProblem without a Caffe.
     """
     try:
-        return _read_spec(name, solver, new, checked=checked and not new.unchecked)
+        return _read_spec(name, solver, new, checked=checked and not new.unchecked, on_cards=on_cards)
     except ModelError as error:
         # Nothing was started yet: wrong files are as wrong words of the command are.
         error.exit_code = ExitCode.USAGE
         raise
 
 
-def _read_spec(name: str, solver: str, new: NewJob, *, checked: bool) -> JobSpec:
+def _read_spec(name: str, solver: str, new: NewJob, *, checked: bool, on_cards: bool) -> JobSpec:
     from gossip_caffe.data.source import measure
     from gossip_caffe.job.checks import check_loss
     from gossip_caffe.job.notices import notices
@@ -139,7 +143,7 @@ def _read_spec(name: str, solver: str, new: NewJob, *, checked: bool) -> JobSpec
         try_with_caffe(model, spec, measure, lambda: click.echo(news, err=True))
     else:
         check_loss(model.train)
-    for notice in notices(model, spec):
+    for notice in notices(model, spec, on_cards=on_cards):
         click.echo(notice, err=True)
     if why_not := plan_of(spec).why_not:
         click.echo(f"the consensus will not be tested: {why_not}", err=True)

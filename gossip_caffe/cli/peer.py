@@ -33,6 +33,13 @@ from_checkpoint_option = click.option(
     metavar="ID",
     help="Go back to this checkpoint, when no peer lives: what was learned after it is trained again.",
 )
+gpu_option = click.option(
+    "--gpu",
+    default="",
+    metavar="N|auto",
+    help="Train on this NVIDIA card, numbered as 'gossip-caffe doctor' shows them; auto: the one with the most free "
+    "memory. Default: on the CPU.",
+)
 job_option = click.option("--job", default="", help="Only peers of this job.")
 
 
@@ -75,6 +82,7 @@ def peer() -> None:
     type=click.Path(path_type=Path),
     help="Where its events and checkpoints go.",
 )
+@gpu_option
 @data_root_option
 @from_checkpoint_option
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
@@ -86,6 +94,7 @@ def start(
     advertise: str,
     zone: str,
     run_dir: Path,
+    gpu: str,
     data_roots: tuple[str, ...],
     from_checkpoint: str,
     engine: str,
@@ -99,12 +108,16 @@ def start(
 
     \b
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --gpu 0
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100 --advertise gpu3.example:7100
     """
     from gossip_caffe.job.relocation import DataRoot
     from gossip_caffe.peer.options import PeerOptions
     from gossip_caffe.peer.run import run_peer
+    from gossip_caffe.solver.device import parse_card
 
+    if gpu:
+        parse_card(gpu, "--gpu")  # before anything is asked of etcd
     options = PeerOptions(
         endpoints=endpoints(etcd),
         job=job,
@@ -114,6 +127,7 @@ def start(
         advertise=advertise,
         engine=engine,
         zone=zone,
+        gpu=gpu,
         data_roots=tuple(map(DataRoot.parse, data_roots)),
         from_checkpoint=from_checkpoint,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gossip_caffe.cli.local_cluster import data_root_words, go_down_on_signals
+from gossip_caffe.cli.local_cluster import cards_of, data_root_words, go_down_on_signals, gpus_option
 from gossip_caffe.cli.new_job import NewJob, named_after, new_job_options, read_spec
 from gossip_caffe.cli.output import print_json
 from gossip_caffe.cli.peer import data_root_option
@@ -53,8 +53,11 @@ class Result:
 @click.command()
 @click.argument("solver", type=click.Path())
 @click.option(
-    "--peers", default=1, show_default=True, type=click.IntRange(1, 256), help="How many peers train it."
+    "--peers",
+    type=click.IntRange(1, 256),
+    help="How many peers train it.  [default: 1, or one for each of --gpus]",
 )
+@gpus_option
 @new_job_options
 @data_root_option
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd: others can join the job.")
@@ -65,7 +68,8 @@ class Result:
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 def train(
     solver: str,
-    peers: int,
+    peers: int | None,
+    gpus: str,
     new: NewJob,
     data_roots: tuple[str, ...],
     etcd: str,
@@ -82,6 +86,7 @@ def train(
     \b
     gossip-caffe train solver.prototxt
     gossip-caffe train solver.prototxt --peers 4
+    gossip-caffe train solver.prototxt --gpus 0,1
     """
     from gossip_caffe.cluster.snapshot_files import SnapshotFiles
     from gossip_caffe.cluster.supervisor import ClusterOptions
@@ -93,7 +98,8 @@ def train(
     tag = secrets.token_hex(3)
     # In an etcd of our own no other job is in its way.
     job_name = job_name or (f"{named_after(solver)}-{tag}" if etcd else named_after(solver))
-    spec = read_spec(job_name, solver, new, checked=engine == "pycaffe")
+    cards, peers = cards_of(gpus, peers, 1, engine)
+    spec = read_spec(job_name, solver, new, checked=engine == "pycaffe", on_cards=bool(cards))
     of_peers = data_root_words(data_roots)
     plan = snapshots_of(spec, default_prefix=str(Path(solver).with_suffix("")))
     if plan.hdf5:
@@ -101,7 +107,9 @@ def train(
     with temporary_cluster(tag) as state:
         snapshots = SnapshotFiles(plan, state.run)
         snapshots.check()
-        options = ClusterOptions(state, peers, job_name, spec, endpoints, engine, of_peers=of_peers)
+        options = ClusterOptions(
+            state, peers, job_name, spec, endpoints, engine, of_peers=of_peers, cards=cards
+        )
         on_terminal = sys.stdout.isatty() and not as_json
         with train_screen(spec.budget_samples, on_terminal=on_terminal, to_stderr=as_json) as screen:
             result = asyncio.run(_train(options, snapshots, screen, plan.iteration_at))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gossip_caffe.cluster.plan import card_for
 from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.processes import spawn
 
@@ -19,12 +20,16 @@ _CHILDREN = {"solver": b"gossip_caffe.solver.child", "loader": b"gossip_caffe.da
 
 @dataclass(slots=True)
 class PeerProcess:
-    """One peer of the fleet. ``code``: its exit code, minus the signal's number when killed, None while it runs."""
+    """One peer of the fleet. ``code``: its exit code, minus the signal's number when killed, None while it runs.
+
+    ``card``: the one that it trains on, None on the CPU.
+    """
 
     name: str
     process: subprocess.Popen[bytes]
     code: int | None = None
     stopping: bool = False
+    card: int | None = None
 
     @property
     def pid(self) -> int:
@@ -48,7 +53,8 @@ class Fleet:
     """All peers that this supervisor has started. Use it from the main thread, with the event loop running.
 
     Their names are ``prefix`` and a number that counts up; ``more`` are words for each of their commands, ``words_of``
-    gives further ones for a peer of that name.
+    gives further ones for a peer of that name. ``cards``: see ``card_for``; whoever takes an ended peer's place takes
+    its card.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Fleet:
         prefix: str = "p",
         more: Sequence[str] = (),
         words_of: Callable[[str], Sequence[str]] = lambda _: (),
+        cards: Sequence[int] = (),
     ) -> None:
         self._prefix = prefix
         self._state = state
@@ -68,6 +75,7 @@ class Fleet:
         self._engine = engine
         self._more = more
         self._words_of = words_of
+        self._cards = cards
         self.peers: dict[str, PeerProcess] = {}
         self.on_end: list[Callable[[PeerProcess], None]] = []
 
@@ -85,6 +93,7 @@ class Fleet:
         name = self.name(len(self.peers))
         log = self._state.log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
+        card = card_for(self._cards, [peer.card for peer in self.running if peer.card is not None])
         command = [sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", self._endpoint]
         command += [
             "--job",
@@ -95,6 +104,7 @@ class Fleet:
             str(self._state.run),
             "--engine",
             self._engine,
+            *(["--gpu", str(card)] if card is not None else []),
             *self._more,
             *self._words_of(name),
         ]
@@ -102,7 +112,7 @@ class Fleet:
         threads = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
         with log.open("ab") as out:
             process = spawn(command, stdout=out, stderr=out, environment=threads)
-        peer = self.peers[name] = PeerProcess(name, process)
+        peer = self.peers[name] = PeerProcess(name, process, card=card)
         pidfd = os.pidfd_open(process.pid)
         asyncio.get_running_loop().add_reader(pidfd, self._ended, peer, pidfd)
         return peer

@@ -15,6 +15,19 @@ class Scaling:
     reason: str
 
 
+def card_for(cards: Sequence[int], taken: Sequence[int]) -> int | None:
+    """The card of the next peer; None: it trains on the CPU.
+
+    ``cards``: one for each peer that is to be on one, in their order; ``taken``: those of the peers that run.
+    """
+    left = list(taken)
+    for card in cards:
+        if card not in left:
+            return card
+        left.remove(card)
+    return None
+
+
 def scaling(running: Sequence[str], wanted: int) -> Scaling:
     """From the running peers (oldest first) to ``wanted`` of them: the newest leave first."""
     missing = wanted - len(running)

@@ -41,7 +41,7 @@ class ClusterOptions:
 
     ``etcd`` empty: an etcd of its own. ``restart``: another peer takes the place of one that is killed.
     ``of_peers``: more words for each ``peer start``; ``words_of``: still more, by the peer's name and the address of
-    etcd. ``from_checkpoint``: the job goes back to that one first.
+    etcd. ``from_checkpoint``: the job goes back to that one first. ``cards``: one for each peer that trains on one.
     """
 
     state: ClusterState
@@ -54,6 +54,7 @@ class ClusterOptions:
     of_peers: tuple[str, ...] = ()
     from_checkpoint: str = ""
     words_of: Callable[[str, str], tuple[str, ...]] = lambda _name, _etcd: ()
+    cards: tuple[int, ...] = ()
 
 
 class Supervisor:
@@ -117,6 +118,7 @@ class Supervisor:
             prefix,
             self._options.of_peers,
             lambda name: self._options.words_of(name, endpoint),
+            self._options.cards,
         )
         self.fleet.on_end.append(self._peer_ended)
 

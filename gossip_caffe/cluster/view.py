@@ -29,6 +29,8 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
     notes = [f"{count:,} {what}" for what, count in counted.items() if count]
     if figures["stalled_share"] > 0.5:
         notes.insert(0, f"idle {figures['stalled_share']:.0%}")
+    if (device := figures.get("device", "cpu")) != "cpu":
+        notes.append(device + _memory(figures))
     note = ", ".join(notes)
     return (
         peer["peer"],
@@ -45,6 +47,12 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
         "" if distance is None else f"{distance:.1e}",
         note,
     )
+
+
+def _memory(figures: dict[str, Any]) -> str:
+    """What is in use of a card's memory; empty when that is not known."""
+    used, size = figures.get("device_used_bytes"), figures.get("device_memory_bytes")
+    return f" {used / 2**30:.1f} of {size / 2**30:.1f} GiB" if used is not None and size else ""
 
 
 def headline(status: dict[str, Any]) -> str:

@@ -10,12 +10,15 @@ from gossip_caffe.job.spec import JobSpec
 _GPU = ("GPU", "1")
 
 
-def notices(model: Model, spec: JobSpec) -> Iterator[str]:
-    """One line each, with file and line where a line says it."""
+def notices(model: Model, spec: JobSpec, *, on_cards: bool = False) -> Iterator[str]:
+    """One line each, with file and line where a line says it. ``on_cards``: this job's peers are being put on cards."""
     root = model.solver.root
     mode = root.last("solver_mode")
-    if mode is not None and root.text("solver_mode") in _GPU:
-        yield f"{model.solver.name}:{mode.line}: solver_mode: GPU is not followed, peers train on the CPU"
+    if mode is not None and root.text("solver_mode") in _GPU and not on_cards:
+        yield (
+            f"{model.solver.name}:{mode.line}: solver_mode: GPU puts no peer on a card; "
+            "say which with 'peer start --gpu N' (train, cluster up: --gpus N,N)"
+        )
     if not spec.data.sources:
         yield (
             f"{model.train.document.name}: the net makes its own data, so there is none to share out: "

@@ -23,7 +23,7 @@ class PeerRecord:
 
     ``address`` is "host:port" of its gRPC server; ``weight`` the samples a second that it trains, 0.0 until that is
     measured; ``fingerprint`` that of its weight layout, empty until its net stands; ``zone`` where it runs, empty when
-    it was told nothing.
+    it was told nothing. ``device``: "cpu" or "gpu:0"; of a card also its name and memory, where they are known.
     """
 
     peer: str
@@ -37,6 +37,8 @@ class PeerRecord:
     weight: float = 0.0
     version: str = ""
     zone: str = ""
+    device_name: str = ""
+    device_memory_bytes: int = 0
 
     def to_json(self) -> bytes:
         """The record as it stands in the store."""

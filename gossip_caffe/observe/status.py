@@ -15,6 +15,7 @@ class PeerStatus:
 
     ``exchanges_half_applied``: exchanges of which this peer applied its half and the offering side did not;
     ``mass_error``: by how much they moved the sum of all weights.
+    ``device``: "cpu" or "gpu:0"; of a card its name and memory, and what of that is in use, by whomever; None: unknown.
     ``tested``: the record of its newest test of the consensus (tested.py), if it has made one.
     """
 
@@ -44,6 +45,10 @@ class PeerStatus:
     solver_restarts: int = 0
     records_skipped: int = 0
     tested: dict[str, Any] | None = None
+    device: str = "cpu"
+    device_name: str = ""
+    device_memory_bytes: int = 0
+    device_used_bytes: int | None = None
 
     def to_json(self) -> bytes:
         """The record as it stands in the store."""

@@ -15,6 +15,7 @@ class PeerOptions:
     ``listen`` is where its gRPC server binds ("host:port", port 0 picks a free one), ``advertise`` what others call;
     empty means the address with which etcd is reached. ``run_dir`` takes its events and checkpoints.
     ``zone``: where this machine is; partners of the same zone are asked more often.
+    ``gpu``: the card to train on, by CUDA's number or "auto"; empty: the CPU.
     ``data_roots``: where this machine has the job's data, if elsewhere. ``from_checkpoint``: let the job go back to it.
     """
 
@@ -26,5 +27,6 @@ class PeerOptions:
     advertise: str = ""
     engine: str = "pycaffe"
     zone: str = ""
+    gpu: str = ""
     data_roots: tuple[DataRoot, ...] = ()
     from_checkpoint: str = ""

@@ -82,6 +82,7 @@ def status_of(training: Training, state: State, reason: str) -> PeerStatus:
     board, sharing = training.trainer.board, training.strategy.figures
     throughput = training.throughput
     throughput.note(board.samples, board.stalled_s)
+    record, gauge = training.incarnation.registration.record, training.world.gauge
     return PeerStatus(
         peer=training.peer,
         state=state.value,
@@ -103,12 +104,16 @@ def status_of(training: Training, state: State, reason: str) -> PeerStatus:
         progress_samples=training.progress.samples,
         budget_samples=training.world.spec.budget_samples,
         checkpoint=training.checkpointing.newest,
-        agent_pid=training.incarnation.registration.record.pid,
+        agent_pid=record.pid,
         solver_pid=training.trainer.solver_pid,
         loader_pid=training.trainer.loader_pid,
         solver_restarts=training.trainer.solver_restarts,
         records_skipped=training.trainer.records_skipped,
         tested=tested.to_record() if (tested := training.testing.newest) is not None else None,
+        device=record.device,
+        device_name=record.device_name,
+        device_memory_bytes=record.device_memory_bytes,
+        device_used_bytes=gauge.used_bytes() if gauge is not None else None,
     )
 
 

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from gossip_caffe import __version__
 from gossip_caffe.checkpoint.files import CheckpointFolder
@@ -34,7 +35,11 @@ from gossip_caffe.peer.resuming import go_back_to
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.world import World
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.engine import engine_spec
+from gossip_caffe.solver.card_gauge import open_gauge
+from gossip_caffe.solver.card_trial import rehearse
+from gossip_caffe.solver.cards import GUIDE, Card
+from gossip_caffe.solver.device import CPU, on_card, parse_card
+from gossip_caffe.solver.engine import EngineSpec, engine_spec
 from gossip_caffe.solver.evaluation import CaffeEvaluator
 from gossip_caffe.solver.solver_port import Solver, SolverProcess
 
@@ -42,6 +47,14 @@ TEST_NICENESS = 10
 """A test of the consensus takes what the solvers leave of the processors, and a tenth of one where they leave none."""
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a peer computes; ``card``: what is known of it, when it was looked at."""
+
+    device: str
+    card: Card | None = None
 
 
 def run_peer(options: PeerOptions, say: Say) -> ExitCode:
@@ -64,12 +77,16 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
     log: JsonLinesLog | None = None
     try:
         spec = await load_job(store, options.job)
+        if not options.from_checkpoint and await _finished(store, spec.name, say):
+            return ExitCode.OK
+        here = relocated(spec, options.data_roots)
+        noise_seed = rng.getrandbits(31)
+        on = await _device(options, engine_spec(here, options.engine, noise_seed), here, peer, say)
         if options.from_checkpoint:
             back_to = await go_back_to(store, clock, spec.name, options.from_checkpoint, rng.getrandbits(32))
             say(f"job {spec.name} goes back to checkpoint {back_to.checkpoint}")
-        if await store.get(JobKeys(spec.name).finished) is not None:
-            say(f"job {spec.name} is finished already; nothing to do")
-            return ExitCode.OK
+            if await _finished(store, spec.name, say):
+                return ExitCode.OK
         if (elsewhere := elsewhere_of(spec)) is not None:
             elsewhere.connect()  # a peer that may have to keep checkpoints there is refused when it cannot
         address = where.advertised(await server.start())
@@ -86,9 +103,11 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             state=State.JOINING.value,
             version=__version__,
             zone=options.zone,
+            device=on.device,
+            device_name=on.card.name if on.card else "",
+            device_memory_bytes=on.card.memory_bytes if on.card else 0,
         )
         evaluator = CaffeEvaluator(niceness=TEST_NICENESS) if options.engine == "pycaffe" else None
-        here = relocated(spec, options.data_roots)
         world = World(
             spec=spec,
             store=store,
@@ -104,8 +123,10 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             spec_here=here,
             offload=asyncio.to_thread,
             elsewhere=elsewhere,
+            gauge=open_gauge(on.card.bus) if on.card else None,
         )
-        agent = Agent(world, record, _trainer(here, options.engine, ring, clock, rng, log))
+        built_from = engine_spec(here, options.engine, noise_seed, on.device)
+        agent = Agent(world, record, _trainer(here, built_from, ring, clock, log))
         _leave_on_signals(agent)
         await agent.run()
         return ExitCode.OK
@@ -117,11 +138,35 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             log.close()
 
 
-def _trainer(
-    spec: JobSpec, engine: str, ring: BatchRing, clock: SystemClock, rng: random.Random, log: JsonLinesLog
-) -> Trainer:
-    built_from = engine_spec(spec, engine, rng.getrandbits(31))
+async def _finished(store: EtcdStore, job: str, say: Say) -> bool:
+    """Whether there is nothing left to train, which is then said."""
+    if await store.get(JobKeys(job).finished) is None:
+        return False
+    say(f"job {job} is finished already; nothing to do")
+    return True
 
+
+async def _device(options: PeerOptions, built_from: EngineSpec, spec: JobSpec, peer: str, say: Say) -> Where:
+    """Where this peer computes. A card is tried with the net first, before anybody hears of this peer.
+
+    Raises EnvironmentProblem or ModelError when that fails.
+    """
+    if not options.gpu:
+        return Where(CPU)
+    wanted = parse_card(options.gpu, "--gpu")
+    if options.engine != "pycaffe":  # the stand-in of tests computes nowhere else
+        return Where(on_card(wanted or 0))
+    say(f"{peer}: trying the net on {'a card' if wanted is None else f'card {wanted}'}")
+    tried = await rehearse(wanted, built_from, spec.data.tops)
+    say(f"{peer}: trains on {tried.card.words()}")
+    if tried.remark:
+        say(f"{peer}: snapshots and corrections are slower than they could be: {tried.remark} ({GUIDE})")
+    return Where(on_card(tried.card.index), tried.card)
+
+
+def _trainer(
+    spec: JobSpec, built_from: EngineSpec, ring: BatchRing, clock: SystemClock, log: JsonLinesLog
+) -> Trainer:
     def make_solver(board: WeightBoard | None) -> Solver:
         return SolverProcess(built_from, spec.schedule, ring, board)
 

@@ -20,6 +20,7 @@ from gossip_caffe.peer.exchanging import pairwise
 from gossip_caffe.peer.strategy import MakeStrategy
 from gossip_caffe.shards.epochs import Epochs
 from gossip_caffe.shards.planner import Planner
+from gossip_caffe.solver.card_gauge import CardGauge
 from gossip_caffe.solver.evaluation import Evaluator
 
 
@@ -31,7 +32,8 @@ class World:
     others; ``say`` prints a line for people; ``evaluator`` tests weights, None where nothing can. ``spec_here`` is the
     job with the paths of this machine, when they are others. ``offload`` takes long arithmetic out of the event loop's
     thread; None: it stays there. ``elsewhere``: where the job keeps checkpoints beside its peers. ``strategy``: how
-    learning is shared. ``planner`` may be that of others in the same process.
+    learning is shared. ``planner`` may be that of others in the same process. ``gauge``: tells how full the card is on
+    which this peer trains.
     """
 
     spec: JobSpec
@@ -50,6 +52,7 @@ class World:
     elsewhere: UrlStore | None = None
     strategy: MakeStrategy = pairwise
     planner: Planner = field(default_factory=Planner)
+    gauge: CardGauge | None = None
 
     @property
     def keys(self) -> JobKeys:

@@ -192,6 +192,7 @@ class _Timed:
         self.read_weights = engine.read_weights
         self.write_weights = engine.write_weights
         self.add_to_weights = engine.add_to_weights
+        self.lend = engine.lend
         self.load_first_weights = engine.load_first_weights
         self.history = engine.history
         self.load_history = engine.load_history

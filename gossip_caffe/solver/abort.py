@@ -31,7 +31,12 @@ _REMEDIES = (
     ("Unknown bottom blob", "check the names of the bottoms against the tops before them"),
     ("shape", "check the layer's sizes against its inputs"),
     ("Momentum cannot be used", "set momentum: 0 for this solver type"),
-    ("CPU-only", "use a pycaffe that was built with CUDA, or train on the CPU"),
+    ("CPU-only", "use a pycaffe that was built with CUDA ('make setup CUDA=1'), or train on the CPU"),
+    ("CUDA driver version", "install a newer driver for the card, or train on the CPU"),
+    ("CUDA-capable device", "see whether 'nvidia-smi' shows a card, or train on the CPU"),
+    ("invalid device ordinal", "give the number of a card that 'gossip-caffe doctor' shows"),
+    ("no kernel image", "build pycaffe for this card's architecture: docs/gpu.md"),
+    ("cannot open lib", "see docs/gpu.md"),
     ("out of memory", "train with a smaller batch_size"),
 )
 

@@ -84,6 +84,11 @@ class WeightBoard(Counters):
         return cls(SharedMemory.attach(fd, present))
 
     @property
+    def memory(self) -> NDArray[np.uint8]:
+        """All of it, as bytes: snapshots and corrections lie in it."""
+        return np.frombuffer(self._memory.view, np.uint8)
+
+    @property
     def fd(self) -> int:
         """The descriptor to hand over."""
         return self._memory.fd

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.job.spec import JobSpec, SourceSpec
+from gossip_caffe.solver.device import CPU
 from gossip_caffe.solver.layout import WeightLayout
 
 
@@ -20,7 +21,8 @@ class EngineSpec:
     ``seed`` is the job's: fresh weights are alike wherever they are drawn. ``noise_seed`` is the peer's own, for
     what is drawn in training (dropout, layers that make noise), so that no two peers draw the same. Plain Caffe draws
     ``seeds_drawn`` numbers for its data layers before it draws the weights. ``weights`` and ``state``: files of
-    Caffe's that the job's founder starts from.
+    Caffe's that the job's founder starts from. ``device``: where this peer computes (device.py); peers of one job may
+    differ in it.
     """
 
     engine: str
@@ -28,7 +30,7 @@ class EngineSpec:
     iter_size: int
     batch_records: int
     seed: int
-    device: str = "cpu"
+    device: str = CPU
     noise_seed: int = 0
     seeds_drawn: int = 0
     weights: tuple[str, ...] = ()
@@ -50,6 +52,10 @@ class SolverEngine(Protocol):
 
     def add_to_weights(self, correction: NDArray[np.float32]) -> None:
         """Add to the weights."""
+        ...
+
+    def lend(self, memory: NDArray[np.uint8]) -> None:
+        """Memory in which the vectors of ``read_weights`` and ``add_to_weights`` will lie, for as long as it lives."""
         ...
 
     def load_first_weights(self) -> None:
@@ -76,7 +82,7 @@ class SolverEngine(Protocol):
         ...
 
 
-def engine_spec(job: JobSpec, engine: str, noise_seed: int = 0) -> EngineSpec:
+def engine_spec(job: JobSpec, engine: str, noise_seed: int = 0, device: str = CPU) -> EngineSpec:
     """What an engine of a job's peer is built from."""
     return EngineSpec(
         engine=engine,
@@ -84,6 +90,7 @@ def engine_spec(job: JobSpec, engine: str, noise_seed: int = 0) -> EngineSpec:
         iter_size=job.iter_size,
         batch_records=job.data.batch_records,
         seed=job.settings.seed,
+        device=device,
         noise_seed=noise_seed,
         seeds_drawn=sum(map(_seeds_drawn, job.data.sources)),
         weights=tuple(file.path for file in job.start.weights),

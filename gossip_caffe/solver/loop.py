@@ -39,6 +39,7 @@ class SolverLoop:
         self._published_at = -math.inf
         self._copy_s = 0.0
         self._corrected = self._dirty = False
+        engine.lend(board.memory)
 
     def start(self, *, fresh: bool) -> None:
         """Load the board's newest snapshot, or with ``fresh`` publish the engine's own first weights.

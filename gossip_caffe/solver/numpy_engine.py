@@ -37,6 +37,9 @@ class NumpyEngine:
         """Add to the weights."""
         self._flat += correction
 
+    def lend(self, memory: NDArray[np.uint8]) -> None:
+        """It copies with the processor."""
+
     def load_first_weights(self) -> None:
         """It knows no files."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from gossip_caffe.errors import EnvironmentProblem
 from gossip_caffe.job.prototxt import Document, edited
 from gossip_caffe.job.solver_states import read_state
 from gossip_caffe.solver import source_layer
+from gossip_caffe.solver.blob_access import BlobAccess, HostBlobs
+from gossip_caffe.solver.cards import Cards, no_such_card, refusal
+from gossip_caffe.solver.device import card_index
+from gossip_caffe.solver.device_blobs import Pointer, device_blobs
 from gossip_caffe.solver.engine import EngineSpec
-from gossip_caffe.solver.layout import Entry, WeightLayout, view
+from gossip_caffe.solver.layout import Entry, WeightLayout
 from gossip_caffe.solver.trained_net import frozen_parameters, needs_whole_batches, trained_layers
 
 try:
@@ -27,17 +33,18 @@ except ImportError:  # a pycaffe that is not ours
     _gossip = None
 
 _LOG_LEVEL = "GLOG_minloglevel"
+_NO_POINTERS = "this pycaffe does not tell where its blobs are on the card"
 
 
 class PycaffeEngine:
-    """One Caffe solver, on the CPU. Raises EnvironmentProblem when the pycaffe at hand cannot do what is needed."""
+    """One Caffe solver, on the CPU or on a card. Raises EnvironmentProblem when the pycaffe at hand cannot do that.
+
+    ``remark``: what of it is slower here than it could be, and why; else empty.
+    """
 
     def __init__(self, spec: EngineSpec, ring: BatchRing) -> None:
-        if spec.device != "cpu":
-            raise EnvironmentProblem(
-                f"device {spec.device!r} is not supported yet", remedy="train on the CPU"
-            )
-        caffe.set_mode_cpu()
+        card = card_index(spec.device)
+        compute_on(card)
         caffe.set_random_seed(spec.seed)
         _draw(spec.seeds_drawn)
         layers = trained_layers(Document(spec.solver_text, "solver").root)
@@ -56,7 +63,7 @@ class PycaffeEngine:
         self._weights, self._state = spec.weights, spec.state
         parameters = Parameters(self._solver.net, frozen_parameters(layers))
         self._blobs, self.layout = parameters.blobs, parameters.layout
-        self._exchanged = self._blobs[: len(self._blobs) - self.layout.frozen]
+        self._values, self.remark = access_to(self._blobs, self.layout, card)
         self._losses = [
             (blob, weight)
             for blob, weight in zip(self._solver.net._blobs, self._solver.net._blob_loss_weights, strict=True)
@@ -70,18 +77,19 @@ class PycaffeEngine:
 
     def read_weights(self, out: NDArray[np.float32]) -> None:
         """Copy the weights out."""
-        for blob, part in zip(self._blobs, self.layout.split(out), strict=True):
-            np.copyto(part, blob.data)
+        self._values.read(out)
 
     def write_weights(self, weights: NDArray[np.float32]) -> None:
         """Replace the weights."""
-        for blob, part in zip(self._blobs, self.layout.split(weights), strict=True):
-            blob.data[...] = part
+        self._values.write(weights)
 
     def add_to_weights(self, correction: NDArray[np.float32]) -> None:
         """Add to the weights."""
-        for blob, spec in zip(self._exchanged, self.layout.blobs, strict=False):
-            np.add(blob.data, view(correction, spec), out=blob.data)
+        self._values.add(correction)
+
+    def lend(self, memory: NDArray[np.uint8]) -> None:
+        """Page-locked where the card copies by itself."""
+        self._values.lend(memory)
 
     def load_first_weights(self) -> None:
         """As ``caffe train --weights`` and ``--snapshot`` do; the state's own path to its weights is not followed."""
@@ -91,7 +99,11 @@ class PycaffeEngine:
             restore(self._solver, self._state)
 
     def history(self) -> list[NDArray[np.float32]]:
-        """The history of the learnable parameters; AdaDelta and Adam have a second round of it."""
+        """The history of the learnable parameters; AdaDelta and Adam have a second round of it.
+
+        On a card it is a copy on the host, made at this call, which the next step takes over with all that was written
+        to it; after that step ask again.
+        """
         return list(_gossip.history(self._solver)) if _gossip is not None else []
 
     def load_history(self, path: str) -> None:
@@ -152,6 +164,51 @@ class PycaffeEngine:
     def _loss(self) -> float:
         """Sum of what the last pass's losses were, by their loss weights, as Caffe's Net::Forward returns it."""
         return float(sum(weight * blob.data.sum() for blob, weight in self._losses))
+
+
+def compute_on(card: int | None) -> None:
+    """Choose where Caffe computes, before a net is built; None: on the CPU.
+
+    Raises EnvironmentProblem for a card that is not there; a Caffe that is not ours ends the process.
+    """
+    if card is None:
+        caffe.set_mode_cpu()
+        return
+    if _gossip is not None:
+        _check_card(card)
+    caffe.set_device(card)
+    caffe.set_mode_gpu()
+
+
+def _check_card(card: int) -> None:
+    """Ask our extension before Caffe, whose answer would be the end of the process."""
+    found = Cards(caffe.__file__, built=getattr(_gossip, "built_for_cuda", False))
+    if found.built:
+        try:
+            found = replace(found, count=_gossip.device_count())
+        except RuntimeError as error:
+            found = replace(found, reason=str(error))
+    if (problem := refusal(found)) is not None:
+        raise problem
+    if card >= found.count:
+        raise no_such_card(card, found.count)
+
+
+def access_to(blobs: Sequence[Any], layout: WeightLayout, card: int | None) -> tuple[BlobAccess, str]:
+    """The best way to these blobs' values, and why it is not the fastest, if it is not."""
+    if card is None:
+        return HostBlobs(blobs, layout), ""
+    pointer = _pointer_of(blobs)
+    access, why_not = device_blobs(blobs, layout, pointer, card) if pointer else (None, _NO_POINTERS)
+    return access or HostBlobs(blobs, layout), why_not
+
+
+def _pointer_of(blobs: Sequence[Any]) -> Pointer | None:
+    """How device pointers are had: of our extension, or of BVLC 1.0, which calls them ``_gpu_data_ptr``."""
+    if getattr(_gossip, "built_for_cuda", False):
+        pointer: Pointer = _gossip.gpu_data_ptr
+        return pointer
+    return operator.attrgetter("_gpu_data_ptr") if blobs and hasattr(blobs[0], "_gpu_data_ptr") else None
 
 
 def solver_of(text: str) -> Any:

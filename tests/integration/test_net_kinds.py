@@ -142,7 +142,7 @@ def test_caffe_builds_what_nets_in_the_wild_say_before_the_job_is_made(
     write_digits(tmp_path)
     job_of(tmp_path, "forms")
     assert read_spec("test", str(tmp_path / "forms_solver.prototxt"), NewJob()).budget_samples == 450_000 * 16
-    line = f"{tmp_path}/forms_solver.prototxt:23: solver_mode: GPU is not followed, peers train on the CPU\n"
+    line = f"{tmp_path}/forms_solver.prototxt:23: solver_mode: GPU puts no peer on a card; "
     assert line in capsys.readouterr().err
 
 

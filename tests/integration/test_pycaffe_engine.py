@@ -325,9 +325,12 @@ def test_where_only_base_lr_can_be_set_the_policy_is_made_fixed(tmp_path: Path) 
     assert _gossip.learning_rate(solver) == pytest.approx(0.05)
 
 
-def test_a_device_that_is_not_supported_is_refused(tmp_path: Path) -> None:
+def test_a_card_is_refused_by_a_pycaffe_that_was_built_for_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gossip, "built_for_cuda", False, raising=False)
     job = write_job(tmp_path, INV)
     spec = job.engine_spec()
     wanted = EngineSpec(spec.engine, spec.solver_text, 1, 8, seed=1, device="gpu:0")
-    with pytest.raises(EnvironmentProblem, match="'gpu:0'"):
+    with pytest.raises(EnvironmentProblem, match="built for the CPU only"):
         PycaffeEngine(wanted, job.ring())

@@ -228,11 +228,15 @@ def test_a_python_layer_is_freed_with_its_net(make_solver: Maker) -> None:
     assert [layer() for layer in MADE] == [None]
 
 
-def test_a_blob_has_no_device_memory_on_a_build_for_the_cpu(make_solver: Maker) -> None:
+@pytest.mark.skipif(_gossip.built_for_cuda, reason="the pycaffe here was built with CUDA")
+def test_a_build_for_the_cpu_says_so_of_cards_and_device_memory(make_solver: Maker) -> None:
     blob = make_solver('base_lr: 0.01 lr_policy: "fixed"').net.blobs["ip"]
     for pointer in (_gossip.gpu_data_ptr, _gossip.gpu_diff_ptr):
         with pytest.raises(RuntimeError, match="CPU only"):
             pointer(blob)
+    for question in (_gossip.device_count, lambda: _gossip.device(0), _gossip.missing_libraries):
+        with pytest.raises(RuntimeError, match="CPU only"):
+            question()
 
 
 def test_the_log_level_silences_caffe(make_solver: Maker, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip_caffe.cluster.control import ask, serve
-from gossip_caffe.cluster.plan import scaling
+from gossip_caffe.cluster.plan import card_for, scaling
 from gossip_caffe.cluster.state import ClusterState, clusters_root
 from gossip_caffe.cluster.view import HEADINGS, headline, plain, rows
 from gossip_caffe.errors import (
@@ -216,3 +216,24 @@ def test_no_cluster_is_said_to_be_none_whatever_a_dead_one_left(tmp_path: Path) 
     assert state.socket.exists()
     with pytest.raises(NotFound):
         ask(state, {"do": "status"})
+
+
+@given(st.lists(st.integers(0, 3), max_size=6), st.data())
+def test_whoever_takes_an_ended_peers_place_takes_its_card(cards: list[int], data: st.DataObject) -> None:
+    taken: list[int] = []
+    while (card := card_for(cards, taken)) is not None:
+        taken.append(card)
+    assert taken == cards
+    assert card_for(cards, taken) is None
+    if cards:
+        ended = data.draw(st.sampled_from(cards))
+        taken.remove(ended)
+        assert card_for(cards, taken) == ended
+
+
+def test_the_table_tells_which_card_a_peer_is_on_and_how_full_that_is() -> None:
+    figures = asdict(PeerStatus("p0", "training", device="gpu:1", device_memory_bytes=80 * 2**30))
+    row = {"peer": "p0", "pid": 1, "running": True, "status": figures}
+    assert rows({"peers": [row]})[0][-1] == "gpu:1"
+    row["status"] = {**figures, "device_used_bytes": 3 * 2**30}
+    assert rows({"peers": [row]})[0][-1] == "gpu:1 3.0 of 80.0 GiB"

@@ -39,6 +39,7 @@ FLOORS = (
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The processes that are Caffe; everything else must live when Caffe aborts.
 CAFFES_PROCESSES = {
+    "solver/card_child.py",
     "solver/pycaffe_engine.py",
     "solver/source_layer.py",
     "solver/trial_child.py",
