@@ -96,7 +96,7 @@ def simulate(
 
     \b
     gossip-caffe simulate --peers 64 --seed 7 --faults kill,partition,freeze --for 2h
-    gossip-caffe simulate --peers 1000 --for 1h --faults churn --out hour
+    gossip-caffe simulate --peers 8 --for 170s --faults churn --out churned
     gossip-caffe simulate --seeds 500
     gossip-caffe simulate --seed 17 --shrink --out failing
     """
