@@ -150,10 +150,11 @@ async def test_a_peer_that_shows_nothing_is_left_out_of_a_consensus_and_nobody_e
     monkeypatch.setattr(grpc_transport, "SHOW_S", 0.5)
     request, others = Message("", "a", "job", "layout"), {"b": b.address, "c": silent.address}
     for seed in range(4):  # whoever is asked first
+        asked: dict[str, Any] = {"most": 8, "deadline_s": 2.0}
         rng = random.Random(seed)
-        _, agreed = await consensus(request, SIZE, a.weights.snapshot, others, a.transport, rng, 2.0)
+        _, agreed = await consensus(request, SIZE, a.weights.snapshot, others, a.transport, rng, **asked)
         assert agreed.contributors == ("a", "b")
-        mean = await mean_of(request, SIZE, others, a.transport, random.Random(seed), 2.0)
+        mean = await mean_of(request, SIZE, others, a.transport, random.Random(seed), **asked)
         assert mean is not None
         assert mean.contributors == ("b",)
     hanging.set()
