@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,6 +80,8 @@ class Account:
 @dataclass(slots=True)
 class _Peer:
     trained: dict[int, Ranges] = field(default_factory=dict)
+    carried: dict[int, Ranges] = field(default_factory=dict)
+    """Of a peer that was killed: what an applied exchange or a checkpoint of its own took to others before."""
     taken_back: dict[int, Ranges] = field(default_factory=dict)
     skipped: dict[int, set[int]] = field(default_factory=dict)
     done: dict[int, set[int]] = field(default_factory=dict)
@@ -161,7 +163,7 @@ def _resume(event: Mapping[str, Any]) -> _Resume:
     return _Resume(event["t"], event["folded"], done)
 
 
-def _peer(events: Iterable[Mapping[str, Any]], job: Budgeted, resumes: Iterable[_Resume]) -> _Peer:
+def _peer(events: Sequence[Mapping[str, Any]], job: Budgeted, resumes: Iterable[_Resume]) -> _Peer:
     peer = _Peer()
     for event in events:
         later = [resume for resume in resumes if event.get("t", math.inf) < resume.at]
@@ -185,7 +187,24 @@ def _peer(events: Iterable[Mapping[str, Any]], job: Budgeted, resumes: Iterable[
                 _note_exchange(peer, event)
             case Event.CHECKPOINTED:
                 peer.checkpoints += 1
+    if not peer.left:
+        peer.carried = _carried(events)
     return peer
+
+
+def _carried(events: Sequence[Mapping[str, Any]]) -> dict[int, Ranges]:
+    """What had left a peer in its batches before it ended: it may have settled that, and not have written so."""
+    counts = [0]
+    for event in events:
+        exchanged = event["event"] == Event.EXCHANGED and event["outcome"] == "applied"
+        if exchanged or event["event"] == Event.CHECKPOINTED:
+            counts.append(event.get("batches", 0))
+    carried: dict[int, Ranges] = {}
+    for event in events:
+        if event["event"] == Event.TRAINED and event["sequence"] < max(counts):
+            for epoch, start, stop in event["parts"]:
+                carried.setdefault(epoch, []).append((start, stop))
+    return carried
 
 
 def _kept(event: Mapping[str, Any], later: Iterable[_Resume]) -> set[int]:
@@ -226,8 +245,9 @@ def _epoch(epoch: int, peers: list[_Peer], job: Budgeted) -> _Epoch:
         chunks = trained // job.data.chunk_records
         unknown = peer.unknown.get(epoch, set()) - settled_by_all
         mine = np.isin(chunks, list(peer.done.get(epoch, set()) | unknown))
-        if not peer.left:
-            mine |= ~settled[chunks]
+        if epoch in peer.carried:
+            others_know, _ = _counted(peer.carried[epoch], (), records)
+            mine |= ~settled[chunks] & np.isin(trained, others_know)
         if epoch in peer.taken_back:
             lost, often = _counted(peer.taken_back[epoch], (), records)
             again = np.zeros(records, np.int64)

@@ -64,8 +64,20 @@ def test_a_record_that_was_trained_and_never_settled_is_lost_when_its_peer_lived
     assert figures(account({"a": [trained((0, 0, 20)), done(0, 1), LEFT]}, Job(20))) == (10, 10, 0)
 
 
-def test_a_peer_killed_between_settling_and_writing_it_down_is_believed() -> None:
-    assert figures(account({"a": [trained((0, 0, 20)), done(0, 0)]}, Job(20))) == (20, 0, 0)
+def test_a_peer_killed_between_settling_and_writing_it_down_is_believed_when_it_had_shared_that() -> None:
+    shared = {"event": "exchanged", "side": "offered", "outcome": "applied", "exchange": "x", "batches": 1}
+    made = {"event": "checkpointed", "checkpoint": "c", "batches": 1}
+    for carrier in (shared, made):
+        logs = {"a": [trained((0, 0, 20)), carrier, done(0, 0)]}
+        assert figures(account(logs, Job(20))) == (20, 0, 0)
+
+
+def test_what_a_killed_peer_shared_with_nobody_and_nobody_trained_again_is_lost() -> None:
+    before = {"event": "exchanged", "side": "offered", "outcome": "applied", "exchange": "x", "batches": 1}
+    later = {**trained((0, 10, 20)), "sequence": 1}
+    refused = {**before, "outcome": "refused", "exchange": "y", "batches": 2}
+    logs = {"a": [trained((0, 0, 10)), before, later, refused]}
+    assert figures(account(logs, Job(20))) == (10, 10, 0)
 
 
 def test_a_settlement_whose_outcome_was_not_learned_counts_when_nobody_else_settled_the_chunk() -> None:
@@ -143,7 +155,8 @@ def test_what_a_job_lost_by_going_back_to_a_checkpoint_counts_only_when_it_is_tr
 
 
 def test_what_a_killed_peer_trained_after_the_checkpoint_is_not_credited_to_it() -> None:
-    killed = [at(1, trained((0, 0, 20)))]
+    made = {"event": "checkpointed", "checkpoint": "c", "batches": 1}
+    killed = [at(1, trained((0, 0, 20))), at(2, made)]
     assert figures(account({"a": killed, "b": [at(9, resumed(9, 0, e0=[0])), LEFT]}, Job(20))) == (10, 10, 0)
 
 
