@@ -119,7 +119,7 @@ class Training:
         """Answer offers, and start all tasks."""
         self.strategy.accept()
         self.world.serve(self.strategy.answerer)
-        self._view.on_change.append(self._claiming.member_changed)
+        self._view.on_change += [self._note_member, self._claiming.member_changed]
         tasks.spawn("children", self.trainer.supervise())
         tasks.spawn("batches", self._claiming.feed())
         tasks.spawn("claims", self._claiming.claim_and_settle())
@@ -136,6 +136,12 @@ class Training:
         )
         tasks.spawn("weight", telling)
         tasks.spawn("lease", self._keep_registered())
+
+    def _note_member(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
+        """Write down whose state has changed: from this it shows how soon a death is noticed."""
+        old, new = was.state if was is not None else "", now.state if now is not None else ""
+        if old != new and (subject := now or was) is not None:
+            self.world.log.emit(Event.MEMBER, member=subject.peer, old=old, new=new)
 
     async def drain(self, tasks: Tasks, cause: Cause) -> None:
         """Finish what is begun, share it, and hand the rest back; bounded in time.

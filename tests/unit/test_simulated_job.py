@@ -82,3 +82,8 @@ def test_when_one_dies_and_another_comes_nothing_is_lost(tmp_path: Path) -> None
     assert found.iterations["p3"] > 10
     assert any(event["event"] == "joined" for event in found.logs["p3"])
     assert not any(event["event"] == "finished" for event in found.logs["p0"])
+    # The others write down when they see it gone, and the new one train: from this a death's detection is known.
+    for name in ("p1", "p2"):
+        seen = [event for event in found.logs[name] if event["event"] == "member"]
+        assert ("p0", "training", "") in {(event["member"], event["old"], event["new"]) for event in seen}
+        assert any(event["member"] == "p3" and event["new"] == "training" for event in seen)
