@@ -80,10 +80,14 @@ async def withdraw(
 
 
 def chosen(listed: Sequence[Announcement], wanted: str, job: str) -> Announcement:
-    """The newest announced checkpoint whose name begins with ``wanted``. Raises NotFound, which names all."""
+    """The announced checkpoint of that name, or else the newest whose name begins so. Raises NotFound, which names all.
+
+    A founder's first checkpoint has a name that begins its later ones'.
+    """
     if not listed:
         raise NotFound(f"job {job!r} has no checkpoint yet", remedy="try again when its peers train")
-    found = next((entry for entry in listed if entry.checkpoint.startswith(wanted)), None)
+    named = [entry for entry in listed if entry.checkpoint == wanted]
+    found = next((entry for entry in (*named, *listed) if entry.checkpoint.startswith(wanted)), None)
     if found is None:
         known = ", ".join(entry.checkpoint for entry in listed)
         raise NotFound(f"job {job!r} has no checkpoint {wanted!r}", remedy=f"choose one of {known}")

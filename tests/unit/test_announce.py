@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-from gossip_caffe.checkpoint.announce import HOLDERS_ENOUGH, add_holder, announce, announced
+import pytest
+
+from gossip_caffe.checkpoint.announce import (
+    HOLDERS_ENOUGH,
+    Announcement,
+    add_holder,
+    announce,
+    announced,
+)
 from gossip_caffe.checkpoint.manifest import Manifest
+from gossip_caffe.errors import NotFound
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
 from gossip_caffe.membership.session import LeaseSession
+from gossip_caffe.peer.resuming import chosen
 from tests.fake_clock import FakeClock
 
 KEYS = JobKeys("j")
@@ -52,3 +62,21 @@ async def test_a_crowd_of_joiners_writes_down_as_many_holders_as_are_enough_and_
     await hold(late)
     (found,) = await announced(store, KEYS)
     assert late in found.holders
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("00000000000000-p1", "00000000000000-p1"),  # although a newer one's name begins so
+        ("00000000000000-p1-", "00000000000000-p1-5781"),
+        ("0000", "00000000004096-p0-11aa"),
+    ],
+)
+def test_a_checkpoint_is_chosen_by_its_name_or_else_the_newest_by_its_beginning(
+    wanted: str, found: str
+) -> None:
+    names = ("00000000004096-p0-11aa", "00000000000000-p1-5781", "00000000000000-p1")
+    listed = [Announcement(name, "", 0, 0.0, {}) for name in names]
+    assert chosen(listed, wanted, "job").checkpoint == found
+    with pytest.raises(NotFound, match="no checkpoint 'nine'"):
+        chosen(listed, "nine", "job")
