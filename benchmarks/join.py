@@ -162,10 +162,6 @@ def measure_joins(megabytes: int, repeats: int, folder: Path) -> tuple[list[Join
         for repeat in range(repeats):
             joins.append(join(peers, f"joiner{repeat}"))
             peers.stop(f"joiner{repeat}")
-        peers.start("last")
-        peers.wait_for("last", Event.TRAINED)
-        peers.stop("founder")  # which collects what both have learned, for a checkpoint
-        peers.wait_for("founder", Event.CHECKPOINTED, contributors=["founder", "last"])
         return joins, round(peers.peak_bytes / 1e6)
     finally:
         peers.stop()
