@@ -77,6 +77,7 @@ class CheckpointFolder:
             entries = [_write(unfinished / name, write) for name, write in files.items()]
             manifest = manifest.with_files(entries)
             _write(unfinished / MANIFEST, lambda file: _put(file, manifest.to_json()))
+            _flush_files(unfinished)
             self.finish(unfinished, manifest.checkpoint)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -94,10 +95,8 @@ class CheckpointFolder:
         return path
 
     def finish(self, unfinished: Path, checkpoint: str) -> None:
-        """Give a folder that is whole its name, durably: its files, too, which may have come from elsewhere."""
+        """Give a folder that is whole its name. What came from elsewhere is durable only after ``flush``."""
         target = self.path(checkpoint)
-        for file in unfinished.iterdir():
-            _flush(file)
         _flush(unfinished)
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
@@ -105,6 +104,20 @@ class CheckpointFolder:
             target.unlink(missing_ok=True)
         unfinished.rename(target)
         _flush(self.root)
+
+    def flush(self, checkpoint: str) -> None:
+        """Bring a copy from elsewhere to the disk, before anybody is told that it is held here.
+
+        Whoever only loads it need not wait for that: what a power cut leaves is verified when it is read. Raises
+        EnvironmentProblem.
+        """
+        try:
+            _flush_files(self.path(checkpoint))
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot keep checkpoint {checkpoint} in {self.root} ({error.strerror})",
+                remedy="free some disk space, or give another --run-dir",
+            ) from error
 
     def manifest(self, checkpoint: str) -> Manifest:
         """The manifest of a checkpoint that is there. Raises NotFound or CheckpointRefused."""
@@ -274,6 +287,11 @@ def _write(path: Path, write: Callable[[BinaryIO], None]) -> FileEntry:
 
 def _put(file: BinaryIO, content: bytes) -> None:
     file.write(content)
+
+
+def _flush_files(folder: Path) -> None:
+    for file in folder.iterdir():
+        _flush(file)
 
 
 def _flush(path: Path) -> None:

@@ -304,6 +304,7 @@ class Checkpointing:
                 rng=self._world.rng,
                 elsewhere=self._world.elsewhere,
             )
+            await asyncio.to_thread(self._world.folder.flush, newest.checkpoint)
             self._rest.succeeded()
             await add_holder(
                 self._world.store,

