@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 from _alexnet import alexnet
+from _full_ring import full_ring, refill
 from _models import LENET, Model, write_solver
 from never_wait import Role
 from numpy.typing import NDArray
 
 from gossip_caffe.data import source
-from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import ExitCode, GossipCaffeError
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
@@ -43,7 +43,6 @@ from gossip_caffe.solver.engine import engine_spec
 from gossip_caffe.solver.loop import SolverLoop
 
 EXCHANGE_EVERY = 16
-RING_SLOTS = 4
 WARM_UP = 5
 HERE = Path(__file__).resolve()
 
@@ -63,8 +62,7 @@ class Worker:
 
         assert caffe.__file__
         spec = engine_spec(job, "pycaffe", device=device)
-        self._ring = BatchRing.create(job.data.tops, job.data.batch_records, RING_SLOTS)
-        self._fill()
+        self._ring = full_ring(job)
         self._engine = PycaffeEngine(spec, self._ring)
         self.copying_s = 0.0
         layout = self._engine.layout
@@ -75,13 +73,6 @@ class Worker:
         self._loop = SolverLoop(self._engine, spec, job.schedule, self._ring, own_view, time.monotonic)
         self._loop.start(fresh=True)
         self.remark = self._engine.remark
-
-    def _fill(self) -> None:
-        rng = np.random.default_rng(1)
-        for sequence in range(RING_SLOTS):
-            for array in self._ring.reserve(0.0) or ():
-                array[...] = rng.random(array.shape) if array.ndim > 1 else rng.integers(0, 10, array.shape)
-            self._ring.commit(sequence, self._ring.batch_records)
 
     def _timed(self, name: str) -> None:
         """Add to ``copying_s`` what a method of the engine takes."""
@@ -95,8 +86,7 @@ class Worker:
         setattr(self._engine, name, timed)
 
     def _the_same_batch_again(self) -> None:
-        self._ring.reserve(0.0)
-        self._ring.commit(self._ring.head, self._ring.batch_records)
+        refill(self._ring)
 
     def bare(self, seconds: float) -> dict[str, float]:
         """Iterations of ``solver.step`` and nothing else."""

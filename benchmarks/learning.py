@@ -71,12 +71,7 @@ WAYS = {
     "fixed": Way(by_gossip, {"cadence": "fixed"}, like="allreduce"),
     "churn": Way(by_gossip, like="allreduce", kill_every_s=15.0),
     "allreduce_linear": Way(by_all_reduce, _LINEAR, clipped=True),
-    "linear": Way(
-        by_gossip,
-        {**_LINEAR, "cadence": "fixed", "exchange_every_iterations": "4"},
-        "allreduce_linear",
-        clipped=True,
-    ),
+    "linear": Way(by_gossip, _OFTEN, "allreduce_linear", clipped=True),
     "int8": Way(by_gossip, {"codec": "int8"}, like="allreduce"),
 }
 USUAL = ("one", "allreduce", "default", "fixed", "churn", "allreduce_linear", "linear")

@@ -23,12 +23,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from _full_ring import full_ring, refill
 from _models import LENET, WIDE, Model, write_solver
 from _plain_peer import NoFiles, PlainWeights, exchanger
 from numpy.typing import NDArray
 
 from gossip_caffe.data import source
-from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.gossip.exchange import OutcomeKind
 from gossip_caffe.gossip.grpc_server import PeerServer
 from gossip_caffe.gossip.grpc_transport import GrpcTransport
@@ -43,7 +43,6 @@ Steps = list[tuple[float, float]]
 """Seconds and CPU seconds of each."""
 
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
-RING_SLOTS = 4
 CODEC = "float16"
 WARM_UP = 3
 """Steps at the begin of each part that are not counted: what the part before left behind is still on its way."""
@@ -63,21 +62,13 @@ class TimedSolver:
         from gossip_caffe.solver.pycaffe_engine import PycaffeEngine  # noqa: PLC0415 - only this child may load Caffe
 
         spec = engine_spec(job, "caffe")
-        self._ring = BatchRing.create(job.data.tops, job.data.batch_records, RING_SLOTS)
-        self._fill()
+        self._ring = full_ring(job)
         self._engine = PycaffeEngine(spec, self._ring)
         layout = self._engine.layout
         self.board = WeightBoard.create(layout.size, layout.exchanged)
         own_view = WeightBoard.attach(os.dup(self.board.fd), present=True)
         self._loop = SolverLoop(self._engine, spec, job.schedule, self._ring, own_view, time.monotonic)
         self._loop.start(fresh=True)
-
-    def _fill(self) -> None:
-        rng = np.random.default_rng(1)
-        for sequence in range(RING_SLOTS):
-            for array in self._ring.reserve(0.0) or ():
-                array[...] = rng.random(array.shape) if array.ndim > 1 else rng.integers(0, 10, array.shape)
-            self._ring.commit(sequence, self._ring.batch_records)
 
     def steps(self, seconds: float) -> list[tuple[float, float]]:
         """Seconds, and CPU seconds, of each iteration for so long, all that stands between two of them included."""
@@ -88,8 +79,7 @@ class TimedSolver:
             self._loop.between_steps()
             self._loop.step(self._loop.batches_due)
             took.append((time.perf_counter() - began, time.process_time() - cpu))
-            self._ring.reserve(0.0)
-            self._ring.commit(self._ring.head, self._ring.batch_records)  # the same batch again
+            refill(self._ring)
         return took[WARM_UP:]
 
     def correction(self) -> tuple[float, float]:

@@ -138,7 +138,10 @@ class _Collecting:
                 stream = await self._transport.snapshot(asked[peer], self._request, deadline_s)
             except ExchangeFailed:
                 return
-            shown[peer] = stream
+            if self._suits(stream):
+                shown[peer] = stream
+            else:
+                stream.close()
 
         try:
             await asyncio.gather(*map(open_one, asked))
@@ -146,11 +149,7 @@ class _Collecting:
             for stream in shown.values():
                 stream.close()
             raise
-        for peer in list(asked):
-            if peer in shown and self._suits(shown[peer]):
-                continue
-            if peer in shown:
-                shown.pop(peer).close()
+        for peer in asked.keys() - shown.keys():
             del asked[peer]
         return {peer: shown[peer] for peer in asked}
 

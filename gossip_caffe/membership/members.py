@@ -116,7 +116,7 @@ class MembersView:
                 self._tell(was, self.members.get(peer))
 
     def _tell(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
-        if was is not now:  # what was written again is the same object: a record that was read is remembered
+        if was is not now and was != now:  # a record that was written again is mostly the same object
             for callback in self.on_change:
                 callback(was, now)
 

@@ -18,7 +18,7 @@ from gossip_caffe.checkpoint.duty import CHECKPOINTS
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.url_store import elsewhere_of
 from gossip_caffe.errors import EnvironmentProblem, NotFound
-from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule
+from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
 from gossip_caffe.membership.session import LeaseSession
@@ -28,21 +28,14 @@ from gossip_caffe.peer import checkpointing
 from gossip_caffe.peer.checkpointing import Checkpointing
 from gossip_caffe.peer.world import World
 from gossip_caffe.solver.layout import WeightLayout
+from tests.bare_job import bare_job
 from tests.fake_clock import FakeClock
 
 LAYOUT = WeightLayout.of([("ip", 0, (4,))])
 RECORDS = 100
-SPEC = JobSpec(
-    name="job",
-    solver_text="",
-    train_net_text="",
-    solver_for_peer="",
-    tests=(),
-    solver_type="SGD",
-    iter_size=1,
+SPEC = bare_job(
     budget_samples=100 * RECORDS,
     data=DataSpec((), RECORDS, 10, 10),
-    schedule=RateSchedule("fixed", 0.1),
     settings=JobSettings(keep_checkpoints=2, checkpoint_every_samples=RECORDS),
     creation="first",
 )

@@ -27,25 +27,14 @@ from gossip_caffe.cli.main import cli
 from gossip_caffe.cli.new_job import named_after
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExitCode, GossipCaffeError, ModelError
-from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule
+from gossip_caffe.job.spec import DataSpec
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
 from gossip_caffe.membership.store import Put
+from tests.bare_job import bare_job
 
-SPEC = JobSpec(
-    name="mnist",
-    solver_text="",
-    train_net_text="",
-    solver_for_peer="",
-    tests=(),
-    solver_type="SGD",
-    iter_size=1,
-    budget_samples=200,
-    data=DataSpec(sources=(), records=100, chunk_records=20, batch_records=10),
-    schedule=RateSchedule("fixed", 0.1),
-    settings=JobSettings(),
-)
+SPEC = bare_job(name="mnist", data=DataSpec(sources=(), records=100, chunk_records=20, batch_records=10))
 DOCS = Path(gossip_caffe.__file__).parent.parent / "docs"
 
 

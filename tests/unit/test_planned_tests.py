@@ -6,25 +6,21 @@ import dataclasses
 
 import pytest
 
-from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, NetTest, RateSchedule
+from gossip_caffe.job.spec import DataSpec, JobSpec, NetTest
 from gossip_caffe.job.testing import plan_of
+from tests.bare_job import bare_job
 
 NET = 'layer { name: "in" type: "Data" top: "x" include { phase: TEST } }'
 
 
 def job(solver: str, *nets: str) -> JobSpec:
-    return JobSpec(
+    return bare_job(
         name="a",
         solver_text=solver,
-        train_net_text="",
-        solver_for_peer="",
         tests=tuple(NetTest(net, 3) for net in nets),
-        solver_type="SGD",
         iter_size=2,
         budget_samples=1600,
         data=DataSpec((), 100, 10, 8),
-        schedule=RateSchedule("fixed", 0.1),
-        settings=JobSettings(),
     )
 
 

@@ -18,7 +18,7 @@ from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.errors import ModelError, StoreUnavailable
-from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, NetTest, RateSchedule
+from gossip_caffe.job.spec import NetTest
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
 from gossip_caffe.membership.store import Put
 from gossip_caffe.observe.events import MemoryLog
@@ -27,6 +27,7 @@ from gossip_caffe.peer import checkpointing
 from gossip_caffe.peer.testing import Member, Testing
 from gossip_caffe.peer.world import World
 from gossip_caffe.solver.layout import WeightLayout
+from tests.bare_job import bare_job
 from tests.fake_clock import FakeClock
 
 LAYOUT = WeightLayout.of([("ip", 0, (4,))])
@@ -63,18 +64,8 @@ class Case:
         self.evaluator = Evaluator()
         self.folder = CheckpointFolder(folder)
         self.weight = 0.5
-        spec = JobSpec(
-            name="job",
-            solver_text=f"test_interval: 5 {solver}",
-            train_net_text="",
-            solver_for_peer="",
-            tests=(NetTest(NET, 3),),
-            solver_type="SGD",
-            iter_size=1,
-            budget_samples=BUDGET,
-            data=DataSpec((), 100, 10, 10),
-            schedule=RateSchedule("fixed", 0.1),
-            settings=JobSettings(),
+        spec = bare_job(
+            solver_text=f"test_interval: 5 {solver}", tests=(NetTest(NET, 3),), budget_samples=BUDGET
         )
         nowhere = cast(Any, None)
         self.world = World(
