@@ -45,6 +45,7 @@ class Claiming:
         self._claims = claims
         self._chooser = chooser
         self._session = session
+        self._first_session = session()
         self._living = living
         self._goes_on = True
         self._orphans = False
@@ -121,13 +122,14 @@ class Claiming:
 
     @property
     def is_settled_in(self) -> bool:
-        """Whether this peer has a lease, and one that is older than a lease can last unseen.
+        """Whether this peer has a lease: its first one, or one that is older than a lease can last unseen.
 
         When the store was away all are gone: a peer that sees this before it has registered again, or just afterwards,
-        sees others that will be back at once.
+        sees others that will be back at once. Who has never lost its lease was there all the time, be it for a second.
         """
-        session = self._session()
-        return session.owns() and self._world.clock.monotonic() - session.began_at > session.ttl_s
+        session, now_s = self._session(), self._world.clock.monotonic()
+        lasts = session is self._first_session or now_s - session.began_at > session.ttl_s
+        return session.owns() and lasts
 
     def always_had_work(self) -> bool:
         """Whether there was something to train ever since the last call."""
@@ -149,8 +151,8 @@ class Claiming:
         if not orphans:
             return wanted
         # Not of all that was borrowed while the store was away: others have as much, and were away with it.
-        usual = min(len(self._claims.owned), max(USUALLY_OWNED, 4 * wanted))
-        return wanted + share_of_what_was_left(usual, self._living())
+        usual = min(max(wanted, len(self._claims.owned)), max(USUALLY_OWNED, 4 * wanted))
+        return wanted + share_of_what_was_left(usual, self._living(), self._chooser.behind())
 
 
 def _training_weight(record: PeerRecord | None) -> float | None:

@@ -51,10 +51,10 @@ def claims_wanted(
     return max(1, (ahead - queued_records) // chunk_records)
 
 
-def share_of_what_was_left(owned: int, living: int) -> int:
+def share_of_what_was_left(owned: int, living: int, behind: int = 0) -> int:
     """How many chunks more to claim when somebody is gone, so that nothing of theirs waits until others have caught up.
 
-    They had about as many as this peer has, ``owned``. Each of the ``living`` takes up to twice its part of that: the
-    plan does not share out so few chunks evenly.
+    They had about as many as this peer has, ``owned``. Each of the ``living`` takes up to twice its part of that, or
+    all that they left ``behind`` in what is planned for it now: the plan does not share out so few chunks evenly.
     """
-    return -(-2 * owned // (living + 1))
+    return max(-(-2 * owned // (living + 1)), min(behind, owned))

@@ -21,12 +21,14 @@ from gossip_caffe.shards.ledger import EpochState
 class EpochKnowledge:
     """What one peer knows of one open epoch.
 
-    ``planned``: its shard, in training order, not tried yet; ``left``: what the last listing showed as free.
+    ``planned``: its shard, in training order, not tried yet; ``left``: what the last listing showed as free;
+    ``reached``: how far it has come: the place in the training order of the last chunk of its shard that it has tried.
     """
 
     planned: list[int]
     left: list[int] = field(default_factory=list)
     finished: bool = False
+    reached: int = -1
 
     @property
     def used_up(self) -> bool:
@@ -120,11 +122,29 @@ class Chooser:
         )
         return list(islice((chunk for chunk in mine if chunk not in but), want))
 
+    def behind(self) -> int:
+        """How many chunks of this peer's shards lie before where it has come to: others had them, and left them.
+
+        All go through an epoch in one order, each through its shard; so a new plan brings what a dead peer had begun
+        here, and what it would have come to later does not.
+        """
+        return sum(
+            sum(1 for _ in takewhile(self._is_behind(epoch), knowledge.planned))
+            for epoch, knowledge in self.known.items()
+        )
+
+    def _is_behind(self, epoch: int) -> Callable[[int], bool]:
+        places, reached = self.epochs.places(epoch), self.known[epoch].reached
+        return lambda chunk: places[chunk] < reached
+
     def tried(self, chunks: Sequence[ChunkId]) -> None:
         """These chunks were claimed, or found taken: neither is worth another try until the next listing."""
         for epoch in {chunk.epoch for chunk in chunks}:
             knowledge = self._knowledge(epoch)
             gone = {chunk.chunk for chunk in chunks if chunk.epoch == epoch}
+            places = self.epochs.places(epoch)
+            mine = (places[chunk] for chunk in gone if chunk in self._mine and chunk in places)
+            knowledge.reached = max(knowledge.reached, max(mine, default=-1))
             _take_out(knowledge.planned, gone)
             _take_out(knowledge.left, gone)
 

@@ -74,8 +74,12 @@ class Epochs:
 
     def in_order(self, epoch: int, chunks: Iterable[int]) -> list[int]:
         """Some chunks, those that the budget reaches, in the order in which they are to be trained."""
-        places = _places(self, epoch)
+        places = self.places(epoch)
         return sorted((chunk for chunk in chunks if chunk in places), key=places.__getitem__)
+
+    def places(self, epoch: int) -> Mapping[int, int]:
+        """Chunk → its place in the order in which an epoch is trained, from 0, of those that the budget reaches."""
+        return _places(self, epoch)
 
     def extent(self, chunk: ChunkId) -> tuple[int, int]:
         """First and one-past-last record of a chunk; the budget's very last chunk is cut to fit it."""

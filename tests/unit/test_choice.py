@@ -68,6 +68,22 @@ def test_an_orphaned_chunk_is_found_soon_after_its_owner_is_gone() -> None:
     assert mine.choose(0, 1, now=10.1) == Claim(ids(0, 2), "planned, or left by others")
 
 
+def test_what_a_dead_peer_had_begun_lies_behind_and_what_it_would_have_come_to_does_not() -> None:
+    shard = [0, 3, 6, 9]
+    epochs = Epochs(records=120, chunk_records=10, budget_samples=240, seed=1, shuffle=False)
+    mine = Chooser(epochs, lambda: shard, random.Random(1), lambda: 2)
+    mine.choose(0, 1, now=10.0)
+    mine.listed({}, now=10.0)
+    mine.tried(ids(0, 0, 3, 6))
+    assert mine.behind() == 0
+    shard[:] = [0, 1, 3, 4, 6, 7, 9]  # of the others' chunks 1, 4 and 7 are planned here now; 1 was done
+    mine.members_changed(now=11.0)
+    mine.choose(0, 1, now=11.0)
+    mine.listed({0: state({3, 6}, {0, 1})}, now=11.0)
+    assert mine.behind() == 1
+    assert mine.choose(0, 3, now=11.0) == Claim(ids(0, 4, 7, 9), "planned, or left by others")
+
+
 def test_when_all_is_owned_it_waits_and_lists_again_a_little_later() -> None:
     mine = chooser([1], budget=40)
     mine.choose(0, 1, now=10.0)

@@ -43,7 +43,7 @@ async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others
         cast("Any", SimpleNamespace(clock=clock, spec=spec)),
         cast("Any", trainer),
         cast("Any", claims),
-        cast("Any", SimpleNamespace(members_changed=lambda now_s: None)),
+        cast("Any", SimpleNamespace(members_changed=lambda now_s: None, behind=lambda: 0)),
         lambda: cast(
             "Any", SimpleNamespace(overdue=lambda: True, owns=lambda: True, began_at=-60.0, ttl_s=5.0)
         ),
@@ -59,11 +59,16 @@ async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others
 
 
 @pytest.mark.parametrize(
-    ("registered_s_ago", "owns", "claims_more"),
-    [(60.0, True, True), (1.0, True, False), (60.0, False, False)],
+    ("registered_s_ago", "again", "owns", "claims_more"),
+    [
+        (60.0, True, True, True),
+        (1.0, True, True, False),
+        (60.0, True, False, False),
+        (1.0, False, True, True),
+    ],
 )
-async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead(
-    registered_s_ago: float, owns: bool, claims_more: bool
+async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead_but_a_newcomer_does(
+    registered_s_ago: float, again: bool, owns: bool, claims_more: bool
 ) -> None:
     clock = FakeClock(automatic=True)
     spec = SimpleNamespace(
@@ -71,14 +76,16 @@ async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead
     )
     trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=10**6), queued_batches=0)
     session = SimpleNamespace(began_at=clock.monotonic() - registered_s_ago, ttl_s=5.0, owns=lambda: owns)
+    sessions = [SimpleNamespace() if again else session]
     claiming = Claiming(
         cast("Any", SimpleNamespace(clock=clock, spec=spec)),
         cast("Any", trainer),
         cast("Any", SimpleNamespace(owned={})),
-        cast("Any", SimpleNamespace(members_changed=lambda now_s: None)),
-        lambda: cast("Any", session),
+        cast("Any", SimpleNamespace(members_changed=lambda now_s: None, behind=lambda: 0)),
+        lambda: cast("Any", sessions[-1]),
         lambda: 1,
     )
+    sessions.append(session)
     claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
     assert (claiming._wanted(orphans=claiming._orphans) > 0) == claims_more
 

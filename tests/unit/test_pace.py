@@ -48,6 +48,14 @@ def test_all_who_live_take_together_what_one_of_them_may_have_left(owned: int, l
     assert owned <= share * living < 2 * owned + living
 
 
+@given(owned=st.integers(0, 100), living=st.integers(1, 2000), behind=st.integers(0, 200))
+def test_who_has_got_all_that_was_left_takes_all_of_it_but_no_more_than_one_peer_has(
+    owned: int, living: int, behind: int
+) -> None:
+    share = share_of_what_was_left(owned, living, behind)
+    assert min(behind, owned) <= share <= max(owned, share_of_what_was_left(owned, living))
+
+
 def rates(settings: JobSettings, *looks: tuple[int, int]) -> list[float]:
     """The factor at each look of one peer: how many live, after how many of 1,000 samples."""
     ramp, found = None, []
