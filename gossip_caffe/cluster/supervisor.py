@@ -22,7 +22,7 @@ from gossip_caffe.cluster.job_status import job_status, peer_rows
 from gossip_caffe.cluster.opening import old_leases_end, open_job
 from gossip_caffe.cluster.plan import scaling
 from gossip_caffe.cluster.state import ClusterState
-from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
+from gossip_caffe.errors import Conflict, ExitCode, GossipCaffeError, NotFound, UsageError
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import load_job
@@ -123,13 +123,14 @@ class Supervisor:
         self.fleet.on_end.append(self._peer_ended)
 
     async def _start_peers(self) -> None:
-        if self._options.from_checkpoint:
-            await self._go_back()
-        finished = await self._store.get(JobKeys(self._options.job).finished)
-        if finished is not None:
-            self._say("nothing is left to train; to train it again, give the job a new name with --job")
-            return
+        """Start them all; who scales meanwhile is answered afterwards, and finds them."""
         async with self._scaling:
+            if self._options.from_checkpoint:
+                await self._go_back()
+            finished = await self._store.get(JobKeys(self._options.job).finished)
+            if finished is not None:
+                self._say("nothing is left to train; to train it again, give the job a new name with --job")
+                return
             await self._old_leases_end()
             if self._down.is_set():
                 return
@@ -249,6 +250,11 @@ class Supervisor:
         if wanted < 0:
             raise UsageError(f"cannot scale to {wanted} peers", remedy="give 0 or more")
         async with self._scaling:
+            if self._down.is_set():
+                raise Conflict(
+                    f"cluster {self._state.name!r} is going down ({self._down_reason})",
+                    remedy="bring it up again with 'gossip-caffe cluster up'",
+                )
             self._wanted = wanted
             decision = scaling([peer.name for peer in self.fleet.running], wanted)
             started = [self.fleet.start().name for _ in range(decision.start)]
