@@ -142,6 +142,7 @@ class Agent:
             epochs=self._epochs,
             chooser=self.chooser,
             feed=lambda chunk, _start, _stop: self._queue.append(chunk),
+            withdraw=lambda _chunks: None,
             clock=CLOCK,
             log=MemoryLog(),
         )

@@ -9,7 +9,7 @@ not overlap.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TypeVar
 
 from gossip_caffe.clock import Clock
@@ -28,6 +28,7 @@ ON_CREDIT = 0
 class Claims:
     """The chunks of one peer and the ledger that they stand in.
 
+    ``feed`` queues a chunk's records for training, ``withdraw`` takes those chunks out again of which none was begun.
     ``ledger`` and ``lease`` are replaced by ``renew_ownership`` when the peer registers again after a lost lease.
     """
 
@@ -39,6 +40,7 @@ class Claims:
         epochs: Epochs,
         chooser: Chooser,
         feed: Callable[[ChunkId, int, int], None],
+        withdraw: Callable[[Set[ChunkId]], object],
         clock: Clock,
         log: EventLog,
     ) -> None:
@@ -50,6 +52,7 @@ class Claims:
         self._lease = lease
         self._epochs = epochs
         self._feed = feed
+        self._withdraw = withdraw
         self._clock = clock
         self._log = log
         self._shared: dict[ChunkId, str] = {}
@@ -119,7 +122,9 @@ class Claims:
             result = await self._ledger.claim(chunks, self._lease)
             self.owned.update(result.owned)
             self._note_owned(result.owned)
-            for chunk in set(chunks) - result.owned.keys():
+            denied = set(chunks) - result.owned.keys()
+            self._withdraw(denied)
+            for chunk in denied:
                 del self.owned[chunk]
                 self._shared.pop(chunk, None)
 
@@ -198,6 +203,7 @@ class Claims:
             asked = list(self.owned)
             result = await ledger.claim(asked, lease)
             self._note_owned(result.owned, lease)
+            self._withdraw(set(asked) - result.owned.keys())
             meanwhile = dict.fromkeys(self.owned.keys() - set(asked), ON_CREDIT)
             before, self.owned = len(asked), {**result.owned, **meanwhile}
             self._ledger, self._lease = ledger, lease

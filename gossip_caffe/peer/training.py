@@ -61,6 +61,7 @@ class Training:
             epochs=world.epochs,
             chooser=chooser,
             feed=trainer.feed,
+            withdraw=trainer.stream.withdraw,
             clock=world.clock,
             log=world.log,
         )

@@ -8,7 +8,7 @@ that dies is fed again from its last snapshot on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from gossip_caffe.shards.epochs import ChunkId
@@ -134,10 +134,17 @@ class RecordStream:
 
     def hand_back(self) -> list[ChunkId]:
         """Take back the chunks of which no batch holds a record: a leaving peer releases them."""
-        untouched = [piece.chunk for piece in self._waiting if not piece.begun]
-        self._waiting = deque(piece for piece in self._waiting if piece.begun)
-        self._waiting_records = sum(piece.stop - piece.start for piece in self._waiting)
-        return untouched
+        return self._take_out(piece for piece in self._waiting if not piece.begun)
+
+    def withdraw(self, chunks: Container[ChunkId]) -> list[ChunkId]:
+        """Take back those of ``chunks`` of which no batch holds a record: they are somebody else's."""
+        return self._take_out(piece for piece in self._waiting if not piece.begun and piece.chunk in chunks)
+
+    def _take_out(self, pieces: Iterable[_Piece]) -> list[ChunkId]:
+        out = list(pieces)
+        self._waiting = deque(piece for piece in self._waiting if piece not in out)
+        self._waiting_records -= sum(piece.stop - piece.start for piece in out)
+        return [piece.chunk for piece in out]
 
 
 def records_of(parts: Iterable[Part]) -> list[list[int]]:

@@ -55,6 +55,7 @@ class Peer:
         self.store = FailingStore(self.server)
         self.log = log
         self.fed: list[ChunkId] = []
+        self.withdrawn: set[ChunkId] = set()
 
     async def begin(self) -> Claims:
         ledger = await self.incarnation()
@@ -64,6 +65,7 @@ class Peer:
             epochs=EPOCHS,
             chooser=Chooser(EPOCHS, lambda: list(range(EPOCHS.chunks)), random.Random(1)),
             feed=lambda chunk, start, stop: self.fed.append(chunk),
+            withdraw=self.withdrawn.update,
             clock=self.clock,
             log=JsonLinesLog(self.log, "a", self.clock),
         )
@@ -195,6 +197,7 @@ async def test_what_somebody_else_has_of_it_stays_theirs(peer: Peer) -> None:
     taken = await theirs.claim(peer.fed[:5], session.id)
     claims.shared(peer.fed, "x1")
     await claims.settle()
+    assert peer.withdrawn == set(peer.fed[:5])
     assert claims.done_chunks == 35
     assert claims.owned == {}
     done, lost = await theirs.settle([Settlement(chunk, at, "x2") for chunk, at in taken.owned.items()])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip_caffe.shards.epochs import ChunkId
-from gossip_caffe.shards.stream import Batch, RecordStream
+from gossip_caffe.shards.stream import Batch, Part, RecordStream
 
 
 def fed(stream: RecordStream, *, flush: bool = False) -> list[Batch]:
@@ -76,3 +76,18 @@ def test_a_leaving_peer_hands_back_what_no_batch_holds() -> None:
     assert last.records == 2
     assert last.finishes == (ChunkId(0, 0),)
     assert not stream.waiting_records
+
+
+def test_what_turns_out_to_be_somebody_elses_is_not_trained_unless_it_was_begun() -> None:
+    stream = RecordStream(4)
+    stream.add(ChunkId(0, 0), 0, 6)
+    stream.add(ChunkId(0, 1), 10, 12)
+    stream.add(ChunkId(0, 2), 20, 30)
+    assert stream.cut() is not None
+    assert stream.withdraw({ChunkId(0, 0), ChunkId(0, 1), ChunkId(0, 7)}) == [ChunkId(0, 1)]
+    assert stream.waiting_records == 2 + 10
+    assert [batch.parts for batch in fed(stream)] == [
+        (Part(0, 4, 6), Part(0, 20, 22)),
+        (Part(0, 22, 26),),
+        (Part(0, 26, 30),),
+    ]
