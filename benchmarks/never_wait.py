@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +38,7 @@ from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import engine_spec
+from gossip_caffe.solver.history import HistoryRoom
 from gossip_caffe.solver.loop import SolverLoop
 
 Flat = NDArray[np.float32]
@@ -49,7 +52,7 @@ WARM_UP = 3
 FEWEST = 8
 """Steps of a part that are counted, at the least."""
 CORRECTIONS = 9
-"""Corrections that are timed, beside as many copies of the model."""
+"""Corrections, snapshots and copies of momentum that are timed, beside as many copies of the model."""
 
 
 # ── the solver ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -82,18 +85,39 @@ class TimedSolver:
             refill(self._ring)
         return took[WARM_UP:]
 
-    def correction(self) -> tuple[float, float]:
-        """Seconds of adding a correction, and of copying the model once; medians of some, by turns."""
-        added, copied = [], []
+    def stalls(self) -> dict[str, float]:
+        """Seconds of what may stand between two steps, and of copying the model once; medians of some, by turns.
+
+        Adding a correction; and what a checkpoint takes: a snapshot that is asked for, and momentum.
+        """
         here, there = (np.zeros(self.board.size, dtype=np.float32) for _ in range(2))
-        for _ in range(CORRECTIONS):
+        took: dict[str, list[float]] = {
+            "correction_s": [],
+            "snapshot_s": [],
+            "momentum_s": [],
+            "memcpy_s": [],
+        }
+
+        def timed(figure: str, do: Callable[[], object]) -> None:
             began = time.perf_counter()
-            self._engine.add_to_weights(here[: self.board.exchanged])
-            between = time.perf_counter()
-            np.copyto(there, here)
-            added.append(between - began)
-            copied.append(time.perf_counter() - between)
-        return median(added), median(copied)
+            do()
+            took[figure].append(time.perf_counter() - began)
+
+        for _ in range(CORRECTIONS):
+            timed("correction_s", lambda: self._engine.add_to_weights(here[: self.board.exchanged]))
+            self._loop.step(self._loop.batches_due)
+            refill(self._ring)
+            self.board.request_publication()
+            timed("snapshot_s", self._loop.between_steps)
+            room = HistoryRoom(os.memfd_create("momentum", os.MFD_CLOEXEC), 4 * self.board.size)
+            while not room.ready:
+                time.sleep(0.01)
+            timed("momentum_s", partial(self._fill, room))
+            timed("memcpy_s", lambda: np.copyto(there, here))
+        return {figure: median(seconds) for figure, seconds in took.items()}
+
+    def _fill(self, room: HistoryRoom) -> None:
+        room.fill(self._engine.history())
 
 
 def solve(solver_file: str, control_fd: int) -> None:
@@ -104,7 +128,7 @@ def solve(solver_file: str, control_fd: int) -> None:
         socket.send_fds(control, [b"board"], [solver.board.fd])
     for line in sys.stdin:
         seconds = float(line)
-        print(json.dumps(solver.steps(seconds) if seconds else solver.correction()), flush=True)
+        print(json.dumps(solver.steps(seconds) if seconds else solver.stalls()), flush=True)
 
 
 # ── the agent and its partner ─────────────────────────────────────────────────────────────────────────────────────────
@@ -222,16 +246,18 @@ def measure(name: str, model: Model, rounds: int, seconds: float, cores: list[in
             elif kind == "stepping":
                 neighbour.told()
         solver.ask(0)
-        correction_s, memcpy_s = solver.told()
+        stalls = solver.told()
     found = compared(parts["exchanging"], parts["stepping"], "")
     found |= compared(parts["exchanging"], parts["idle"], "_to_idle")
     found |= compared(parts["default"], parts["idle"], "_default")
     found |= {
         "step_p50_s": float(np.median(np.concatenate(parts["stepping"])[:, 0])),
         "exchanges_per_step": exchanges["exchanging"] / sum(map(len, parts["exchanging"])),
-        "correction_s": correction_s,
-        "memcpy_s": memcpy_s,
-        "correction_over_memcpy": correction_s / memcpy_s,
+        **stalls,
+        **{
+            f"{what}_over_memcpy": stalls[f"{what}_s"] / stalls["memcpy_s"]
+            for what in ("correction", "snapshot", "momentum")
+        },
     }
     print(f"{name:>6} {sum(map(len, parts['exchanging'])):>6}", end="")
     print(*(f"{figure:>12.5f}" for figure in found.values()), flush=True)
@@ -259,7 +285,8 @@ HEADINGS = (
     *("p50", "of CPU", "p99", "of CPU"),
     *("p50 to idle", "of CPU", "p99 to idle", "of CPU"),
     *("p50 default", "of CPU", "p99 default", "of CPU"),
-    *("step p50 s", "exchanges", "correction s", "memcpy s", "ratio"),
+    *("step p50 s", "exchanges", "correction s", "snapshot s", "momentum s", "memcpy s"),
+    *("correction", "snapshot", "momentum"),
 )
 KINDS = ("idle", "exchanging", "stepping", "default")
 """What happens on the other core, by turns."""

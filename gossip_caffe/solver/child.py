@@ -9,9 +9,11 @@ board's counters.
 
 from __future__ import annotations
 
+import math
 import select
 import sys
 import time
+from collections import deque
 from typing import Any
 
 from gossip_caffe.children import Control, run_child
@@ -19,7 +21,7 @@ from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.job.spec import RateSchedule, read_fields
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engine import EngineSpec, SolverEngine
-from gossip_caffe.solver.history import write_history
+from gossip_caffe.solver.history import HistoryRoom
 from gossip_caffe.solver.loop import SolverLoop
 
 IDLE_LOOK_S = 0.02
@@ -55,12 +57,17 @@ def serve(control: Control) -> None:
     waiting = select.poll()
     waiting.register(control.fd, select.POLLIN)
     waiting.register(ring.ready_fd, select.POLLIN)
+    rooms: deque[tuple[int, HistoryRoom]] = deque()
+    history_bytes = 4 * engine.layout.size
     while (received := control.receive(0.0)) is None or "stop" not in received[0]:
         if received is not None and "history" in received[0]:
+            rooms.append((received[0]["history"], HistoryRoom(received[1][0], history_bytes)))
+        if rooms and rooms[0][1].ready:
+            number, room = rooms.popleft()
             loop.settle()
-            shapes = write_history(engine.history(), received[1][0])
-            told = {"history": received[0]["history"], "shapes": shapes, "iteration": board.iteration}
-            control.send(told)
+            shapes = room.fill(engine.history())
+            history_bytes = 4 * sum(map(math.prod, shapes))
+            control.send({"history": number, "shapes": shapes, "iteration": board.iteration})
         loop.between_steps()
         if batches := loop.batches_due:
             loop.step(batches)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.sharedmem import SharedMemory
+
+BIG_BYTES = 1 << 20
+"""What is smaller than this is mapped and unmapped at once."""
 
 
 class SolverHistory:
@@ -43,11 +48,58 @@ class SolverHistory:
             self._fd = -1
 
 
+class HistoryRoom:
+    """Memory for a solver's history, made ready in a thread beside its steps: between two of them it is only filled.
+
+    ``fd`` is closed in the end; ``size_bytes``: how much is expected. A wrong guess costs time, nothing else.
+    """
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self._fd = fd
+        self._memory = self._mapped(size_bytes)
+        self._making = self._beside(self._make_pages)
+
+    @property
+    def ready(self) -> bool:
+        """Whether to fill it takes no longer than a copy."""
+        return self._making is None or not self._making.is_alive()
+
+    def fill(self, blobs: Sequence[NDArray[np.float32]]) -> list[tuple[int, ...]]:
+        """Copy the blobs there, one after the other, and let go of it; returns their shapes."""
+        if self._making is not None:
+            self._making.join()
+        size_bytes = sum(values.nbytes for values in blobs)
+        if size_bytes != self._memory.size_bytes:
+            self._memory.close()
+            self._memory = self._mapped(size_bytes)
+        room = np.frombuffer(self._memory.view, np.float32, size_bytes // 4)
+        at = 0
+        for values in blobs:
+            np.copyto(room[at : at + values.size], values.reshape(-1))
+            at += values.size
+        del room
+        os.ftruncate(self._fd, size_bytes)
+        os.close(self._fd)
+        self._beside(self._memory.close)
+        return [tuple(values.shape) for values in blobs]
+
+    def _beside(self, do: Callable[[], None]) -> threading.Thread | None:
+        """Do it in a thread, where it takes long enough to be worth one."""
+        if self._memory.size_bytes < BIG_BYTES:
+            do()
+            return None
+        thread = threading.Thread(target=do, name="room for history", daemon=True)
+        thread.start()
+        return thread
+
+    def _mapped(self, size_bytes: int) -> SharedMemory:
+        os.ftruncate(self._fd, max(1, size_bytes))  # nothing cannot be mapped
+        return SharedMemory.attach(os.dup(self._fd))
+
+    def _make_pages(self) -> None:
+        np.frombuffer(self._memory.view, np.uint8)[:: mmap.PAGESIZE] = 0
+
+
 def write_history(blobs: Sequence[NDArray[np.float32]], fd: int) -> list[tuple[int, ...]]:
     """Copy momentum, blob after blob, into the descriptor's memory, and close it; returns the blobs' shapes."""
-    with open(fd, "wb", buffering=0) as file:
-        for values in blobs:
-            left = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-            while left:  # the kernel takes no more than 2 GiB at once
-                left = left[file.write(left) :]
-    return [tuple(values.shape) for values in blobs]
+    return HistoryRoom(fd, sum(values.nbytes for values in blobs)).fill(blobs)
