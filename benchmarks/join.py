@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -193,15 +194,22 @@ def send_for_ever(size_bytes: int) -> None:
                 wire.sendall(piece[: size_bytes - start])
 
 
-def bare_tcp_s(port: int, size_bytes: int) -> float:
-    scratch = bytearray(TCP_PIECE_BYTES)
+def bare_tcp_s(port: int, size_bytes: int, keep: Path | None = None) -> float:
+    """``keep``: where what comes is written to, and removed afterwards."""
+    scratch = memoryview(bytearray(TCP_PIECE_BYTES))
     began_at, came = time.monotonic(), 0
-    with socket.create_connection(("127.0.0.1", port)) as wire:
+    with socket.create_connection(("127.0.0.1", port)) as wire, ExitStack() as ending:
+        file = ending.enter_context(keep.open("wb", buffering=0)) if keep is not None else None
         while count := wire.recv_into(scratch):
             came += count
+            if file is not None:
+                file.write(scratch[:count])
+    took_s = time.monotonic() - began_at
+    if keep is not None:
+        keep.unlink()
     if came != size_bytes:
         raise SystemExit(f"{came} of {size_bytes} bytes came")
-    return time.monotonic() - began_at
+    return took_s
 
 
 async def pull_s(port: int, announcement: Announcement, folder: Path, transport: GrpcTransport) -> float:
@@ -215,8 +223,8 @@ async def pull_s(port: int, announcement: Announcement, folder: Path, transport:
     return took_s
 
 
-async def measure_pulls(root: Path, scratch: Path, repeats: int) -> tuple[float, float]:
-    """Bytes a second of pulls, and of a bare connection, in turns."""
+async def measure_pulls(root: Path, scratch: Path, repeats: int) -> tuple[float, float, float]:
+    """Bytes a second of pulls, of a bare connection, and of one whose receiver writes what comes, in turns."""
     folder = CheckpointFolder(root, sweep=False)
     manifest = folder.manifest(folder.ids()[0])
     size = sum(entry.size_bytes for entry in manifest.files)
@@ -227,17 +235,18 @@ async def measure_pulls(root: Path, scratch: Path, repeats: int) -> tuple[float,
         for words in (("--serve", str(root)), ("--send", str(size)))
     ]
     holder, bare = (int(process.stdout.readline()) for process in processes if process.stdout)
-    transport, pulls, bares = GrpcTransport(), [], []
+    transport, pulls, bares, kept = GrpcTransport(), [], [], []
     try:
         await pull_s(holder, announcement, scratch, transport)
         for _ in range(repeats):
             pulls.append(await pull_s(holder, announcement, scratch, transport))
             bares.append(bare_tcp_s(bare, size))
+            kept.append(bare_tcp_s(bare, size, scratch / "bare"))
     finally:
         await transport.close()
         for process in processes:
             process.communicate()
-    return size / median(pulls), size / median(bares)
+    return size / median(pulls), size / median(bares), size / median(kept)
 
 
 def main() -> int:
@@ -268,12 +277,16 @@ def main() -> int:
                 for name in names
             }
             holder = folder / "founder" / "checkpoints" / "founder"
-            pulled, bare = asyncio.run(measure_pulls(holder, folder / "pulled", 2 * options.repeats + 1))
+            pulled, bare, kept = asyncio.run(
+                measure_pulls(holder, folder / "pulled", 2 * options.repeats + 1)
+            )
             print(
-                f"{megabytes:>6} pull {pulled / 1e6:,.0f} MB/s, bare TCP {bare / 1e6:,.0f} MB/s", flush=True
+                f"{megabytes:>6} pull {pulled / 1e6:,.0f} MB/s, bare TCP {bare / 1e6:,.0f}, kept {kept / 1e6:,.0f}",
+                flush=True,
             )
             figures[f"pull_mb_s_{megabytes}"] = round(pulled / 1e6)
             figures[f"ratio_pull_tcp_{megabytes}"] = round(pulled / bare, 3)
+            figures[f"ratio_pull_kept_{megabytes}"] = round(pulled / kept, 3)
     peaks = {
         megabytes: figures[f"agent_peak_mb_{megabytes}"] for megabytes in map(int, options.models.split(","))
     }

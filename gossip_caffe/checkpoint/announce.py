@@ -20,7 +20,7 @@ thousand join at once each of them would have to write it after all the others."
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One checkpoint. ``digest``: SHA-256 of its manifest; ``holders``: peer → address.
+    """One checkpoint. ``digest``: BLAKE3 of its manifest; ``holders``: peer → address.
 
     ``score``: of the test of the consensus that was nearest to it, more is better; None while there is none.
     ``scored_samples``: where the job was at that test.

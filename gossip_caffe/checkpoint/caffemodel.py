@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.checkpoint.blobs import blob_head, float_bytes, floats_of
+from gossip_caffe.checkpoint.digest import HashingReader
 from gossip_caffe.errors import CheckpointRefused
 from gossip_caffe.protofields import fields, head, text_field
 from gossip_caffe.solver.layout import BlobSpec, WeightLayout, view
@@ -44,6 +45,24 @@ def write_caffemodel(file: BinaryIO, layout: WeightLayout, weights: Flat) -> Non
     """Write flat weights, shape (layout.size,), as a .caffemodel."""
     for piece in _pieces(layout, weights):
         file.write(piece)
+
+
+def read_written(file: HashingReader, layout: WeightLayout) -> Flat | None:
+    """The flat weights of a file that ``write_caffemodel`` wrote, read to where they stay; None when it is none.
+
+    All of the file is read, whatever it holds. Raises OSError.
+    """
+    weights: Flat = np.empty(layout.size, dtype=np.float32)
+    as_written = True
+    for piece in _pieces(layout, weights):
+        if isinstance(piece, bytes):
+            found = bytearray(len(piece))
+            as_written = file.fill(memoryview(found)) and found == piece
+        else:
+            as_written = file.fill(piece)
+        if not as_written:
+            break
+    return weights if file.exhaust() and as_written else None
 
 
 def read_caffemodel(content: bytes | memoryview, layout: WeightLayout) -> Flat:

@@ -6,7 +6,6 @@ there stands for a whole checkpoint, and what a crash leaves is swept away by th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -17,10 +16,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.checkpoint.caffemodel import read_caffemodel, write_caffemodel
+from gossip_caffe.checkpoint.caffemodel import read_written, write_caffemodel
+from gossip_caffe.checkpoint.digest import HashingReader, HashingWriter, digest_of, read_into_digest
 from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, FileEntry, Manifest, is_plain
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound
 from gossip_caffe.gossip.average import all_finite
+from gossip_caffe.solver.layout import WeightLayout
 
 PIECE_BYTES = 1 << 20
 _UNFINISHED = ".unfinished-"
@@ -143,15 +144,14 @@ class CheckpointFolder:
         layout = manifest.weight_layout()
         if layout.fingerprint != layout_fingerprint:
             raise self._refused(checkpoint, "it is of another net")
-        model: bytes | None = None
+        weights: NDArray[np.float32] | None = None
         for entry in manifest.files:
             if entry.name == MODEL:
-                model = self._content(checkpoint, entry)
+                weights = self._weights(checkpoint, entry, layout)
             else:
                 self._check(checkpoint, entry)
-        if model is None:
+        if weights is None:
             raise self._refused(checkpoint, f"it has no {MODEL}")
-        weights = read_caffemodel(model, layout)
         if not all_finite(weights):
             raise self._refused(checkpoint, "its weights hold NaN or Inf")
         return manifest, weights
@@ -176,30 +176,37 @@ class CheckpointFolder:
             return
         shutil.rmtree(leftover, ignore_errors=True)
 
-    def _content(self, checkpoint: str, entry: FileEntry) -> bytes:
-        """A whole file, which was verified as it was read: what is hashed is what is returned."""
+    def _weights(self, checkpoint: str, entry: FileEntry, layout: WeightLayout) -> NDArray[np.float32]:
+        """The model's weights, verified as they are read: what is hashed is what is returned."""
         try:
-            content = self.path(checkpoint, entry.name).read_bytes()
+            with self.path(checkpoint, entry.name).open("rb", buffering=0) as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                if size_bytes != entry.size_bytes or size_bytes < 4 * layout.size:
+                    self._check(checkpoint, entry)
+                    raise self._refused(checkpoint, f"{entry.name} is too short for its weights")
+                hashing = HashingReader(file)
+                weights = read_written(hashing, layout)
         except OSError as error:
             raise self._unreadable(checkpoint, entry.name, error) from None
-        self._compare(checkpoint, entry, len(content), hashlib.sha256(content).hexdigest())
-        return content
+        self._compare(checkpoint, entry, hashing.size_bytes, hashing.digest.hexdigest())
+        if weights is None:
+            raise self._refused(checkpoint, f"{entry.name} has not the form in which checkpoints are written")
+        return weights
 
     def _check(self, checkpoint: str, entry: FileEntry) -> None:
         """Verify a file that is not needed in memory."""
         try:
             with self.path(checkpoint, entry.name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                size_bytes = file.tell()
+                digest, size_bytes = read_into_digest(file)
         except OSError as error:
             raise self._unreadable(checkpoint, entry.name, error) from None
-        self._compare(checkpoint, entry, size_bytes, digest)
+        self._compare(checkpoint, entry, size_bytes, digest.hexdigest())
 
-    def _compare(self, checkpoint: str, entry: FileEntry, size_bytes: int, sha256: str) -> None:
+    def _compare(self, checkpoint: str, entry: FileEntry, size_bytes: int, digest: str) -> None:
         if size_bytes != entry.size_bytes:
             raise self._refused(checkpoint, f"{entry.name} has {size_bytes} bytes, not {entry.size_bytes}")
-        if sha256 != entry.sha256:
-            raise self._refused(checkpoint, f"{entry.name} is not what was written (SHA-256 differs)")
+        if digest != entry.blake3:
+            raise self._refused(checkpoint, f"{entry.name} is not what was written (BLAKE3 differs)")
 
     def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
         """Size of a file in bytes, and its pieces from an offset on, for others to pull. Raises NotFound."""
@@ -230,7 +237,7 @@ class CheckpointFolder:
         return False
 
     def _adopted(self, theirs: Path, digest: str) -> bool:
-        if hashlib.sha256((theirs / MANIFEST).read_bytes()).hexdigest() != digest:
+        if digest_of((theirs / MANIFEST).read_bytes()) != digest:
             return False
         unfinished = self.unfinished(theirs.name)
         try:
@@ -264,23 +271,9 @@ class CheckpointFolder:
         return CheckpointRefused(f"checkpoint {checkpoint}: {why}", remedy="use another checkpoint")
 
 
-class _Hashing:
-    """A file that hashes and counts what is written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.size_bytes = 0
-
-    def write(self, piece: bytes | memoryview) -> int:
-        self.digest.update(piece)
-        self.size_bytes += len(piece)
-        return self._file.write(piece)
-
-
 def _write(path: Path, write: Callable[[BinaryIO], None]) -> FileEntry:
     with path.open("wb") as file:
-        hashing = _Hashing(file)
+        hashing = HashingWriter(file)
         write(hashing)  # type: ignore[arg-type]
     return FileEntry(path.name, hashing.size_bytes, hashing.digest.hexdigest())
 

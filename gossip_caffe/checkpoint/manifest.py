@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from gossip_caffe.checkpoint.digest import digest_of
 from gossip_caffe.errors import CheckpointRefused
 from gossip_caffe.solver.layout import Entry, WeightLayout, read_entries
 from gossip_caffe.stored import read_object
 
-FORMAT = 1
+FORMAT = 2
+"""1 had SHA-256 where BLAKE3 is."""
 MOST_NAME_BYTES = 255
 """That a file system takes."""
 MANIFEST = "manifest.json"
@@ -27,7 +28,7 @@ class FileEntry:
 
     name: str
     size_bytes: int
-    sha256: str
+    blake3: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file."""
-        return hashlib.sha256(self.to_json()).hexdigest()
+        """BLAKE3 of the file."""
+        return digest_of(self.to_json())
 
     @classmethod
     def from_json(cls, content: bytes) -> Manifest:
@@ -94,7 +95,7 @@ class Manifest:
                 contributors=tuple(map(_unicode, record["contributors"])),
                 made_at=float(record["made_at"]),
                 files=tuple(
-                    FileEntry(_file_name(entry["name"]), _count(entry["size_bytes"]), _text(entry, "sha256"))
+                    FileEntry(_file_name(entry["name"]), _count(entry["size_bytes"]), _text(entry, "blake3"))
                     for entry in record["files"]
                 ),
                 job_identity=_text(record, "job_identity") if "job_identity" in record else "",

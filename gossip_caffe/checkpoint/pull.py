@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import random
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gossip_caffe.checkpoint.announce import Announcement
+from gossip_caffe.checkpoint.digest import digest_of, new_digest, read_into_digest
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import MANIFEST, FileEntry, Manifest
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, GossipCaffeError, NotFound
@@ -107,7 +107,7 @@ async def _manifest(
     content = b"".join(
         [piece async for piece in client.pull(address, job, announcement.checkpoint, MANIFEST, 0)]
     )
-    if hashlib.sha256(content).hexdigest() != announcement.digest:
+    if digest_of(content) != announcement.digest:
         raise Torn("its manifest is not the one that was announced")
     (unfinished / MANIFEST).write_bytes(content)
     return Manifest.from_json(content)
@@ -151,10 +151,10 @@ async def _file(source: _Source, entry: FileEntry, unfinished: Path, told: Calla
 
 async def _rest(source: _Source, entry: FileEntry, path: Path, told: Callable[[int], None]) -> None:
     """Append what is missing of a file. Raises Torn, and removes it, when the whole is wrong."""
-    digest, size = hashlib.sha256(), 0
+    digest, size = new_digest(), 0
     if path.exists():
         with path.open("rb") as before:
-            digest, size = hashlib.file_digest(before, "sha256"), before.tell()
+            digest, size = read_into_digest(before)
     with path.open("ab", buffering=0) as file:
         if size < entry.size_bytes:
             # One byte more than announced is as wrong as one less.
@@ -163,6 +163,6 @@ async def _rest(source: _Source, entry: FileEntry, path: Path, told: Callable[[i
         size = os.fstat(file.fileno()).st_size
     if size < entry.size_bytes:
         raise CheckpointRefused(f"{entry.name} broke off after {size} of {entry.size_bytes} bytes")
-    if size != entry.size_bytes or digest.hexdigest() != entry.sha256:
+    if size != entry.size_bytes or digest.hexdigest() != entry.blake3:
         path.unlink()
         raise Torn(f"{entry.name} is not what was announced")

@@ -108,7 +108,7 @@ def pull(wanted: str, folder: Path, job: str, as_json: bool, etcd: str | None) -
 def verify(what: str, job: str, as_json: bool, etcd: str | None) -> None:
     """Check a checkpoint: its folder on this machine, or the copy of every holder.
 
-    Each file's size and SHA-256, the model and every weight of it; copies elsewhere are fetched and thrown away.
+    Each file's size and BLAKE3 digest, the model and every weight of it; copies elsewhere are fetched and thrown away.
     The command fails when any copy is not whole.
 
     \b

@@ -26,7 +26,7 @@ PIECES_AHEAD = 6
 class Digest(Protocol):
     """What hashes."""
 
-    def update(self, piece: memoryview, /) -> None:
+    def update(self, piece: memoryview, /) -> object:
         """Take in more."""
         ...
 
@@ -91,7 +91,7 @@ def receive_file(
     return came
 
 
-def _take(take: Callable[[memoryview], None], piece: memoryview, free: Semaphore) -> None:
+def _take(take: Callable[[memoryview], object], piece: memoryview, free: Semaphore) -> None:
     try:
         take(piece)
     finally:
