@@ -18,7 +18,7 @@ from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held, due, give_up, take
 from gossip_caffe.checkpoint.manifest import MODEL, Manifest, ranges_of
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.checkpoint.solverstate import current_step, write_solverstate
-from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound, StoreError
+from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, ExchangeFailed, NotFound, StoreError
 from gossip_caffe.gossip.collect import Consensus, consensus
 from gossip_caffe.gossip.message import Message
 from gossip_caffe.job.snapshots import snapshots_of
@@ -113,20 +113,23 @@ class Checkpointing:
         self._said = ""
 
     async def run(self) -> None:
-        """Look at what is due, for ever. The store being away, or a disk that is full, only delays."""
+        """Look at what is due, for ever.
+
+        The store being away, a disk that is full, or own weights that are not finite, only delay.
+        """
         while True:
             try:
                 await self.look()
             except StoreError:
                 pass  # the store is away: what is due stays due
-            except EnvironmentProblem as error:
+            except (EnvironmentProblem, ExchangeFailed) as error:
                 self.rest()
                 self._say_once(f"{self._member.peer}: {error}")
             living = 1 if self.duty.ours else len(self._member.training)
             await self._world.clock.sleep(look_after_s(living))
 
     def rest(self) -> None:
-        """The disk did not take a checkpoint: let others make and copy them for a while."""
+        """A checkpoint could not be made here: let others make and copy them for a while."""
         self._rest.failed()
 
     async def look(self) -> None:

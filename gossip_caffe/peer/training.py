@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gossip_caffe.errors import Conflict, EnvironmentProblem, StoreError
+from gossip_caffe.errors import Conflict, EnvironmentProblem, ExchangeFailed, StoreError
 from gossip_caffe.gossip.message import Refusal
 from gossip_caffe.gossip.outcome import Outcome, OutcomeKind
 from gossip_caffe.membership.members import MembersView, PeerRecord
@@ -174,7 +174,7 @@ class Training:
                     # All may be leaving: what two of them shared with each other would go with both.
                     await self.progress.look(self.incarnation.ledger)
                     await self.checkpointing.make("leaving with the duty", self.checkpointing.duty)
-        except (StoreError, EnvironmentProblem, TimeoutError) as error:
+        except (StoreError, EnvironmentProblem, ExchangeFailed, TimeoutError) as error:
             left = len(self.claims.owned)
             self.world.say(f"{self.peer}: leaves {left} chunks unsettled ({error or 'out of time'})")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import random
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from gossip_caffe.checkpoint.announce import announced
 from gossip_caffe.checkpoint.duty import CHECKPOINTS
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.url_store import elsewhere_of
-from gossip_caffe.errors import EnvironmentProblem, NotFound
+from gossip_caffe.errors import EnvironmentProblem, ExchangeFailed, NotFound
 from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
@@ -261,6 +262,36 @@ async def test_a_maker_whose_disk_is_full_leaves_the_duty_to_another_and_the_job
             peer.progress.finished = True
         await pass_by(cluster, 3.0)
         assert all(peer.checkpointing.job_finished.is_set() for peer in (a, b, c))
+
+
+async def test_a_maker_whose_weights_are_not_finite_leaves_the_duty_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster_of(tmp_path, "a b") as cluster:
+        a, b = cluster.peers.values()
+        collect = checkpointing.collect
+
+        async def fails_for_a(member: Any) -> Any:
+            if member is a:
+                raise ExchangeFailed("the weights of a hold NaN or Inf")
+            return await collect(member)
+
+        monkeypatch.setattr(checkpointing, "collect", fails_for_a)
+        cluster.epoch = 1
+        for peer in (a, b):
+            peer.progress.samples, peer._ledger.folded = RECORDS, 1
+        running = [asyncio.create_task(peer.checkpointing.run()) for peer in (a, b)]
+        for _ in range(1000):
+            await cluster.clock.advance(0.5)
+            await asyncio.sleep(0.001)  # a thread writes it
+            if await cluster.names():
+                break
+        assert b.holds_duty
+        assert progress_of(await cluster.names()) == [100]
+        assert a.said == ["a: the weights of a hold NaN or Inf"]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def test_a_copier_whose_disk_is_full_is_passed_over_and_does_not_pull_for_ever(
