@@ -24,7 +24,7 @@ from gossip_caffe.sim.virtual_time import sleep
 
 T = TypeVar("T")
 
-REQUEST_S = (0.001, 0.004)
+_SHORTEST_S, _SPREAD_S = 0.001, 0.003
 RETRY_FOR_S = 8.0
 """As long as the client of the real store tries again."""
 LOOK_EVERY_S = 0.25
@@ -46,9 +46,12 @@ class StoreLink:
     def _away(self) -> bool:
         return self._server.unavailable or self._machine.store_cut or self._dead
 
+    def _on_the_way_s(self) -> float:
+        return _SHORTEST_S + _SPREAD_S * self._rng.random()
+
     async def _call(self, work: Callable[[], T], *, writes: bool = False) -> T:
         machine, server = self._machine, self._server
-        await sleep(self._rng.uniform(*REQUEST_S))
+        await sleep(self._on_the_way_s())
         tried_s = 0.0
         while self._away:
             if self._dead or tried_s >= RETRY_FOR_S:
@@ -61,7 +64,7 @@ class StoreLink:
             tried_s += LOOK_EVERY_S
         server.tick()
         result = work()
-        await sleep(self._rng.uniform(*REQUEST_S))
+        await sleep(self._on_the_way_s())
         if self._away:
             raise Ambiguous("the reply was lost") if writes else StoreUnavailable("the reply was lost")
         if machine.frozen:

@@ -85,7 +85,7 @@ async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead
     assert (claiming._wanted(orphans=claiming._orphans) > 0) == claims_more
 
 
-async def test_peers_that_die_faster_than_their_chunks_are_trained_do_not_make_the_others_claim_without_end() -> None:
+async def test_peers_that_die_fast_do_not_make_the_others_claim_without_end() -> None:
     clock = FakeClock(automatic=True)
     spec = SimpleNamespace(
         data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
@@ -94,7 +94,7 @@ async def test_peers_that_die_faster_than_their_chunks_are_trained_do_not_make_t
     claiming = Claiming(
         cast("Any", SimpleNamespace(clock=clock, spec=spec)),
         cast("Any", trainer),
-        cast("Any", SimpleNamespace(owned={number: 1 for number in range(3)})),
+        cast("Any", SimpleNamespace(owned=dict.fromkeys(range(3), 1))),
         cast("Any", SimpleNamespace(members_changed=lambda now_s: None)),
         lambda: cast("Any", SimpleNamespace(began_at=-60.0, ttl_s=5.0, owns=lambda: True)),
         lambda: 100,
