@@ -290,8 +290,11 @@ class Checkpointing:
         """
         member = self._member
         training = member.training
-        others = sorted(peer for peer in training if peer not in newest.holders)
-        if sum(holder in training for holder in newest.holders) >= COPIES or not others:
+        if sum(holder in training for holder in newest.holders) >= COPIES:
+            self._turns.copied()
+            return
+        others = sorted(training.keys() - newest.holders.keys())
+        if not others:
             self._turns.copied()
             return
         if member.peer not in others or newest.checkpoint in self._copying_failed:

@@ -9,7 +9,7 @@ from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.peer.claims import Claims
 from gossip_caffe.peer.lifecycle import State
-from gossip_caffe.peer.pace import claims_wanted, share_of_what_was_left
+from gossip_caffe.peer.pace import can_take_over, claims_wanted, records_ahead, share_of_what_was_left
 from gossip_caffe.peer.tasks import Tasks
 from gossip_caffe.peer.throughput import Throughput
 from gossip_caffe.peer.trainer import Trainer
@@ -138,15 +138,17 @@ class Claiming:
 
     def _wanted(self, *, orphans: bool) -> int:
         """How many chunks to claim now; ``orphans``: and what somebody left, at once, as if nothing was queued."""
-        spec = self._world.spec
-        batch = spec.data.batch_records
+        data, prefetch = self._world.spec.data, self._world.spec.settings.prefetch_batches
+        batch, records_per_s = data.batch_records, self.throughput.samples_per_s
         queued = self._trainer.stream.waiting_records + self._trainer.queued_batches * batch
+        ahead = records_ahead(batch, prefetch, records_per_s)
+        orphans = orphans and can_take_over(queued, ahead, data.chunk_records)
         wanted = claims_wanted(
             queued_records=0 if orphans else queued,
             batch_records=batch,
-            chunk_records=spec.data.chunk_records,
-            prefetch_batches=spec.settings.prefetch_batches,
-            records_per_s=self.throughput.samples_per_s,
+            chunk_records=data.chunk_records,
+            prefetch_batches=prefetch,
+            records_per_s=records_per_s,
         )
         if not orphans:
             return wanted

@@ -11,8 +11,12 @@ from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.peer.lifecycle import State
 
 _TRAINING = State.TRAINING.value
-_MOST_UNSORTED = 32
-"""So many come last, in the order in which they came, before all are sorted again: who chooses sorts them anyway."""
+_UNSORTED = 32
+_UNSORTED_SHARE = 0.25
+"""So many come last, and of many such a share of all, in the order in which they came, before all are sorted again.
+
+Who chooses sorts them anyway; and where a thousand join at once, each of them sees all the others come.
+"""
 
 
 class Company:
@@ -37,7 +41,7 @@ class Company:
                 return
             self.addresses[now.peer], self.zones[now.peer] = now.address, now.zone
             self._unsorted += 1
-            if self._unsorted > _MOST_UNSORTED:
+            if self._unsorted > max(_UNSORTED, _UNSORTED_SHARE * len(self.addresses)):
                 self.addresses, self.zones = _sorted(self.addresses), _sorted(self.zones)
                 self._unsorted = 0
         elif (gone := was or now) is not None and gone.peer in self.addresses:

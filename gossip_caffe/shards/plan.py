@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -44,6 +45,8 @@ def quantised(weight: float) -> float:
 
 def planned_weights(measured: Mapping[str, float]) -> dict[str, float]:
     """The weights to plan with: a member whose own is not known yet (0.0) counts as the middle one of the others."""
+    if all(0 < weight < math.inf for weight in measured.values()):
+        return dict(measured)
     known = sorted(weight for weight in measured.values() if 0 < weight < np.inf)
     middle = known[len(known) // 2] if known else 1.0
     return {member: weight if 0 < weight < np.inf else middle for member, weight in measured.items()}

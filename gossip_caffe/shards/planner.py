@@ -31,23 +31,38 @@ class _Scored:
     best: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All shards of the members of ``weights``."""
+
+    weights: Mapping[str, float]
+    chunks: int
+    seed: int
+    shards: Mapping[str, Indices]
+
+
 class Planner:
     """Plans one job, for one peer or for several that share a process."""
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[tuple[tuple[str, float], ...], int, int], Mapping[str, Indices]] = {}
+        self._plans: list[_Plan] = []
+        """The one that was asked for last comes first: to compare with it is quicker than any key of a thousand."""
         self._last: dict[tuple[int, int], _Scored] = {}
 
     def shard(self, member: str, weights: Mapping[str, float], chunks: int, seed: int) -> Indices:
         """As ``plan.shard``: the chunks planned for ``member``, ascending."""
-        members = tuple(sorted(weights.items()))
-        key = (members, chunks, seed)
-        if (plan := self._plans.pop(key, None)) is None:
-            plan = self._planned(dict(members), chunks, seed)
-        self._plans[key] = plan
-        if len(self._plans) > REMEMBERED:
-            del self._plans[next(iter(self._plans))]
-        return plan.get(member, np.empty(0, dtype=np.int64))
+        plan = self._known(weights, chunks, seed)
+        if plan is None:
+            members = dict(sorted(weights.items()))
+            plan = _Plan(members, chunks, seed, self._planned(members, chunks, seed))
+        self._plans = [plan, *(other for other in self._plans if other is not plan)][:REMEMBERED]
+        return plan.shards.get(member, np.empty(0, dtype=np.int64))
+
+    def _known(self, weights: Mapping[str, float], chunks: int, seed: int) -> _Plan | None:
+        for plan in self._plans:
+            if plan.chunks == chunks and plan.seed == seed and plan.weights == weights:
+                return plan
+        return None
 
     def _planned(self, weights: Mapping[str, float], chunks: int, seed: int) -> Mapping[str, Indices]:
         if not weights:

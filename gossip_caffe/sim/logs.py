@@ -13,6 +13,8 @@ from gossip_caffe.observe.events import Event
 
 Lines = list[dict[str, Any]]
 
+_in_one_line = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class LifeLog:
     """One life's hand on the log of its name. ``thin_s``: progress is written down at most so often."""
@@ -55,9 +57,9 @@ def digest(logs: Mapping[str, Sequence[Mapping[str, Any]]], seen: Sequence[Mappi
     for name in sorted(logs):
         whole.update(f"\n{name}\n".encode())
         for line in logs[name]:
-            whole.update(json.dumps(line, separators=(",", ":")).encode())
+            whole.update(_in_one_line(line).encode())
     for line in seen:
-        whole.update(json.dumps(line, separators=(",", ":")).encode())
+        whole.update(_in_one_line(line).encode())
     return whole.hexdigest()
 
 
@@ -70,6 +72,6 @@ def write(
     """Write a history as the files of a run folder."""
     (folder / "events").mkdir(parents=True, exist_ok=True)
     for name, lines in logs.items():
-        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+        text = "".join(_in_one_line(line) + "\n" for line in lines)
         (folder / "events" / f"{name}.jsonl").write_text(text)
     (folder / observer).write_text("".join(json.dumps(line) + "\n" for line in seen))

@@ -13,7 +13,7 @@ class Machine:
     """What may happen to the machine of one peer.
 
     ``slowness``: how many times as long a step takes. ``grain_s``: no sleep is shorter, as where a timer is coarse.
-    ``store_cut``: it cannot reach the store.
+    ``store_cut``: it cannot reach the store. ``frozen``: stopped, as by SIGSTOP, nothing on it runs.
     """
 
     def __init__(self, name: str, grain_s: float = 0.0) -> None:
@@ -21,24 +21,22 @@ class Machine:
         self.grain_s = grain_s
         self.slowness = 1.0
         self.store_cut = False
+        self.frozen = False
         self.clock = MachineClock(self)
         self._thawed: asyncio.Event | None = None
-
-    @property
-    def frozen(self) -> bool:
-        """Stopped, as by SIGSTOP: nothing on it runs."""
-        return self._thawed is not None
 
     def freeze(self) -> None:
         """Stop everything on it."""
         if self._thawed is None:
             self._thawed = asyncio.Event()
+            self.frozen = True
 
     def thaw(self) -> None:
         """Let everything go on."""
         if self._thawed is not None:
             self._thawed.set()
             self._thawed = None
+            self.frozen = False
 
     async def awake(self) -> None:
         """Return when it runs."""
@@ -63,7 +61,7 @@ class MachineClock:
 
     def monotonic(self) -> float:
         """Seconds, as this machine counts them."""
-        return self._then + (self._virtual.monotonic() - self._since) * self._rate
+        return self._then + (asyncio.get_running_loop().time() - self._since) * self._rate
 
     def wall(self) -> float:
         """Seconds since some day, as this machine has them."""

@@ -120,7 +120,7 @@ def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0
         for_s=for_s,
         schedule=scheduled(kinds, seed=seed, for_s=for_s, every=every, scale=scale),
         step_s=STEP_S * scale,
-        grain_s=GRAIN_S * scale * min(2.0, crowd),
+        grain_s=GRAIN_S * scale * min(4.0, crowd),
         thin_s=scale,
         share_of_steps=SHARE_OF_STEPS if for_s <= FAST_S else LONG_SHARE_OF_STEPS,
         chunk_records=round(CHUNK * min(4.0, crowd)),

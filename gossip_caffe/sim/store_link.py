@@ -24,7 +24,7 @@ from gossip_caffe.sim.virtual_time import sleep
 
 T = TypeVar("T")
 
-REQUEST_S = (0.001, 0.004)
+_SHORTEST_S, _SPREAD_S = 0.001, 0.003
 RETRY_FOR_S = 8.0
 """As long as the client of the real store tries again."""
 LOOK_EVERY_S = 0.25
@@ -46,9 +46,12 @@ class StoreLink:
     def _away(self) -> bool:
         return self._server.unavailable or self._machine.store_cut or self._dead
 
+    def _on_the_way_s(self) -> float:
+        return _SHORTEST_S + _SPREAD_S * self._rng.random()
+
     async def _call(self, work: Callable[[], T], *, writes: bool = False) -> T:
         machine, server = self._machine, self._server
-        await sleep(self._rng.uniform(*REQUEST_S))
+        await sleep(self._on_the_way_s())
         tried_s = 0.0
         while self._away:
             if self._dead or tried_s >= RETRY_FOR_S:
@@ -61,7 +64,7 @@ class StoreLink:
             tried_s += LOOK_EVERY_S
         server.tick()
         result = work()
-        await sleep(self._rng.uniform(*REQUEST_S))
+        await sleep(self._on_the_way_s())
         if self._away:
             raise Ambiguous("the reply was lost") if writes else StoreUnavailable("the reply was lost")
         if machine.frozen:
@@ -108,7 +111,9 @@ class StoreLink:
 
     async def watch(self, prefix: str) -> AsyncIterator[WatchItem]:
         """Everything under the prefix, then every change; nothing comes while the store is out of reach."""
-        watcher = self._server.watcher(prefix)
+        server, machine = self._server, self._machine
+        watcher = server.watcher(prefix)
+        news = watcher.news
         try:
             while True:
                 watcher.changed.clear()
@@ -116,21 +121,22 @@ class StoreLink:
                     if self._dead:
                         return
                     await sleep(LOOK_EVERY_S)
-                if self._machine.frozen:
-                    await self._machine.awake()
-                self._server.tick()
+                if machine.frozen:
+                    await machine.awake()
+                server.tick()
                 if watcher.behind:
                     watcher.behind = False
-                    yield Reset(self._server.listing(prefix))
-                elif watcher.news:
-                    while watcher.news and not self._away:
-                        yield watcher.news.popleft()
+                    yield Reset(server.listing(prefix))
+                elif news:
+                    # As ``_away`` says, in place: a thousand who join bring each other four million of these.
+                    while news and not (self._dead or machine.store_cut or server.unavailable):
+                        yield news.popleft()
                 else:
-                    await self._server.something(watcher)
-                    if self._machine.grain_s >= TOGETHER_FROM_S:
-                        await sleep(self._machine.grain_s * TOGETHER_SHARE)
+                    await server.something(watcher)
+                    if machine.grain_s >= TOGETHER_FROM_S:
+                        await sleep(machine.grain_s * TOGETHER_SHARE)
         finally:
-            self._server.forget(watcher)
+            server.forget(watcher)
 
     def cut_off(self) -> None:
         """Nothing that is asked for arrives any more."""

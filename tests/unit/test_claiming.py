@@ -16,6 +16,8 @@ from gossip_caffe.peer.claiming import Claiming
 from tests.fake_clock import FakeClock
 
 CHUNK = 256
+USUAL = JobSettings().prefetch_batches * 64
+"""Records that a slow peer has queued just after it has claimed."""
 
 
 class Borrowing:
@@ -74,7 +76,7 @@ async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead
     spec = SimpleNamespace(
         data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
     )
-    trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=10**6), queued_batches=0)
+    trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=USUAL), queued_batches=0)
     session = SimpleNamespace(began_at=clock.monotonic() - registered_s_ago, ttl_s=5.0, owns=lambda: owns)
     sessions = [SimpleNamespace() if again else session]
     claiming = Claiming(
@@ -88,6 +90,31 @@ async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead
     sessions.append(session)
     claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
     assert (claiming._wanted(orphans=claiming._orphans) > 0) == claims_more
+
+
+async def test_peers_that_die_fast_do_not_make_the_others_claim_without_end() -> None:
+    clock = FakeClock(automatic=True)
+    spec = SimpleNamespace(
+        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
+    )
+    trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=USUAL), queued_batches=0)
+    claiming = Claiming(
+        cast("Any", SimpleNamespace(clock=clock, spec=spec)),
+        cast("Any", trainer),
+        cast("Any", SimpleNamespace(owned=dict.fromkeys(range(3), 1))),
+        cast("Any", SimpleNamespace(members_changed=lambda now_s: None, behind=lambda: 0)),
+        lambda: cast("Any", SimpleNamespace(began_at=-60.0, ttl_s=5.0, owns=lambda: True)),
+        lambda: 100,
+    )
+    helpings = []
+    for number in range(20):
+        claiming.member_changed(PeerRecord(f"p{number}", "1", "here:1", "here", 1, "training"), None)
+        helpings.append(claiming._wanted(orphans=claiming._orphans))
+        trainer.stream.waiting_records += CHUNK * helpings[-1]
+    assert helpings[0] > 0, "of what the first one left it takes its part at once"
+    assert sum(helpings) == helpings[0], "and of the others' once that is trained"
+    trainer.stream.waiting_records = USUAL
+    assert claiming._wanted(orphans=claiming._orphans) > 0
 
 
 async def test_batches_are_cut_although_the_store_does_not_answer() -> None:

@@ -43,8 +43,16 @@ class Life:
 
     def of(self, *kinds: Event) -> Iterator[Line]:
         """Its events of some kinds."""
-        wanted = frozenset(kind.value for kind in kinds)
-        return (event for event in self.events if event["event"] in wanted)
+        places = sorted(place for kind in dict.fromkeys(kinds) for place in self._places.get(kind.value, ()))
+        return (self.events[place] for place in places)
+
+    @functools.cached_property
+    def _places(self) -> Mapping[str, Sequence[int]]:
+        """Where the events of each kind are: a check asks for some kinds, and most lines of a log are of others."""
+        places: dict[str, list[int]] = {}
+        for place, event in enumerate(self.events):
+            places.setdefault(event["event"], []).append(place)
+        return places
 
     @functools.cached_property
     def left(self) -> Line | None:
