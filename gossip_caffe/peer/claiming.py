@@ -9,7 +9,7 @@ from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.peer.claims import Claims
 from gossip_caffe.peer.lifecycle import State
-from gossip_caffe.peer.pace import can_take_over, claims_wanted, records_ahead, share_of_what_was_left
+from gossip_caffe.peer.pace import claims_wanted
 from gossip_caffe.peer.tasks import Tasks
 from gossip_caffe.peer.throughput import Throughput
 from gossip_caffe.peer.trainer import Trainer
@@ -23,12 +23,10 @@ SETTLE_EVERY_S = 0.25
 END_CLAIMS_S = 2.0
 CREDIT_LOOK_S = 0.1
 _TRAINING = State.TRAINING.value
-USUALLY_OWNED = 16
-"""A peer owns at least so many chunks between two exchanges, when these are short."""
 
 
 class Claiming:
-    """When to claim, and how much. ``session`` is the lease that the peer has now, ``living`` how many peers train."""
+    """When to claim, and how much. ``session`` is the lease that the peer has now."""
 
     def __init__(
         self,
@@ -37,7 +35,6 @@ class Claiming:
         claims: Claims,
         chooser: Chooser,
         session: Callable[[], LeaseSession],
-        living: Callable[[], int],
     ) -> None:
         self.throughput = Throughput(world.clock)
         self._world = world
@@ -46,7 +43,6 @@ class Claiming:
         self._chooser = chooser
         self._session = session
         self._first_session = session()
-        self._living = living
         self._goes_on = True
         self._orphans = False
         self._had_work = True
@@ -81,11 +77,10 @@ class Claiming:
                 if claims.unsettled_shared and clock.monotonic() >= settle_at:
                     settle_at = clock.monotonic() + SETTLE_EVERY_S
                     await claims.settle()
-                if (not self._dry or self._orphans) and (want := self._wanted(orphans=self._orphans)):
-                    owned = len(claims.owned)
+                left = self._left_behind()
+                if want := left + (0 if self._dry else self._wanted()):
                     pause_s = await claims.claim(want)
                     self._feed()
-                    self._orphans = self._orphans and not pause_s and len(claims.owned) == owned
                     if not pause_s:
                         continue
                     self._again_at = clock.monotonic() + pause_s
@@ -99,7 +94,7 @@ class Claiming:
         """While the store is away go on with what is planned for this peer."""
         while self._goes_on:
             # What somebody left is not looked for: only the store says whose it is, and each look would take more.
-            if self._session().overdue() and (want := self._wanted(orphans=False)):
+            if self._session().overdue() and (want := self._wanted()):
                 self._claims.borrow(want)
             await self._world.clock.sleep(CREDIT_LOOK_S)
 
@@ -136,25 +131,30 @@ class Claiming:
         had_work, self._had_work = self._had_work, True
         return had_work
 
-    def _wanted(self, *, orphans: bool) -> int:
-        """How many chunks to claim now; ``orphans``: and what somebody left, at once, as if nothing was queued."""
-        data, prefetch = self._world.spec.data, self._world.spec.settings.prefetch_batches
-        batch, records_per_s = data.batch_records, self.throughput.samples_per_s
-        queued = self._trainer.stream.waiting_records + self._trainer.queued_batches * batch
-        ahead = records_ahead(batch, prefetch, records_per_s)
-        orphans = orphans and can_take_over(queued, ahead, data.chunk_records)
-        wanted = claims_wanted(
-            queued_records=0 if orphans else queued,
-            batch_records=batch,
+    def _wanted(self) -> int:
+        """How many chunks to claim now, to have a little ahead of the solver."""
+        data = self._world.spec.data
+        return claims_wanted(
+            queued_records=self._trainer.stream.waiting_records
+            + self._trainer.queued_batches * data.batch_records,
+            batch_records=data.batch_records,
             chunk_records=data.chunk_records,
-            prefetch_batches=prefetch,
-            records_per_s=records_per_s,
+            prefetch_batches=self._world.spec.settings.prefetch_batches,
+            records_per_s=self.throughput.samples_per_s,
         )
-        if not orphans:
-            return wanted
-        # Not of all that was borrowed while the store was away: others have as much, and were away with it.
-        usual = min(max(wanted, len(self._claims.owned)), max(USUALLY_OWNED, 4 * wanted))
-        return wanted + share_of_what_was_left(usual, self._living(), self._chooser.behind())
+
+    def _left_behind(self) -> int:
+        """How many chunks more to claim because somebody is gone: all that was left of theirs in what is planned here.
+
+        None of them waits until this peer has trained what it has; and none beyond them is claimed for that, or where
+        peers die fast all would claim further and further ahead. One, where the plan for those who remain is yet to be
+        made: then a claim makes it.
+        """
+        if not self._orphans:
+            return 0
+        left = 1 if self._chooser.plans_next(self._world.clock.monotonic()) else self._chooser.behind()
+        self._orphans = left > 0 or self._chooser.plans_later
+        return left
 
 
 def _training_weight(record: PeerRecord | None) -> float | None:

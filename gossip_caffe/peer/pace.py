@@ -45,31 +45,7 @@ def claims_wanted(
 
     Ahead is a prefetch queue, or a second of work. Claiming in lots keeps transactions few.
     """
-    ahead = records_ahead(batch_records, prefetch_batches, records_per_s)
+    ahead = max(prefetch_batches * batch_records, round(records_per_s * AHEAD_S))
     if 2 * queued_records > ahead:
         return 0
     return max(1, (ahead - queued_records) // chunk_records)
-
-
-def records_ahead(batch_records: int, prefetch_batches: int, records_per_s: float) -> int:
-    """How much work a peer keeps ahead of its solver."""
-    return max(prefetch_batches * batch_records, round(records_per_s * AHEAD_S))
-
-
-def can_take_over(queued_records: int, ahead_records: int, chunk_records: int) -> bool:
-    """Whether a peer takes of what somebody left: while no more is queued than its usual claims bring.
-
-    Who has yet to train what the last one left leaves this one's to others. Where peers die sooner one after the other
-    than that is trained, all would else claim further and further ahead, until the whole budget is owned, and what is
-    left of the oldest epoch waits in the longest queues.
-    """
-    return queued_records <= max(ahead_records, ahead_records // 2 + chunk_records)
-
-
-def share_of_what_was_left(owned: int, living: int, behind: int = 0) -> int:
-    """How many chunks more to claim when somebody is gone, so that nothing of theirs waits until others have caught up.
-
-    They had about as many as this peer has, ``owned``. Each of the ``living`` takes up to twice its part of that, or
-    all that they left ``behind`` in what is planned for it now: the plan does not share out so few chunks evenly.
-    """
-    return max(-(-2 * owned // (living + 1)), min(behind, owned))

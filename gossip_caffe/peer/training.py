@@ -71,7 +71,6 @@ class Training:
             self.claims,
             chooser,
             lambda: self.incarnation.session,
-            lambda: len(self.training),
         )
         self.strategy = world.strategy(
             Surroundings(

@@ -34,6 +34,29 @@ class Borrowing:
         return want
 
 
+class Left:
+    """A chooser that has to plan anew for every death, and then knows what that left here."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+        self.plans_later = False
+
+    def members_changed(self, now_s: float) -> None:
+        self.plans_later = True
+
+    def plans_next(self, now_s: float) -> bool:
+        return self.plans_later
+
+    def behind(self) -> int:
+        return self._left
+
+    def claimed(self, wanted: int) -> None:
+        if self.plans_later:
+            self.plans_later = False
+        else:
+            self._left -= min(wanted, self._left)
+
+
 async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others_borrow_without_end() -> None:
     clock = FakeClock(automatic=True)
     spec = SimpleNamespace(
@@ -45,11 +68,10 @@ async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others
         cast("Any", SimpleNamespace(clock=clock, spec=spec)),
         cast("Any", trainer),
         cast("Any", claims),
-        cast("Any", SimpleNamespace(members_changed=lambda now_s: None, behind=lambda: 0)),
+        cast("Any", Left(2)),
         lambda: cast(
             "Any", SimpleNamespace(overdue=lambda: True, owns=lambda: True, began_at=-60.0, ttl_s=5.0)
         ),
-        lambda: 1,
     )
     claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
     borrowing = asyncio.create_task(claiming.train_on_credit())
@@ -83,38 +105,40 @@ async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead
         cast("Any", SimpleNamespace(clock=clock, spec=spec)),
         cast("Any", trainer),
         cast("Any", SimpleNamespace(owned={})),
-        cast("Any", SimpleNamespace(members_changed=lambda now_s: None, behind=lambda: 0)),
+        cast("Any", Left(2)),
         lambda: cast("Any", sessions[-1]),
-        lambda: 1,
     )
     sessions.append(session)
     claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
-    assert (claiming._wanted(orphans=claiming._orphans) > 0) == claims_more
+    assert (claiming._left_behind() > 0) == claims_more
 
 
-async def test_peers_that_die_fast_do_not_make_the_others_claim_without_end() -> None:
+async def test_just_what_a_dead_peer_left_is_claimed_beside_what_is_queued_and_only_once() -> None:
     clock = FakeClock(automatic=True)
     spec = SimpleNamespace(
         data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
     )
-    trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=USUAL), queued_batches=0)
+    trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=10**6), queued_batches=0)
+    chooser = Left(3)
     claiming = Claiming(
         cast("Any", SimpleNamespace(clock=clock, spec=spec)),
         cast("Any", trainer),
-        cast("Any", SimpleNamespace(owned=dict.fromkeys(range(3), 1))),
-        cast("Any", SimpleNamespace(members_changed=lambda now_s: None, behind=lambda: 0)),
+        cast("Any", SimpleNamespace(owned={})),
+        cast("Any", chooser),
         lambda: cast("Any", SimpleNamespace(began_at=-60.0, ttl_s=5.0, owns=lambda: True)),
-        lambda: 100,
     )
-    helpings = []
-    for number in range(20):
-        claiming.member_changed(PeerRecord(f"p{number}", "1", "here:1", "here", 1, "training"), None)
-        helpings.append(claiming._wanted(orphans=claiming._orphans))
-        trainer.stream.waiting_records += CHUNK * helpings[-1]
-    assert helpings[0] > 0, "of what the first one left it takes its part at once"
-    assert sum(helpings) == helpings[0], "and of the others' once that is trained"
-    trainer.stream.waiting_records = USUAL
-    assert claiming._wanted(orphans=claiming._orphans) > 0
+    assert claiming._left_behind() == 0, "nobody has died"
+    claiming.member_changed(PeerRecord("p1", "1", "here:1", "here", 1, "training"), None)
+    wanted = []
+    while left := claiming._left_behind():
+        wanted.append(left)
+        chooser.claimed(left)
+    assert wanted == [1, 3], "the plan is made by a claim; then it is known what was left"
+    assert claiming._wanted() == 0, "enough is queued"
+    claiming.member_changed(PeerRecord("p2", "1", "here:1", "here", 1, "training"), None)
+    assert claiming._left_behind() == 1
+    chooser.claimed(1)
+    assert claiming._left_behind() == 0, "the second one left nothing that is planned here"
 
 
 async def test_batches_are_cut_although_the_store_does_not_answer() -> None:
@@ -145,7 +169,6 @@ async def test_batches_are_cut_although_the_store_does_not_answer() -> None:
         cast("Any", Unanswered()),
         cast("Any", SimpleNamespace()),
         lambda: cast("Any", SimpleNamespace()),
-        lambda: 1,
     )
     tasks = [asyncio.ensure_future(claiming.claim_and_settle()), asyncio.ensure_future(claiming.feed())]
     began = clock.monotonic()

@@ -12,7 +12,6 @@ from gossip_caffe.peer.pace import (
     checkpoint_interval,
     claims_wanted,
     samples_of_others,
-    share_of_what_was_left,
     steered_rate,
 )
 from gossip_caffe.peer.progress import look_after_s
@@ -40,20 +39,6 @@ def test_a_peer_claims_in_lots_when_half_of_its_queue_is_used_up() -> None:
 def test_a_hungry_peer_always_claims_something(queued: int, records_per_s: float) -> None:
     ahead = max(80, round(records_per_s))
     assert (wanted(queued, records_per_s) > 0) == (2 * queued <= ahead)
-
-
-@given(owned=st.integers(0, 100), living=st.integers(1, 2000))
-def test_all_who_live_take_together_what_one_of_them_may_have_left(owned: int, living: int) -> None:
-    share = share_of_what_was_left(owned, living)
-    assert owned <= share * living < 2 * owned + living
-
-
-@given(owned=st.integers(0, 100), living=st.integers(1, 2000), behind=st.integers(0, 200))
-def test_who_has_got_all_that_was_left_takes_all_of_it_but_no_more_than_one_peer_has(
-    owned: int, living: int, behind: int
-) -> None:
-    share = share_of_what_was_left(owned, living, behind)
-    assert min(behind, owned) <= share <= max(owned, share_of_what_was_left(owned, living))
 
 
 def rates(settings: JobSettings, *looks: tuple[int, int]) -> list[float]:
