@@ -69,12 +69,12 @@ class TinyJob:
     test: Path
 
 
-def write_lmdb(path: Path, records: int, seed: int) -> None:
+def write_lmdb(path: Path, records: int, seed: int, noise: float = 40.0) -> None:
     """Records of shape (1, 6, 6), uint8: noise around one of ten centres, which is the label."""
     centres = np.random.default_rng(0).integers(0, 256, (CLASSES, 36))
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, records)
-    pixels = np.clip(centres[labels] + rng.normal(0, 40, (records, 36)), 0, 255).astype(np.uint8)
+    pixels = np.clip(centres[labels] + rng.normal(0, noise, (records, 36)), 0, 255).astype(np.uint8)
     with lmdb.open(str(path), map_size=1 << 26) as environment, environment.begin(write=True) as transaction:
         for index, (pixel, label) in enumerate(zip(pixels, labels, strict=True)):
             datum = wire.Datum(channels=1, height=6, width=6, data=pixel.tobytes(), label=int(label))
