@@ -49,7 +49,7 @@ CHAOS := .chaos
 chaos: ## kill, freeze and part the processes of a cluster for some minutes, and check what is left
 	$(SETUP) dev
 	@rm -rf $(CHAOS)/short
-	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job
+	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job 2
 	@PACE_MS=20 $(VENV)/gossip-caffe chaos run examples/chaos/short.toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/short
 
 chaos-long: ## more than 1,000 kills, for hours; interrupted, it goes on
