@@ -11,6 +11,7 @@ from pathlib import Path
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd_server import EtcdServer
 from gossip_caffe.cluster.state import ClusterState
+from gossip_caffe.errors import StoreError
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.keys import JobKeys
 
@@ -28,11 +29,16 @@ async def leases_left(state: ClusterState, job: str) -> list[str]:
     store = EtcdStore([etcd.endpoint], SystemClock(), random.Random(os.getpid()))
     try:
         deadline = time.monotonic() + LEASES_DEADLINE_S
-        while left := await store.keys(JobKeys(job).fence("")):
-            if time.monotonic() > deadline:
-                return list(left)
+        while True:
+            late = time.monotonic() > deadline
+            try:
+                left = await store.keys(JobKeys(job).fence(""))
+                if late or not left:
+                    return list(left)
+            except StoreError:
+                if late:  # on a busy machine it takes its time to answer
+                    raise
             await asyncio.sleep(LOOK_EVERY_S)
-        return []
     finally:
         await store.close()
         etcd.stop()

@@ -137,6 +137,7 @@ class ChaosRun:
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 self.standing.failed.append(f"{name}: {type(error).__name__}: {error}")
+        self.standing.write(self._folder)
         if not self._interrupted:
             await self._conclude(state, observer, mark)
             await self._test(name, machines.model(supervisor.checkpoint), disturbed=disturbed)
