@@ -49,13 +49,13 @@ CHAOS := .chaos
 chaos: ## kill, freeze and part the processes of a cluster for some minutes, and check what is left
 	$(SETUP) dev
 	@rm -rf $(CHAOS)/short
-	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job
-	@$(VENV)/gossip-caffe chaos run examples/chaos/short.toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/short
+	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job 2
+	@PACE_MS=20 $(VENV)/gossip-caffe chaos run examples/chaos/short.toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/short
 
 chaos-long: ## more than 1,000 kills, for hours; interrupted, it goes on
 	$(SETUP) dev
-	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job
-	@$(VENV)/gossip-caffe chaos run examples/chaos/long.toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/long
+	@$(VENV)/python -m tests.chaos_job $(CHAOS)/long-job 8
+	@PACE_MS=20 $(VENV)/gossip-caffe chaos run examples/chaos/long.toml --solver $(CHAOS)/long-job/solver.prototxt --folder $(CHAOS)/long
 
 pycaffe: ## build the pycaffe wheel and print where it is (make pycaffe CUDA=1: for NVIDIA cards too)
 	$(SETUP) demo

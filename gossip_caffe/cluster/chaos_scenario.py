@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gossip_caffe.cluster.chaos_phases import EXCHANGING, JOINING, Phase
 from gossip_caffe.errors import UsageError
 
 
@@ -32,30 +33,50 @@ class Act(StrEnum):
     """A peer's port takes ``amount`` bytes a second, for ``for_s``."""
     RESET = "reset"
     """All connections to a peer's port are reset, once."""
+    CUT = "cut"
+    """The connection to a peer's port that brings the next ``amount`` bytes is reset after them, in their middle."""
+    DISK_FULL = "disk-full"
+    """No file of a peer's agent grows beyond ``amount`` bytes, for ``for_s``: event logs fit, checkpoints do not."""
 
 
-ON_LINKS = frozenset({Act.PARTITION, Act.DELAY, Act.CAP, Act.RESET})
+ON_LINKS = frozenset({Act.PARTITION, Act.DELAY, Act.CAP, Act.RESET, Act.CUT})
+AT_ONCE = frozenset({Act.KILL, Act.TERMINATE, Act.RESET, Act.CUT})
+_NEEDS_AMOUNT = {
+    Act.DELAY: "seconds",
+    Act.CAP: "bytes a second",
+    Act.CUT: "bytes",
+    Act.DISK_FULL: "bytes",
+}
 PARTS = ("agent", "solver", "loader", "all")
+PHASES = (*JOINING, *EXCHANGING)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One kind of thing to do ``times``, to the processes in ``what`` by turns."""
+    """One kind of thing to do ``times``, to the processes in ``what`` by turns, in the phases in ``when`` by turns.
+
+    No phases: whatever a peer is at.
+    """
 
     act: Act
     times: int = 1
     what: tuple[str, ...] = ("all",)
+    when: tuple[str, ...] = ()
     for_s: float = 8.0
     amount: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """One thing to do, ``wait_s`` after the one before. ``pick``: in [0, 1), which of those it can strike."""
+    """One thing to do, ``wait_s`` after the one before. ``pick``: in [0, 1), which of those it can strike.
+
+    ``when``: the phase in which a peer is struck, None: in any.
+    """
 
     number: int
     act: Act
     what: str
+    when: Phase | None
     wait_s: float
     pick: float
     for_s: float
@@ -64,7 +85,7 @@ class Stroke:
     @property
     def words(self) -> str:
         """For people."""
-        lasting = f" for {self.for_s:g} s" if self.act not in {Act.KILL, Act.TERMINATE, Act.RESET} else ""
+        lasting = f" for {self.for_s:g} s" if self.act not in AT_ONCE else ""
         return f"{self.act.value}{lasting}"
 
 
@@ -74,6 +95,8 @@ class Scenario:
 
     ``at_least``: so many peers must train before the next stroke. ``every_s``: how long it waits then, from … to.
     ``round_limit_s``: a round that takes longer has failed. ``settings``: of the job, "name=value".
+    ``accuracy_points``: by so many points (hundredths) the model of a round may be worse on the test data than that of
+    a run that nobody disturbed.
     """
 
     name: str
@@ -84,6 +107,7 @@ class Scenario:
     round_limit_s: float = 600.0
     most_rounds: int = 20
     settings: tuple[str, ...] = ()
+    accuracy_points: float = 1.0
     faults: tuple[Fault, ...] = field(default=())
 
     @property
@@ -101,7 +125,7 @@ def schedule(scenario: Scenario) -> tuple[Stroke, ...]:
     """All strokes of a run in their order: the seed decides everything."""
     rng = random.Random(scenario.seed)
     drawn = [
-        (fault, fault.what[turn % len(fault.what)])
+        (fault, fault.what[turn % len(fault.what)], _turn(fault.when, turn))
         for fault in scenario.faults
         for turn in range(fault.times)
     ]
@@ -111,13 +135,18 @@ def schedule(scenario: Scenario) -> tuple[Stroke, ...]:
             number=number,
             act=fault.act,
             what=what,
+            when=when,
             wait_s=rng.uniform(*scenario.every_s),
             pick=rng.random(),
             for_s=fault.for_s,
             amount=fault.amount,
         )
-        for number, (fault, what) in enumerate(drawn)
+        for number, (fault, what, when) in enumerate(drawn)
     )
+
+
+def _turn(phases: tuple[str, ...], turn: int) -> Phase | None:
+    return Phase(phases[turn % len(phases)]) if phases else None
 
 
 def struck(names: list[str], strokes_of: Mapping[str, int], pick: float) -> str:
@@ -148,6 +177,8 @@ def read_scenario(path: Path) -> Scenario:
         raise UsageError(f"{path}: every_s is no range", remedy="write every_s = [0.5, 3.0]")
     if not 1 <= made.at_least <= made.peers <= 64:
         raise UsageError(f"{path}: at_least and peers do not fit", remedy="1 ≤ at_least ≤ peers ≤ 64")
+    if made.accuracy_points < 0:
+        raise UsageError(f"{path}: accuracy_points is below 0", remedy="write accuracy_points = 1.0")
     return made
 
 
@@ -166,11 +197,18 @@ def _fault(entry: object, where: str) -> Fault:
         raise UsageError(
             f"{where}: what {what!r} is no part of a peer", remedy=f"use some of {', '.join(PARTS)}"
         )
-    made: Fault = _read(Fault, {**entry, "act": act, "what": tuple(what)}, where)
+    when = entry.get("when", [])
+    when = [when] if isinstance(when, str) else when
+    if not isinstance(when, list) or not set(when) <= set(PHASES) or (when and act is not Act.KILL):
+        raise UsageError(
+            f"{where}: when {when!r} is no phase of a peer in which it can be killed",
+            remedy=f'use some of {", ".join(PHASES)}, with act = "kill"',
+        )
+    made: Fault = _read(Fault, {**entry, "act": act, "what": tuple(what), "when": tuple(when)}, where)
     if made.times < 1 or made.for_s < 0:
         raise UsageError(f"{where}: times and for_s must be positive", remedy="correct them")
-    if made.act in {Act.CAP, Act.DELAY} and made.amount <= 0:
-        raise UsageError(f"{where}: {made.act.value} needs an amount", remedy="seconds, or bytes a second")
+    if made.act in _NEEDS_AMOUNT and made.amount <= 0:
+        raise UsageError(f"{where}: {made.act.value} needs an amount", remedy=_NEEDS_AMOUNT[made.act])
     return made
 
 

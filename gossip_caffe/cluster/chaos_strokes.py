@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import resource
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.cluster.chaos_scenario import Act, Scenario, Stroke, struck
+from gossip_caffe.cluster.chaos_aim import Aim, Victim
+from gossip_caffe.cluster.chaos_phases import JOINING, Phase, Watch
+from gossip_caffe.cluster.chaos_scenario import Act, Scenario, Stroke
 from gossip_caffe.cluster.fleet import PeerProcess
 from gossip_caffe.cluster.links import Links
 from gossip_caffe.cluster.supervisor import Supervisor
 from gossip_caffe.observe.checker.run import OBSERVER
 
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S = 0.05
 _NAMES = {Act.ETCD_RESTART: "etcd-away", Act.DELAY: "slow", Act.CAP: "slow"}
 """As the checker calls them, where it has another name (docs/verify.md)."""
 
@@ -43,41 +46,40 @@ class Striker:
         supervisor: Supervisor,
         scenario: Scenario,
         links: Links,
+        watch: Watch,
         observer: Observer,
         say: Callable[[str], None],
     ) -> None:
         self._supervisor = supervisor
         self._scenario = scenario
         self._links = links
+        self._watch = watch
         self._observer = observer
         self._say = say
-        self._strokes_of: Counter[str] = Counter()
         self._lasting: set[asyncio.Task[None]] = set()
-        self._apart: set[str] = set()
-        self._iteration_at: dict[str, int] = {}
-        self.status: dict[str, Any] = {"peers": [], "finished": None}
+        self._guests: set[str] = set()
+        self._begun = asyncio.Event()
+        self._aim: Aim
+        self._finished = False
 
     def look(self, status: dict[str, Any]) -> None:
         """The cluster as it is now."""
-        self.status = status
+        self._finished = status["finished"] is not None
+        self._begun.set()
 
-    @property
-    def ready(self) -> bool:
-        """Whether enough peers train, etcd answers, and the job is not finished."""
-        states = [peer["status"] for peer in self.status["peers"] if peer["running"] and "status" in peer]
-        training = sum(entry["state"] == "training" and entry["iteration"] > 0 for entry in states)
-        return training >= self._scenario.at_least and self.status["finished"] is None
-
-    async def strike(self, stroke: Stroke) -> bool:
-        """Carry one out as soon as the cluster is ready; False when the job was finished before."""
+    async def strike(self, stroke: Stroke) -> Phase | None:
+        """Carry one out as soon as the cluster is ready; the phase that it met, None when the job was over before."""
+        await self._begun.wait()
+        if not hasattr(self, "_aim"):
+            self._aim = Aim(self._supervisor.fleet, self._watch)
         while True:
-            while not self.ready:
-                if self.status["finished"] is not None:
-                    return False
+            while not self._ready():
+                if self._over:
+                    return None
                 await asyncio.sleep(LOOK_EVERY_S)
             await asyncio.sleep(stroke.wait_s)
-            if self.ready and self._struck(stroke):
-                return True
+            if self._ready() and (met := await self._struck(stroke)) is not None:
+                return met
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def settle(self) -> None:
@@ -85,77 +87,107 @@ class Striker:
         while self._lasting:
             await asyncio.wait(self._lasting)
 
-    def _struck(self, stroke: Stroke) -> bool:
+    def stop(self) -> None:
+        """Nothing happens any more."""
+        for task in self._lasting:
+            task.cancel()
+
+    @property
+    def _over(self) -> bool:
+        return self._finished or self._aim.finished
+
+    def _ready(self) -> bool:
+        """Whether enough peers train, and the job is not finished."""
+        self._aim.look()
+        return self._aim.training >= self._scenario.at_least and not self._over
+
+    async def _struck(self, stroke: Stroke) -> Phase | None:
         if stroke.act is Act.ETCD_RESTART:
             self._note(stroke, "")
             self._supervisor.kill_etcd()
             self._later(stroke.for_s, self._supervisor.start_etcd)
-            return True
-        if (peer := self._victim(stroke)) is None:
-            return False
-        self._strokes_of[peer.name] += 1
+            return Phase.TRAINING
+        if (victim := await self._victim(stroke)) is None:
+            return None
+        peer = victim.peer
+        self._aim.note(stroke, peer)
         match stroke.act:
             case Act.KILL:
-                self._signal(stroke, peer, signal.SIGKILL)
+                self._kill(stroke, victim)
             case Act.TERMINATE:
-                self._signal(stroke, peer, signal.SIGTERM)
+                self._signal(stroke, victim, signal.SIGTERM)
                 if stroke.what in {"agent", "all"}:
                     self._task(self._replace(peer))
             case Act.FREEZE:
-                pids = self._signal(stroke, peer, signal.SIGSTOP)
-                self._apart.add(peer.name)
-                self._later(stroke.for_s, lambda: self._thaw(peer, pids))
+                pids = self._signal(stroke, victim, signal.SIGSTOP)
+                self._set_apart(peer, stroke.for_s, lambda: self._thaw(peer, pids))
+            case Act.DISK_FULL:
+                self._fill_disk(stroke, peer)
             case _:
                 self._strike_link(stroke, peer)
-        return True
+        return victim.phase
 
-    def _victim(self, stroke: Stroke) -> PeerProcess | None:
-        fleet = self._supervisor.fleet
-        peers = {
-            peer.name: peer for peer in fleet.running if peer.name not in self._apart and not peer.stopping
-        }
-        if stroke.what in {"solver", "loader"}:
-            # A child that only ever dies makes its peer leave: that is what the peer is for, and not what is tried.
-            now = self._iterations()
-            peers = {
-                name: peer
-                for name, peer in peers.items()
-                if name not in self._iteration_at or now.get(name, 0) > self._iteration_at[name]
-            }
-        if stroke.what != "all":
-            peers = {name: peer for name, peer in peers.items() if stroke.what in fleet.parts(peer)}
-        if len(fleet.running) < 2 or not peers:
-            return None
-        return peers[struck(list(peers), self._strokes_of, stroke.pick)]
+    async def _victim(self, stroke: Stroke) -> Victim | None:
+        if stroke.when is not None:
+            if stroke.when in JOINING and not self._aim.joins:
+                self._invite()
+            if (victim := await self._aim.somebody_in(stroke)) is not None or self._over:
+                return victim
+        elif stroke.act is Act.DISK_FULL and (maker := self._aim.maker()) is not None:
+            return Victim(maker, Phase.TRAINING)
+        return self._aim.anybody(stroke)
 
-    def _signal(self, stroke: Stroke, peer: PeerProcess, number: signal.Signals) -> list[int]:
-        parts = self._supervisor.fleet.parts(peer)
+    def _kill(self, stroke: Stroke, victim: Victim) -> None:
+        whole = stroke.what in {"agent", "all"}
+        if whole and victim.peer.name in self._guests:
+            victim.peer.stopping = True  # nobody takes its place
+        self._signal(stroke, victim, signal.SIGKILL)
+        if victim.held and not whole:
+            self._supervisor.fleet.signal([victim.peer.pid], signal.SIGCONT)
+
+    def _signal(self, stroke: Stroke, victim: Victim, number: signal.Signals) -> list[int]:
+        parts = self._supervisor.fleet.parts(victim.peer)
         pids = [pid for part, pid in parts.items() if stroke.what in {part, "all"}]
-        self._note(stroke, peer.name)
-        if stroke.what in {"solver", "loader"}:
-            self._iteration_at[peer.name] = self._iterations().get(peer.name, 0)
+        self._note(stroke, victim.peer.name, victim.phase)
         self._supervisor.fleet.signal(pids, number)
         return pids
 
-    def _iterations(self) -> dict[str, int]:
-        return {
-            peer["peer"]: int(peer["status"]["iteration"])
-            for peer in self.status["peers"]
-            if peer["running"] and "status" in peer
-        }
+    # ── who comes and goes ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _thaw(self, peer: PeerProcess, pids: list[int]) -> None:
-        self._apart.discard(peer.name)
-        if peer.running:
-            self._supervisor.fleet.signal(pids, signal.SIGCONT)
+    def _invite(self) -> None:
+        """One more peer comes, to be struck while it joins; it leaves again should it come to train."""
+        guest = self._supervisor.fleet.start()
+        self._guests.add(guest.name)
+        self._task(self._see_off(guest))
+
+    async def _see_off(self, guest: PeerProcess) -> None:
+        while guest.running and not self._over:
+            if self._aim.trains(guest) and not guest.stopping:
+                guest.stopping = True
+                self._supervisor.fleet.signal([guest.pid], signal.SIGTERM)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _replace(self, peer: PeerProcess) -> None:
         """Another one comes once this one has left in good order."""
         peer.stopping = True
         while peer.running:
             await asyncio.sleep(LOOK_EVERY_S)
-        if self.status["finished"] is None:
+        if not self._over:
             self._supervisor.fleet.start()
+
+    # ── what lasts ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _thaw(self, peer: PeerProcess, pids: list[int]) -> None:
+        if peer.running:
+            self._supervisor.fleet.signal(pids, signal.SIGCONT)
+
+    def _fill_disk(self, stroke: Stroke, peer: PeerProcess) -> None:
+        """By the limit that the kernel holds a process's files to: it needs no rights, and no disk to fill."""
+        self._note(stroke, peer.name)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)  # peers have ours
+        _limit_files(peer, (int(stroke.amount), hard))
+        # Apart: a child that it started meanwhile would have the limit for ever.
+        self._set_apart(peer, stroke.for_s, lambda: _limit_files(peer, (soft, hard)))
 
     def _strike_link(self, stroke: Stroke, peer: PeerProcess) -> None:
         link = self._links.to(peer.name)
@@ -163,27 +195,34 @@ class Striker:
         match stroke.act:
             case Act.PARTITION:
                 self._links.part(peer.name, peer.pid)
-                self._apart.add(peer.name)
-                self._later(stroke.for_s, lambda: self._rejoin(peer.name))
+                self._set_apart(peer, stroke.for_s, lambda: self._links.join(peer.name))
             case Act.DELAY:
                 link.delay_s = stroke.amount
                 self._later(stroke.for_s, lambda: setattr(link, "delay_s", 0.0))
             case Act.CAP:
                 link.bytes_per_s = stroke.amount
                 self._later(stroke.for_s, lambda: setattr(link, "bytes_per_s", 0.0))
+            case Act.CUT:
+                link.resets_after_bytes = int(stroke.amount)
             case _:
                 link.reset()
 
-    def _rejoin(self, name: str) -> None:
-        self._apart.discard(name)
-        self._links.join(name)
+    def _set_apart(self, peer: PeerProcess, seconds: float, end: Callable[[], None]) -> None:
+        def over() -> None:
+            self._aim.apart.discard(peer.name)
+            end()
 
-    def _note(self, stroke: Stroke, peer: str) -> None:
+        self._aim.apart.add(peer.name)
+        self._later(seconds, over)
+
+    def _note(self, stroke: Stroke, peer: str, phase: Phase | None = None) -> None:
         whole = stroke.what in {"agent", "all"}
         fault = _NAMES.get(stroke.act, stroke.act.value) if whole else f"{stroke.act.value}-{stroke.what}"
-        self._observer.saw("fault", fault=fault, peer=peer, what=stroke.what, number=stroke.number)
+        at = {"phase": phase.value} if phase is not None else {}
+        self._observer.saw("fault", fault=fault, peer=peer, what=stroke.what, number=stroke.number, **at)
         whom = "etcd" if not peer else peer if stroke.what == "all" else f"{stroke.what} of {peer}"
-        self._say(f"{stroke.number + 1}/{self._scenario.strokes} {stroke.words}: {whom}")
+        words = f", {phase}" if phase is not None else ""
+        self._say(f"{stroke.number + 1}/{self._scenario.strokes} {stroke.words}: {whom}{words}")
 
     def _later(self, seconds: float, what: Callable[[], None]) -> None:
         async def wait() -> None:
@@ -196,3 +235,8 @@ class Striker:
         task = asyncio.ensure_future(work)
         self._lasting.add(task)
         task.add_done_callback(self._lasting.discard)
+
+
+def _limit_files(peer: PeerProcess, limits: tuple[int, int]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+        resource.prlimit(peer.pid, resource.RLIMIT_FSIZE, limits)

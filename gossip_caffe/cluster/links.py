@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -18,11 +19,13 @@ class Link:
     """The way to one port. ``delay_s`` and ``bytes_per_s`` (0: as many as come) hold for all that goes there.
 
     ``is_cut``: nobody comes through; ``bars``: whether a connection from a port of this machine is not let through.
+    ``resets_after_bytes``: the connection on which so many have gone there from now on is reset, once.
     """
 
     onward: int
     delay_s: float = 0.0
     bytes_per_s: float = 0.0
+    resets_after_bytes: int | None = None
     is_cut: bool = False
     bars: Callable[[int], bool] = lambda _: False
     port: int = 0
@@ -50,8 +53,7 @@ class Link:
         """Reset all connections, or those from ports of which ``whose`` is true."""
         for writer, source in list(self._writers.items()):
             if whose(source):
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-                writer.transport.abort()
+                _reset(writer)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         source = int(writer.get_extra_info("peername")[1])
@@ -64,7 +66,7 @@ class Link:
             writer.transport.abort()
             return
         self._writers |= {writer: source, onward: source}
-        ways = (self._carry(reader, onward, slowed=True), self._carry(onward_reader, writer, slowed=False))
+        ways = (self._carry_there(reader, onward, writer), self._carry(onward_reader, writer))
         tasks = [asyncio.ensure_future(way) for way in ways]
         self._tasks.update(tasks)
         try:
@@ -77,18 +79,44 @@ class Link:
                 self._writers.pop(end, None)
                 end.close()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, slowed: bool) -> None:
+    async def _carry_there(
+        self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter, back: asyncio.StreamWriter
+    ) -> None:
+        gone = 0
         try:
             while piece := await reader.read(PIECE_BYTES):
-                if slowed and self.delay_s:
+                if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                if slowed and self.bytes_per_s:
+                if self.bytes_per_s:
                     await asyncio.sleep(len(piece) / self.bytes_per_s)
+                gone = gone + len(piece) if self.resets_after_bytes is not None else 0
+                if (most := self.resets_after_bytes) is not None and gone > most:
+                    self.resets_after_bytes = None
+                    onward.write(piece[: len(piece) - (gone - most)])
+                    await onward.drain()
+                    _reset(onward)
+                    _reset(back)
+                    return
+                onward.write(piece)
+                await onward.drain()
+            onward.write_eof()
+        except OSError:
+            onward.transport.abort()  # either side is gone
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(PIECE_BYTES):
                 writer.write(piece)
                 await writer.drain()
             writer.write_eof()
         except OSError:
             writer.transport.abort()  # either side is gone
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    writer.transport.abort()
 
 
 def ports_of(pid: int) -> frozenset[int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.chaos_job import write_chaos_job
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import write_job
 
@@ -24,7 +25,29 @@ act = "kill"
 times = 3
 what = ["agent", "solver", "loader"]
 [[fault]]
+act = "kill"
+what = ["agent"]
+when = ["starting"]
+[[fault]]
 act = "reset"
+"""
+WITH_CAFFE = """seed = 5
+peers = 2
+at_least = 2
+every_s = [0.1, 0.3]
+settings = ["lease_ttl_s=3", "checkpoint_every_samples=20000"]
+[[fault]]
+act = "kill"
+times = 2
+what = ["agent"]
+when = ["syncing", "offering"]
+[[fault]]
+act = "disk-full"
+amount = 700_000.0
+for_s = 8.0
+[[fault]]
+act = "cut"
+amount = 100_000.0
 """
 
 
@@ -54,8 +77,10 @@ def test_a_run_that_is_interrupted_leaves_nothing_and_the_same_command_deals_the
         assert first.wait(60) == 130, (run.folder / "up.log").read_text()
         run.assert_nothing_is_left()
         record = finished(run, words)
-        assert (record["dealt"], record["kills_in_all"]) == (4, 3)
-        assert record["kills"] == {"agent": 1, "solver": 1, "loader": 1}
+        assert (record["dealt"], record["kills_in_all"]) == (5, 4)
+        assert record["kills"] == {"agent": 2, "solver": 1, "loader": 1}
+        assert record["phases"]["starting"] >= 1
+        assert record["no_accuracy"]
         assert record["rounds"] >= 2
         assert (record["records_lost"], record["broken"], record["failed"]) == (0, [], [])
         last = tmp_path / "run" / "clusters" / f"round-{record['rounds']}" / "run"
@@ -64,8 +89,26 @@ def test_a_run_that_is_interrupted_leaves_nothing_and_the_same_command_deals_the
         run.assert_nothing_is_left()
 
 
+def test_the_models_are_as_accurate_as_that_of_a_run_in_peace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACE_MS", "10")
+    job = write_chaos_job(tmp_path / "job", epochs=1)
+    (tmp_path / "caffe.toml").write_text(WITH_CAFFE)
+    words = ("chaos", "run", str(tmp_path / "caffe.toml"), "--solver", str(job.solver))
+    with cluster_run(tmp_path / "state") as run:
+        record = finished(run, (*words, "--folder", str(tmp_path / "run")))
+        run.assert_nothing_is_left()
+    assert (record["dealt"], record["records_lost"], record["broken"]) == (4, 0, [])
+    assert record["phases"] == {"syncing": 1, "offering": 1}
+    assert 0.8 < record["undisturbed_accuracy"] < 0.95
+    assert len(record["accuracies"]) == record["rounds"]
+    logs = [path.read_text() for path in (tmp_path / "run" / "clusters").glob("round-*/logs/p*.log")]
+    assert any("cannot write checkpoint" in log for log in logs), "no disk was full when a checkpoint was due"
+
+
 def finished(run: ClusterRun, words: tuple[str, ...]) -> dict[str, Any]:
-    done = run.run(*words, "--json")
+    done = run.run(*words, "--json", deadline_s=600.0)
     assert done.returncode == 0, done.stderr + done.stdout
     record: dict[str, Any] = json.loads(done.stdout)
     return record

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gossip_caffe.cluster.chaos_phases import EXCHANGING, JOINING
 from gossip_caffe.cluster.chaos_scenario import Act, Scenario, read_scenario, schedule, struck
 from gossip_caffe.errors import UsageError
 
@@ -52,6 +53,19 @@ def test_every_stroke_is_dealt_once_and_the_parts_take_turns(tmp_path: Path) -> 
     assert all(1 <= stroke.wait_s <= 2.5 and 0 <= stroke.pick < 1 for stroke in strokes)
 
 
+def test_what_is_struck_and_when_take_turns_of_their_own(tmp_path: Path) -> None:
+    text = "[[fault]]\nact = 'kill'\ntimes = 6\nwhat = ['agent', 'solver']\nwhen = ['offering', 'answering', 'syncing']"
+    aimed = Counter((stroke.what, stroke.when) for stroke in schedule(read(tmp_path, text)))
+    assert len(aimed) == 6
+    assert {stroke.when for stroke in schedule(read(tmp_path, WHOLE))} == {None}
+
+
+def test_the_short_scenario_aims_at_every_phase() -> None:
+    (short,) = [path for path in EXAMPLES if path.stem == "short"]
+    aimed = {stroke.when for stroke in schedule(read_scenario(short))}
+    assert aimed == {*JOINING, *EXCHANGING, None}
+
+
 def test_whoever_was_struck_least_is_next() -> None:
     assert struck(["p1", "p2", "p0"], {"p0": 2, "p1": 1}, 0.99) == "p2"
     assert {struck(["p0", "p1", "p2"], {}, pick) for pick in (0.0, 0.4, 0.99)} == {"p0", "p1", "p2"}
@@ -67,6 +81,11 @@ def test_whoever_was_struck_least_is_next() -> None:
         ("[[fault]]\nact = 'kill'\ntimes = 0", "times"),
         ("[[fault]]\nact = 'kill'\ntimes = 'many'", "times = 'many'"),
         ("[[fault]]\nact = 'delay'", "needs an amount"),
+        ("[[fault]]\nact = 'cut'", "needs an amount"),
+        ("[[fault]]\nact = 'disk-full'", "needs an amount"),
+        ("[[fault]]\nact = 'kill'\nwhen = 'sleeping'", "no phase of a peer"),
+        ("[[fault]]\nact = 'freeze'\nwhen = 'syncing'", "no phase of a peer"),
+        ("accuracy_points = -1.0\n[[fault]]\nact = 'kill'", "accuracy_points"),
         ("speed = 3\n[[fault]]\nact = 'kill'", "'speed' is unknown"),
         ("peers = 1\nat_least = 2\n[[fault]]\nact = 'kill'", "at_least"),
         ("every_s = [3, 1]\n[[fault]]\nact = 'kill'", "every_s"),

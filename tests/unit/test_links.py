@@ -87,3 +87,25 @@ async def test_a_link_bars_a_process_by_the_ports_of_its_sockets() -> None:
         assert await said(link, b"hello") == b""
         link.bars = lambda _: False
         assert await said(link, b"hello") == b"hello"
+
+
+async def test_a_connection_is_cut_after_so_many_bytes_and_only_that_one() -> None:
+    async with echoing() as link:
+        assert await said(link, b"hello") == b"hello"
+        link.resets_after_bytes = 100_000
+        assert await said(link, b"small") == b"small"
+        what = os.urandom(300_000)
+        assert len(await said(link, what)) < len(what)
+        assert link.resets_after_bytes is None
+        assert await said(link, what) == what
+
+
+async def test_who_is_gone_already_may_be_reset_once_more() -> None:
+    async with echoing() as link:
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        link.reset()
+        await asyncio.sleep(0)  # the sockets are closed then, and the link has not heard of it
+        link.reset()
+        writer.close()
