@@ -50,6 +50,8 @@ class Claiming:
         self._orphans = False
         self._had_work = True
         self._again_at = float("-inf")
+        self._dry = False
+        """Whether the last look found nothing to claim. Not for so long: who looks seldom would never find it so."""
 
     async def feed(self) -> None:
         """Keep the solver in batches, for ever. Never asks the store, which may be away and not say so for long."""
@@ -66,11 +68,6 @@ class Claiming:
         trainer.cut(flush=self._dry and not trainer.queued_batches)
         trainer.board.set_flush(self._dry and trainer.queued_batches < self._world.spec.iter_size)
 
-    @property
-    def _dry(self) -> bool:
-        """Whether there was nothing to claim a moment ago."""
-        return self._world.clock.monotonic() < self._again_at
-
     async def claim_and_settle(self) -> None:
         """Own a little more than the solver has trained, and keep the account in the store up to date."""
         clock, claims = self._world.clock, self._claims
@@ -80,11 +77,14 @@ class Claiming:
                 if claims.unsettled_shared and clock.monotonic() >= settle_at:
                     settle_at = clock.monotonic() + SETTLE_EVERY_S
                     await claims.settle()
-                if (not self._dry or self._orphans) and (want := self._wanted(orphans=self._orphans)):
+                asks = self._orphans or clock.monotonic() >= self._again_at
+                if asks and (want := self._wanted(orphans=self._orphans)):
                     owned = len(claims.owned)
                     pause_s = await claims.claim(want)
+                    claimed = len(claims.owned) != owned
+                    self._dry = pause_s > 0 or (self._dry and not claimed)
                     self._feed()
-                    self._orphans = self._orphans and not pause_s and len(claims.owned) == owned
+                    self._orphans = self._orphans and not pause_s and not claimed
                     if not pause_s:
                         continue
                     self._again_at = clock.monotonic() + pause_s
@@ -99,7 +99,7 @@ class Claiming:
         while self._goes_on:
             # What somebody left is not looked for: only the store says whose it is, and each look would take more.
             if self._session().overdue() and (want := self._wanted(orphans=False)):
-                self._claims.borrow(want)
+                self._dry = not self._claims.borrow(want) and self._dry
             await self._world.clock.sleep(CREDIT_LOOK_S)
 
     async def end(self, tasks: Tasks) -> None:
