@@ -47,6 +47,8 @@ class Claiming:
         self._orphans = False
         self._had_work = True
         self._again_at = float("-inf")
+        self._dry = False
+        """Whether the last look found nothing to claim. Not for so long: who looks seldom would never find it so."""
 
     async def feed(self) -> None:
         """Keep the solver in batches, for ever. Never asks the store, which may be away and not say so for long."""
@@ -63,11 +65,6 @@ class Claiming:
         trainer.cut(flush=self._dry and not trainer.queued_batches)
         trainer.board.set_flush(self._dry and trainer.queued_batches < self._world.spec.iter_size)
 
-    @property
-    def _dry(self) -> bool:
-        """Whether there was nothing to claim a moment ago."""
-        return self._world.clock.monotonic() < self._again_at
-
     async def claim_and_settle(self) -> None:
         """Own a little more than the solver has trained, and keep the account in the store up to date."""
         clock, claims = self._world.clock, self._claims
@@ -78,8 +75,11 @@ class Claiming:
                     settle_at = clock.monotonic() + SETTLE_EVERY_S
                     await claims.settle()
                 left = self._left_behind()
-                if want := left + (0 if self._dry else self._wanted()):
+                if want := left + (self._wanted() if clock.monotonic() >= self._again_at else 0):
+                    owned = len(claims.owned)
                     pause_s = await claims.claim(want)
+                    claimed = len(claims.owned) != owned
+                    self._dry = pause_s > 0 or (self._dry and not claimed)
                     self._feed()
                     if not pause_s:
                         continue
@@ -95,7 +95,7 @@ class Claiming:
         while self._goes_on:
             # What somebody left is not looked for: only the store says whose it is, and each look would take more.
             if self._session().overdue() and (want := self._wanted()):
-                self._claims.borrow(want)
+                self._dry = not self._claims.borrow(want) and self._dry
             await self._world.clock.sleep(CREDIT_LOOK_S)
 
     async def end(self, tasks: Tasks) -> None:

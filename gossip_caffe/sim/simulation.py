@@ -47,7 +47,9 @@ COLLECT_AFTER = (50_000, 20, 1000)
 FAST_S = 360.0
 """Up to this length a run's steps take STEP_S; in one ten times as long ten times as much …"""
 MANY = 200
-"""… and among five times as many peers as these five times as much."""
+"""… and among five times as many peers as these five times as much …"""
+VERY_MANY = 500
+"""… and among twice as many as these twice that."""
 STEP_S = 0.25
 GRAIN_S = 0.1
 LEASE_S = 3.0
@@ -113,17 +115,17 @@ def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0
     In a longer run, and among many peers, everything takes its time: steps, leases, and faults.
     """
     crowd = max(1.0, peers / MANY)
-    scale = max(1.0, for_s / FAST_S) * crowd
+    scale = max(1.0, for_s / FAST_S) * crowd * max(1.0, peers / VERY_MANY)
     return Plan(
         peers=peers,
         seed=seed,
         for_s=for_s,
         schedule=scheduled(kinds, seed=seed, for_s=for_s, every=every, scale=scale),
         step_s=STEP_S * scale,
-        grain_s=GRAIN_S * scale * min(4.0, crowd),
+        grain_s=GRAIN_S * scale * min(2.0, crowd),
         thin_s=scale,
         share_of_steps=SHARE_OF_STEPS if for_s <= FAST_S else LONG_SHARE_OF_STEPS,
-        chunk_records=round(CHUNK * min(4.0, crowd)),
+        chunk_records=round(CHUNK * min(2.0, crowd)),
         settings=JobSettings(lease_ttl_s=LEASE_S * scale),
     )
 

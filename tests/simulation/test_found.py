@@ -44,3 +44,12 @@ def test_a_peer_that_reached_nobody_until_the_job_was_finished_does_not_take_it_
     late = found.logs["p004"]
     assert any(line["event"] == "finished" for line in late)
     assert not any(line["event"] == "claimed" for line in late)
+
+
+@pytest.mark.timeout(60)
+def test_peers_whose_timers_are_coarse_do_not_wait_for_records_that_never_come() -> None:
+    """What is left of a chunk is no whole batch: it is trained as a short one when there is nothing more to claim."""
+    coarse = replace(planned((), peers=3, seed=1, for_s=61.0), grain_s=1.0, step_s=1.0)
+    found = simulate(coarse)
+    assert not found.failures
+    assert found.lasted_s < 70.0

@@ -141,6 +141,47 @@ async def test_just_what_a_dead_peer_left_is_claimed_beside_what_is_queued_and_o
     assert claiming._left_behind() == 0, "the second one left nothing that is planned here"
 
 
+async def test_a_short_batch_is_cut_when_nothing_is_left_although_the_peer_looks_seldomer_than_it_asks() -> (
+    None
+):
+    clock = FakeClock(automatic=True)
+    looks = SimpleNamespace(monotonic=clock.monotonic, sleep=lambda s: clock.sleep(max(s, 1.0)))
+    spec = SimpleNamespace(
+        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
+    )
+    cuts: list[bool] = []
+    trainer = SimpleNamespace(
+        stream=SimpleNamespace(waiting_records=6, untrained=True),
+        queued_batches=0,
+        note_trained=lambda: None,
+        cut=lambda *, flush: cuts.append(flush),
+        board=SimpleNamespace(set_flush=lambda flush: None),
+    )
+
+    class AllTaken:
+        unsettled_shared = 0
+        owned: ClassVar[dict[int, int]] = {0: 1}
+
+        async def claim(self, want: int) -> float:
+            return 0.25
+
+    claiming = Claiming(
+        cast("Any", SimpleNamespace(clock=looks, spec=spec)),
+        cast("Any", trainer),
+        cast("Any", AllTaken()),
+        cast("Any", SimpleNamespace()),
+        lambda: cast("Any", SimpleNamespace()),
+    )
+    tasks = [asyncio.ensure_future(claiming.feed()), asyncio.ensure_future(claiming.claim_and_settle())]
+    began = clock.monotonic()
+    while clock.monotonic() < began + 5.0:
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert any(cuts)
+
+
 async def test_batches_are_cut_although_the_store_does_not_answer() -> None:
     clock = FakeClock(automatic=True)
     spec = SimpleNamespace(
