@@ -164,9 +164,11 @@ def _resume(event: Mapping[str, Any]) -> _Resume:
 
 
 def _peer(events: Sequence[Mapping[str, Any]], job: Budgeted, resumes: Iterable[_Resume]) -> _Peer:
-    peer = _Peer()
+    peer, reached = _Peer(), -math.inf
     for event in events:
-        later = [resume for resume in resumes if event.get("t", math.inf) < resume.at]
+        # Its clock may be set back: what this life wrote after a resume stays after it.
+        reached = max(reached, event.get("t", math.inf))
+        later = [resume for resume in resumes if reached < resume.at]
         match event["event"]:
             case Event.TRAINED:
                 for epoch, start, stop in event["parts"]:

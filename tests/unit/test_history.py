@@ -160,6 +160,12 @@ def test_what_a_killed_peer_trained_after_the_checkpoint_is_not_credited_to_it()
     assert figures(account({"a": killed, "b": [at(9, resumed(9, 0, e0=[0])), LEFT]}, Job(20))) == (10, 10, 0)
 
 
+def test_a_clock_that_is_set_back_takes_nothing_back_that_was_trained_after_a_resume() -> None:
+    after = [at(10, trained((0, 0, 10))), at(7, trained((0, 10, 20))), at(8, done(0, 0, 1)), at(9, LEFT)]
+    found = account({"a": [at(9, resumed(9, 0)), LEFT], "b": after}, Job(20))
+    assert figures(found) == (20, 0, 0)
+
+
 def test_an_epoch_that_the_checkpoint_holds_whole_stays_done() -> None:
     before = [at(1, trained((0, 0, 40), (1, 0, 10))), at(2, done(0, 0, 1, 2, 3)), at(2, done(1, 0))]
     found = account({"a": [*before, LEFT], "b": [at(9, resumed(9, 1)), LEFT]}, Job(50, FORTY))
