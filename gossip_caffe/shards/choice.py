@@ -88,7 +88,7 @@ class Chooser:
         """The next thing to do to own ``want`` more chunks, when epochs before ``folded`` are finished."""
         for epoch in [epoch for epoch in self.known if epoch < folded]:
             del self.known[epoch]
-        if self._plan_at is not None and now >= self._plan_at:
+        if self.plans_next(now):
             if not self._many:
                 self._plan()
                 return List("the members have changed")
@@ -122,14 +122,14 @@ class Chooser:
         )
         return list(islice((chunk for chunk in mine if chunk not in but), want))
 
-    def plans_next(self, now: float) -> bool:
-        """Whether the next choice plans anew first: members have changed."""
-        return self._plan_at is not None and now >= self._plan_at
-
     @property
     def plans_later(self) -> bool:
         """Whether members have changed, and what is planned is not yet what follows from that."""
         return self._plan_at is not None
+
+    def plans_next(self, now: float) -> bool:
+        """Whether the next choice plans anew first: members have changed."""
+        return self._plan_at is not None and now >= self._plan_at
 
     def behind(self) -> int:
         """How many chunks of this peer's shards lie before where it has come to: others had them, and left them.

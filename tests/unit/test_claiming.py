@@ -16,6 +16,9 @@ from gossip_caffe.peer.claiming import Claiming
 from tests.fake_clock import FakeClock
 
 CHUNK = 256
+SPEC = SimpleNamespace(
+    data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
+)
 USUAL = JobSettings().prefetch_batches * 64
 """Records that a slow peer has queued just after it has claimed."""
 
@@ -59,13 +62,10 @@ class Left:
 
 async def test_a_peer_that_died_while_the_store_is_away_does_not_make_the_others_borrow_without_end() -> None:
     clock = FakeClock(automatic=True)
-    spec = SimpleNamespace(
-        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
-    )
     trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=0, untrained=True), queued_batches=0)
     claims = Borrowing(trainer)
     claiming = Claiming(
-        cast("Any", SimpleNamespace(clock=clock, spec=spec)),
+        cast("Any", SimpleNamespace(clock=clock, spec=SPEC)),
         cast("Any", trainer),
         cast("Any", claims),
         cast("Any", Left(2)),
@@ -95,14 +95,11 @@ async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead
     registered_s_ago: float, again: bool, owns: bool, claims_more: bool
 ) -> None:
     clock = FakeClock(automatic=True)
-    spec = SimpleNamespace(
-        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
-    )
     trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=USUAL), queued_batches=0)
     session = SimpleNamespace(began_at=clock.monotonic() - registered_s_ago, ttl_s=5.0, owns=lambda: owns)
     sessions = [SimpleNamespace() if again else session]
     claiming = Claiming(
-        cast("Any", SimpleNamespace(clock=clock, spec=spec)),
+        cast("Any", SimpleNamespace(clock=clock, spec=SPEC)),
         cast("Any", trainer),
         cast("Any", SimpleNamespace(owned={})),
         cast("Any", Left(2)),
@@ -115,13 +112,10 @@ async def test_who_has_just_registered_again_or_has_yet_to_takes_nobody_for_dead
 
 async def test_just_what_a_dead_peer_left_is_claimed_beside_what_is_queued_and_only_once() -> None:
     clock = FakeClock(automatic=True)
-    spec = SimpleNamespace(
-        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
-    )
     trainer = SimpleNamespace(stream=SimpleNamespace(waiting_records=10**6), queued_batches=0)
     chooser = Left(3)
     claiming = Claiming(
-        cast("Any", SimpleNamespace(clock=clock, spec=spec)),
+        cast("Any", SimpleNamespace(clock=clock, spec=SPEC)),
         cast("Any", trainer),
         cast("Any", SimpleNamespace(owned={})),
         cast("Any", chooser),
@@ -146,9 +140,6 @@ async def test_a_short_batch_is_cut_when_nothing_is_left_although_the_peer_looks
 ):
     clock = FakeClock(automatic=True)
     looks = SimpleNamespace(monotonic=clock.monotonic, sleep=lambda s: clock.sleep(max(s, 1.0)))
-    spec = SimpleNamespace(
-        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
-    )
     cuts: list[bool] = []
     trainer = SimpleNamespace(
         stream=SimpleNamespace(waiting_records=6, untrained=True),
@@ -166,7 +157,7 @@ async def test_a_short_batch_is_cut_when_nothing_is_left_although_the_peer_looks
             return 0.25
 
     claiming = Claiming(
-        cast("Any", SimpleNamespace(clock=looks, spec=spec)),
+        cast("Any", SimpleNamespace(clock=looks, spec=SPEC)),
         cast("Any", trainer),
         cast("Any", AllTaken()),
         cast("Any", SimpleNamespace()),
@@ -184,9 +175,6 @@ async def test_a_short_batch_is_cut_when_nothing_is_left_although_the_peer_looks
 
 async def test_batches_are_cut_although_the_store_does_not_answer() -> None:
     clock = FakeClock(automatic=True)
-    spec = SimpleNamespace(
-        data=SimpleNamespace(batch_records=64, chunk_records=CHUNK), settings=JobSettings(), iter_size=1
-    )
     cuts: list[float] = []
     trainer = SimpleNamespace(
         stream=SimpleNamespace(waiting_records=0, untrained=True),
@@ -205,7 +193,7 @@ async def test_batches_are_cut_although_the_store_does_not_answer() -> None:
             raise StoreUnavailable("nobody answers")
 
     claiming = Claiming(
-        cast("Any", SimpleNamespace(clock=clock, spec=spec)),
+        cast("Any", SimpleNamespace(clock=clock, spec=SPEC)),
         cast("Any", trainer),
         cast("Any", Unanswered()),
         cast("Any", SimpleNamespace()),
