@@ -48,7 +48,8 @@ class Event(StrEnum):
     KEPT = "kept-elsewhere"  # checkpoint, url: it is in the job's store, too
     TESTED = "tested"  # progress_samples, iteration, outputs, seconds
     TEST_FAILED = "test-failed"  # progress_samples, cause
-    SOLVER_DIED = "solver-died"  # cause, batches_lost
+    SOLVER_DIED = "solver-died"  # cause, sequences_lost
+    SOLVER_BACK = "solver-back"  # sequence: of the batch with which the new one goes on
     LOADER_DIED = "loader-died"  # cause
     PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_share
     WEIGHED = "weighed"  # weight, reason: what others plan this peer's share by

@@ -176,6 +176,7 @@ class Trainer:
         kept = self.board.published.batches
         self._log.emit(Event.SOLVER_DIED, cause=end.cause, sequences_lost=[kept, trained])
         self._count_death(end, SolverDied)
+        self.board.rewind()
         self._ring.rewind(kept)
         self._solver, self._loader = self._make_solver(self.board), self._make_loader()
         await self._start_loader()
@@ -190,6 +191,7 @@ class Trainer:
             return
         self.solver_restarts += 1
         self._restarting = False
+        self._log.emit(Event.SOLVER_BACK, sequence=kept)
 
     async def _restart_loader(self, end: ProcessEnd) -> None:
         self._restarting, self._loader_ready = True, False

@@ -141,6 +141,15 @@ class WeightBoard(Counters):
         # A slot that a killed solver had begun to write is simply begun anew.
         return info
 
+    def rewind(self) -> None:
+        """Agent, when its solver has ended: nothing is counted that the newest snapshot does not hold.
+
+        The next solver says the same as soon as it stands; until then, what the dead one had trained after its last
+        snapshot would seem to be trained again already.
+        """
+        info = self.published
+        self.note_step(info.iteration, info.batches, info.samples, self.loss, self.learning_rate, self.step_s)
+
     def _latest_at(self) -> int:
         return _SLOTS_AT + int(self._words[_LATEST]) * _SLOT_WORDS
 

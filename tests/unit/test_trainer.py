@@ -166,6 +166,33 @@ async def test_a_dead_solver_goes_on_from_its_last_snapshot_and_what_came_after_
     supervising.cancel()
 
 
+async def test_what_a_dead_solver_had_not_published_counts_as_trained_again_only_once_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on = await stage()
+    built = asyncio.Event()
+
+    async def slow_build(_: FakeSolver) -> WeightLayout:
+        await built.wait()
+        return LAYOUT
+
+    monkeypatch.setattr(FakeSolver, "build", slow_build)
+    supervising = asyncio.create_task(on.trainer.supervise())
+    on.solvers[0].train(4, publish=True)
+    on.solvers[0].train(7, publish=False)
+    await settle()
+    on.solvers[0].die("killed by SIGKILL")
+    await settle()
+    assert on.trainer.note_trained() == 0
+    assert on.trainer.queued_batches == 6
+    built.set()
+    await settle()
+    assert on.log.events[-1] == {"event": "solver-back", "sequence": 4}
+    on.solvers[1].train(5, publish=False)
+    assert on.trainer.note_trained() == BATCH
+    supervising.cancel()
+
+
 async def test_batches_cut_after_a_restart_reach_the_new_loader_once() -> None:
     on = await stage()
     supervising = asyncio.create_task(on.trainer.supervise())

@@ -207,6 +207,12 @@ def solver_waits(logs: dict[str, Log]) -> None:
             line["iteration"] = 2
 
 
+def without_a_solver(logs: dict[str, Log]) -> None:
+    reported = ((10 + at, "progress", {"iteration": 1, "stalled_share": 0.0}) for at in range(65))
+    died = (9, "solver-died", {"cause": "killed by SIGKILL", "sequences_lost": [1, 1]})
+    logs["b"][-2:-2] = log_of("b", died, *reported)
+
+
 def began_unloaded(logs: dict[str, Log]) -> None:
     drop(logs, "b", "loaded")
 
@@ -257,6 +263,7 @@ MUTATIONS: list[tuple[str, Callable[[dict[str, Log]], None]]] = [
     ("whole-half", halves_do_not_cancel),
     ("whole-half", changed_by_no_half),
     ("never-wait", solver_waits),
+    ("never-wait", without_a_solver),
     ("whole-checkpoint", began_unloaded),
     ("whole-checkpoint", loaded_something_else),
     ("same-model", another_net),
@@ -279,6 +286,16 @@ def test_a_mutated_history_is_caught(invariant: str, mutate: Callable[[dict[str,
     assert invariant in broken, found.findings
     assert 1 <= len(broken[invariant].history) <= 6
     assert broken[invariant].reason
+
+
+def test_the_time_in_which_a_killed_solver_is_replaced_is_no_standing_still() -> None:
+    logs = whole()
+    without_a_solver(logs)
+    back = log_of("b", (49, "solver-back", {"sequence": 1}))
+    logs["b"].insert(logs["b"].index(find(logs, "b", "progress", 39)), *back)
+    assert judged(logs).standing("never-wait") is Standing.BROKEN  # it is back, and stands still
+    logs["b"] = [line for line in logs["b"] if line["event"] != "progress" or line["m"] <= 55]
+    assert judged(logs).standing("never-wait") is Standing.HOLDS
 
 
 def test_every_invariant_has_a_mutation_that_breaks_it() -> None:

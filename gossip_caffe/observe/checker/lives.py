@@ -14,6 +14,8 @@ STANDS_STILL_S = 10.0
 """A solver with work that makes no iteration for so long waits for something."""
 ASLEEP_S = 5.0
 """Reports come every second: with longer gaps the whole peer was stopped, or its machine had no time for it."""
+REBUILT_S = 60.0
+"""A solver that was killed has another in its place by then: it builds its net anew, on a machine that may be busy."""
 NAMED_ERRORS = frozenset(
     name
     for name, value in vars(errors).items()
@@ -25,10 +27,10 @@ NAMED_ERRORS = frozenset(
 
 
 def never_wait(run: Run) -> Finding:
-    """A solver that has batches steps on."""
+    """A solver that has batches steps on, and one that died is soon replaced."""
     return concluded(
         "never-wait",
-        (violation for life in run.lives for violation in _standing_still(life)),
+        (violation for life in run.lives for violation in (*_standing_still(life), *_without_solver(life))),
         seen=lambda: any(_close_reports(life) >= STANDS_STILL_S for life in run.lives),
         holds="no solver that had batches stood still",
         unseen=f"no peer reported its progress for {STANDS_STILL_S:.0f} s, at most {ASLEEP_S:.0f} s apart",
@@ -45,9 +47,13 @@ def _standing_still(life: Life) -> Iterator[Violation]:
     since: Line | None = None
     last: Line | None = None
     slowest_s = 0.0
-    for event in life.of(Event.PROGRESS, Event.SOLVER_DIED, Event.STATE):
+    absent = False
+    for event in life.of(Event.PROGRESS, Event.SOLVER_DIED, Event.SOLVER_BACK, Event.STATE):
         if event["event"] != Event.PROGRESS or "m" not in event:
+            absent = event["event"] == Event.SOLVER_DIED
             since = last = None
+            continue
+        if absent:  # _without_solver looks at these
             continue
         moved = last is None or since is None or event["iteration"] != since["iteration"]
         if moved or (last is not None and event["m"] - last["m"] > ASLEEP_S) or event["stalled_share"] >= 0.5:
@@ -60,6 +66,25 @@ def _standing_still(life: Life) -> Iterator[Violation]:
                 f"the solver of {life.peer} had batches and stood still for {lasted_s:.0f} s", (since, event)
             )
             since = event
+        last = event
+
+
+def _without_solver(life: Life) -> Iterator[Violation]:
+    died: Line | None = None
+    last: Line | None = None
+    for event in life.of(Event.PROGRESS, Event.SOLVER_DIED, Event.SOLVER_BACK, Event.STATE):
+        if event["event"] != Event.PROGRESS or "m" not in event:
+            died = last = event if event["event"] == Event.SOLVER_DIED and "m" in event else None
+            continue
+        if died is None or last is None:
+            continue
+        if event["m"] - last["m"] > ASLEEP_S:
+            died = event
+        elif event["m"] - died["m"] > REBUILT_S:
+            yield Violation(
+                f"{life.peer} had no solver for {event['m'] - died['m']:.0f} s after one died", (died, event)
+            )
+            died = None
         last = event
 
 
