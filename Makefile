@@ -28,7 +28,7 @@ demo: ## train a small model with peers that join and die, and show what came of
 
 test: ## all tests, or those that ARGS selects (make test ARGS="tests/unit -k plan")
 	$(SETUP) dev
-	@$(VENV)/python -m pytest $(ARGS)
+	@$(VENV)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 simulate: ## 500 simulated clusters of 16 peers with all faults (make simulate SEEDS=10000)
 	$(SETUP) dev

@@ -32,22 +32,30 @@ from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import create_job
+from gossip_caffe.observe.events import Event, JsonLinesLog
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 FROM, TO = 0.1, 0.9
 """The part of each run that is measured, as shares of its iterations."""
+
+HEAD = {"t", "m", "peer", "event"}
+"""What the event log itself gives each line."""
 
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Samples, seconds and CPU seconds of the measured part of one run."""
+    """Samples, seconds and CPU seconds of the measured part of one run.
+
+    ``event_log_share``: of the time of the whole run, what writing its event log took.
+    """
 
     samples: int
     seconds: float
     cpu_s: float
     etcd_cpu_s: float = 0.0
+    event_log_share: float = 0.0
 
     @property
     def samples_per_s(self) -> float:
@@ -139,6 +147,17 @@ class TrainedSoFar:
         return self.samples
 
 
+def share_of_event_log(path: Path) -> float:
+    """What it takes to write all of a finished log once more, over the time from its first to its last line."""
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    events = [(Event(line["event"]), {k: v for k, v in line.items() if k not in HEAD}) for line in lines]
+    again = JsonLinesLog(path.with_suffix(".again"), lines[0]["peer"], SystemClock())
+    began = time.perf_counter()
+    for event, fields in events:
+        again.emit(event, **fields)
+    return (time.perf_counter() - began) / (lines[-1]["m"] - lines[0]["m"])
+
+
 async def make_job(endpoint: str, name: str, solver_file: Path) -> int:
     """Create the job; returns its budget in samples."""
     store = EtcdStore([endpoint], SystemClock(), random.Random(1))
@@ -172,7 +191,8 @@ def run_peer(endpoint: str, etcd_pid: int, name: str, solver_file: Path, folder:
             if peer.poll() is None:
                 peer.terminate()
     (samples0, wall0, cpu0, etcd0), (samples1, wall1, cpu1, etcd1) = marks
-    return Measured(samples1 - samples0, wall1 - wall0, cpu1 - cpu0, etcd1 - etcd0)
+    share = share_of_event_log(folder / "events" / "p0.jsonl")
+    return Measured(samples1 - samples0, wall1 - wall0, cpu1 - cpu0, etcd1 - etcd0, share)
 
 
 # ── both, by turns ────────────────────────────────────────────────────────────────────────────────
@@ -223,6 +243,7 @@ def measure(model: Model, repeats: int, seconds: float, folder: Path, server: Et
         f"peer_cpu_s_per_ksample_{model.name}": of(lambda peer, _: peer.cpu_s_per_ksample),
         f"bare_cpu_s_per_ksample_{model.name}": of(lambda _, bare: bare.cpu_s_per_ksample),
         f"etcd_cpu_s_per_ksample_{model.name}": of(lambda peer, _: 1000 * peer.etcd_cpu_s / peer.samples),
+        f"event_log_share_{model.name}": of(lambda peer, _: peer.event_log_share),
     }
 
 

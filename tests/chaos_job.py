@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tests.tiny_job import PACED, TinyJob, write_job, write_lmdb
+from tests.tiny_job import TinyJob, write_job, write_lmdb
 
 RECORDS, BATCH, HIDDEN = 96_000, 64, 5_000
 NOISE = 130.0
@@ -19,11 +19,12 @@ TEST_RECORDS = 6_400
 
 def write_chaos_job(folder: Path, epochs: int) -> TinyJob:
     """Write it into a folder."""
-    job = write_job(folder, records=1, batch=BATCH, hidden=HIDDEN, iterations=epochs * RECORDS // BATCH)
+    job = write_job(
+        folder, records=1, batch=BATCH, hidden=HIDDEN, iterations=epochs * RECORDS // BATCH, pace_ms=0
+    )
     for path, records, seed in ((job.train, RECORDS, 1), (job.test, TEST_RECORDS, 2)):
         shutil.rmtree(path)
         write_lmdb(path, records, seed, NOISE)
-    job.net.write_text(job.net.read_text() + PACED)
     passes = TEST_RECORDS // BATCH
     job.solver.write_text(job.solver.read_text().replace("test_iter: 4", f"test_iter: {passes}"))
     return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -15,8 +16,16 @@ settings.load_profile("gossip-caffe")
 # A shell ignores it in what it starts in the background, and every process of a test would, too: some get Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests run side by side: a BLAS with a thread for each core would only wait for its own threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 _HERE = Path(__file__).parent
 _FOLDERS = ("unit", "integration", "chaos", "simulation", "gpu")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """So many tests at a time with `-n auto`: those of chaos mostly wait, so two for each core that may be used."""
+    return min(2 * len(os.sched_getaffinity(0)), 16)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,16 +10,17 @@ import caffe
 
 
 class Paced(caffe.Layer):  # type: ignore[misc]
-    """Sleeps for $PACE_MS at each forward pass; its top is a zero."""
+    """Sleeps for its ``param_str`` of milliseconds, or $PACE_MS, at each forward pass; its top is a zero."""
 
     def setup(self, bottom: Any, top: Any) -> None:
-        """Nothing to set up."""
+        """Read how long."""
+        self.seconds = float(self.param_str or os.environ.get("PACE_MS", "0")) / 1000
 
     def reshape(self, bottom: Any, top: Any) -> None:
         top[0].reshape(1)
 
     def forward(self, bottom: Any, top: Any) -> None:
-        time.sleep(float(os.environ.get("PACE_MS", "0")) / 1000)
+        time.sleep(self.seconds)
         top[0].data[...] = 0
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:

@@ -36,12 +36,12 @@ layer {{
   name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "accuracy" include {{ phase: TEST }}
 }}
 """
-PACED = """layer {
-  name: "paced" type: "Python" bottom: "label" top: "paced" include { phase: TRAIN }
-  python_param { module: "tests.paced_layer" layer: "Paced" }
-}
+PACED = """layer {{
+  name: "paced" type: "Python" bottom: "label" top: "paced" include {{ phase: TRAIN }}
+  python_param {{ module: "tests.paced_layer" layer: "Paced" param_str: "{ms}" }}
+}}
 """
-"""A layer that takes $PACE_MS for each pass; needs the repository's root as its working folder."""
+"""A layer that takes so many milliseconds for each pass, or $PACE_MS where none are given."""
 SOLVER = """net: "{net}"
 test_iter: 4
 test_interval: 1000000
@@ -93,14 +93,21 @@ def write_job(
     hidden: int = 32,
     tested: int = 64,
     noise: float = 40.0,
+    pace_ms: int | None = None,
 ) -> TinyJob:
-    """Write data, net and solver into a folder; ``tested``: records of the test phase."""
+    """Write data, net and solver into a folder; ``tested``: records of the test phase.
+
+    ``pace_ms``: so long a pass takes at the least, most of it asleep: a cluster whose peers share two cores then has
+    them for what else it does, as one with a machine for each peer. 0: what $PACE_MS says; None: as fast as it can.
+    Peers find the layer when the repository's root is on their PYTHONPATH, as ``ClusterRun`` has it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     job = TinyJob(
         folder, folder / "solver.prototxt", folder / "net.prototxt", folder / "train", folder / "test"
     )
     write_lmdb(job.train, records, seed=1, noise=noise)
     write_lmdb(job.test, tested, seed=2, noise=noise)
-    job.net.write_text(NET.format(train=job.train, test=job.test, batch=batch, hidden=hidden))
+    paced = PACED.format(ms=pace_ms or "") if pace_ms is not None else ""
+    job.net.write_text(NET.format(train=job.train, test=job.test, batch=batch, hidden=hidden) + paced)
     job.solver.write_text(SOLVER.format(net=job.net, iterations=iterations))
     return job

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from unittest.mock import patch
 
 from gossip_caffe.data.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.observe.events import Event
 from gossip_caffe.observe.history import account_of
-from tests.cluster_run import ROOT, cluster_run, wait_for
+from tests.cluster_run import cluster_run, wait_for
 from tests.etcd_trio import MEMBERS, etcd_trio
 from tests.event_logs import read_logs
-from tests.tiny_job import PACED, write_job
+from tests.tiny_job import write_job
 
 PACE_MS = 10
 LEASE_TTL_S = 15
@@ -24,16 +22,11 @@ MORE_CHUNKS = 20
 
 
 def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=10_000)
-    job.net.write_text(job.net.read_text() + PACED)
-    with (
-        etcd_trio(tmp_path / "etcd") as etcd,
-        cluster_run(tmp_path / "state") as run,
-        patch.dict(os.environ, PACE_MS=str(PACE_MS)),
-    ):
+    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=10_000, pace_ms=PACE_MS)
+    with etcd_trio(tmp_path / "etcd") as etcd, cluster_run(tmp_path / "state") as run:
         arguments = ["--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoints]
         arguments += ["--set", f"lease_ttl_s={LEASE_TTL_S}"]
-        process = run.start("cluster", "up", *arguments, cwd=ROOT)
+        process = run.start("cluster", "up", *arguments)
         wait_for("both train", lambda: len(run.training()) == 2)
         run_dir = run.folder / "clusters" / "local" / "run"
 

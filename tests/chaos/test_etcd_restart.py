@@ -7,7 +7,6 @@ import os
 import random
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd_server import EtcdServer
@@ -21,8 +20,8 @@ from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Absent, Changed, ModifiedAt, Put, Reset
 from gossip_caffe.observe.events import Event, read_events
 from gossip_caffe.observe.history import account_of
-from tests.cluster_run import ROOT, cluster_run, wait_for
-from tests.tiny_job import PACED, write_job
+from tests.cluster_run import cluster_run, wait_for
+from tests.tiny_job import write_job
 
 PACE_MS = 20
 
@@ -39,14 +38,14 @@ def trained_at(log: Path) -> list[float]:
 
 def test_while_etcd_is_away_no_peer_stops_stepping_and_nothing_is_lost(tmp_path: Path) -> None:
     seconds = 30 + AWAY_S
-    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=int(seconds * 1000 / PACE_MS * 2))
-    job.net.write_text(job.net.read_text() + PACED)
+    iterations = int(seconds * 1000 / PACE_MS * 2)
+    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=iterations, pace_ms=PACE_MS)
     etcd = EtcdServer(tmp_path / "etcd")
     etcd.start()
     try:
-        with cluster_run(tmp_path / "state") as run, patch.dict(os.environ, PACE_MS=str(PACE_MS)):
+        with cluster_run(tmp_path / "state") as run:
             arguments = ("--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoint)
-            process = run.start("cluster", "up", *arguments, cwd=ROOT)
+            process = run.start("cluster", "up", *arguments)
             wait_for("both train", lambda: len(run.training()) == 2)
             logs = sorted((run.folder / "clusters" / "local" / "run" / "events").glob("*.jsonl"))
             assert len(logs) == 2

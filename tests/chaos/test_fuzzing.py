@@ -32,6 +32,8 @@ from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import write_job
 from tests.wire_fuzz import Stranger, bulk_stream, call, http2_stream
 
+pytestmark = pytest.mark.xdist_group("fuzzing")  # one cluster, all of whose peers go on to the end
+
 FULL = os.environ.get("GOSSIP_CAFFE_FUZZ") == "full"
 MESSAGES, STREAMS = (100_000, 10_000) if FULL else (1_500, 200)
 AT_ONCE = 3

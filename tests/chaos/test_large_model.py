@@ -16,14 +16,15 @@ from tests.cluster_run import cluster_run, wait_for
 from tests.event_logs import read_logs
 from tests.tiny_job import write_job
 
-HIDDEN, RECORDS, BATCH = 30_000, 4_000, 64
+HIDDEN, RECORDS, BATCH = 30_000, 2_000, 16
 WEIGHTS = 36 * HIDDEN + HIDDEN + 10 * HIDDEN + 10
 
 
 def test_a_killed_partner_of_a_swap_stops_nobody_and_loses_nothing(tmp_path: Path) -> None:
     assert WEIGHTS >= SWAP_FROM_VALUES
+    iterations = 6 * RECORDS // BATCH
     job = write_job(
-        tmp_path / "job", records=RECORDS, batch=BATCH, hidden=HIDDEN, iterations=6 * RECORDS // BATCH
+        tmp_path / "job", records=RECORDS, batch=BATCH, hidden=HIDDEN, iterations=iterations, pace_ms=50
     )
     spec = read_job("solver", job.solver, JobSettings(), measure)
     with cluster_run(tmp_path / "state") as run:

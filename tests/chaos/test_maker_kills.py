@@ -55,7 +55,7 @@ def test_the_maker_dies_at_every_point_and_the_next_checkpoint_comes_from_somebo
     monkeypatch.setenv("GOSSIP_CAFFE_DIE", str(die))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "dying"))
     settings = {"lease_ttl_s": "2", "checkpoint_every_samples": str(EVERY), "keep_checkpoints": "100"}
-    job = write_job(tmp_path / "job", records=9600, batch=64, hidden=10_000, iterations=1_000_000)
+    job = write_job(tmp_path / "job", records=9600, batch=64, iterations=1_000_000, pace_ms=20)
     spec = read_job(
         "solver",
         job.solver,

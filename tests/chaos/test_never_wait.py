@@ -26,7 +26,7 @@ def trained_while_an_offer_hung(log: Path) -> list[int]:
 
 
 def test_the_solver_steps_on_while_its_partner_is_frozen_in_mid_exchange(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=400_000)
+    job = write_job(tmp_path / "job", iterations=400_000, pace_ms=5)
     with cluster_run(tmp_path / "state") as run:
         run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver))
         wait_for(
@@ -41,7 +41,7 @@ def test_the_solver_steps_on_while_its_partner_is_frozen_in_mid_exchange(tmp_pat
             )
         finally:
             os.kill(frozen, signal.SIGCONT)
-        # An offer fails after two seconds at the least; a step of this net takes about a millisecond.
+        # An offer fails after two seconds at the least; a step of this net takes about six milliseconds.
         assert max(hung) > 100
         before = run.peers()["p0"]["exchanges_applied"]
         wait_for(

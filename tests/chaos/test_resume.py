@@ -23,7 +23,7 @@ from tests.tiny_job import TinyJob, write_job
 
 DEATHS = int(os.environ.get("GOSSIP_CAFFE_RESUME_DEATHS", "1"))
 """How often everything is killed; 20 is the long form, for which the budget grows."""
-ITERATIONS_A_DEATH = 6_000
+ITERATIONS_A_DEATH = 3_000
 NOISE, TESTED = 130.0, 8_000
 """About nine of ten test records can be told, so that a worse model shows."""
 WORSE = 0.01
@@ -81,7 +81,9 @@ def test_when_everything_is_killed_at_random_moments_the_job_ends_with_every_rec
     tmp_path: Path,
 ) -> None:
     iterations = ITERATIONS_A_DEATH * (DEATHS + 1)
-    job = write_job(tmp_path / "job", records=8000, iterations=iterations, tested=TESTED, noise=NOISE)
+    job = write_job(
+        tmp_path / "job", records=8000, iterations=iterations, tested=TESTED, noise=NOISE, pace_ms=2
+    )
     up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), *UP]
     spec = read_job(
         "solver", job.solver, JobSettings(lease_ttl_s=2.0, checkpoint_every_samples=20_000), measure
@@ -116,7 +118,7 @@ def test_when_everything_is_killed_at_random_moments_the_job_ends_with_every_rec
 
 
 def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=4000, iterations=3_000)
+    job = write_job(tmp_path / "job", records=4000, iterations=3_000, pace_ms=10)
     up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
     spec = read_job("solver", job.solver, JobSettings(lease_ttl_s=2.0), measure)
     with cluster_run(tmp_path / "state") as run:
@@ -124,7 +126,7 @@ def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(t
         wait_for("some checkpoints are made", lambda: len(events_of(run, Event.CHECKPOINTED)) >= 3)
         made = [event["checkpoint"] for event in events_of(run, Event.CHECKPOINTED)]
         etcd = run.status()["etcd"]
-        living = run.run("peer", "start", "--job", "solver", "--etcd", etcd, "--from-checkpoint", made[0])
+        living = run.run("peer", "start", "--job", "solver", "--etcd", etcd, "--from-checkpoint", made[-1])
         assert living.returncode != 0
         assert "while its peers live" in living.stderr
         wait_for("the job is finished", lambda: process.poll() is not None)
@@ -147,7 +149,7 @@ def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(t
 
 
 def test_when_all_peers_have_left_new_ones_go_on_from_the_checkpoint_that_they_left(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=400_000)
+    job = write_job(tmp_path / "job", iterations=400_000, pace_ms=5)
     with cluster_run(tmp_path / "state") as run:
         run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver))
         wait_for("both train", lambda: len(run.training()) == 2)
@@ -168,7 +170,7 @@ def test_when_all_peers_have_left_new_ones_go_on_from_the_checkpoint_that_they_l
 def test_peers_whose_disks_died_with_them_are_replaced_by_others_that_go_on_from_the_jobs_store(
     tmp_path: Path,
 ) -> None:
-    job = write_job(tmp_path / "job", records=4000, iterations=10_000)
+    job = write_job(tmp_path / "job", records=4000, iterations=5_000, pace_ms=3)
     up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
     up += ["--set", "checkpoint_every_samples=8000"]
     up += ["--set", f"checkpoint_store=file://{tmp_path}/store", "--set", "keep_checkpoints=2"]

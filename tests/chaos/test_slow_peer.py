@@ -10,7 +10,7 @@ import pytest
 from gossip_caffe.observe.events import Event
 from tests.cluster_run import ROOT, cluster_run, wait_for
 from tests.event_logs import PeerLog, read_logs
-from tests.tiny_job import PACED, TinyJob, write_job
+from tests.tiny_job import TinyJob, write_job
 
 BATCH, FAST_MS, SLOW_MS, FAST_PEERS = 16, 30, 90, 3
 EPOCH_S = 24
@@ -19,9 +19,7 @@ RECORDS = int(EPOCH_S * (FAST_PEERS / FAST_MS + 1 / SLOW_MS) * 1000) * BATCH
 
 
 def paced_job(folder: Path) -> TinyJob:
-    job = write_job(folder, records=RECORDS, batch=BATCH, iterations=9 * RECORDS // (4 * BATCH))
-    job.net.write_text(job.net.read_text() + PACED)
-    return job
+    return write_job(folder, records=RECORDS, batch=BATCH, iterations=9 * RECORDS // (4 * BATCH), pace_ms=0)
 
 
 def trained_in(log: PeerLog, epoch: int) -> list[tuple[float, int]]:

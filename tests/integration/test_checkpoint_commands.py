@@ -14,7 +14,7 @@ import pytest
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import MODEL
 from gossip_caffe.errors import ExitCode
-from tests.cluster_run import cluster_run, one_line, wait_for
+from tests.cluster_run import ROOT, cluster_run, one_line, wait_for
 from tests.tiny_job import write_job
 from tests.unit.test_checkpoint_files import WEIGHTS, manifest_of, write_state
 
@@ -33,7 +33,7 @@ solver.test_nets[0].copy_from(sys.argv[3])
 
 
 def test_checkpoints_are_listed_fetched_checked_and_exported_while_the_job_trains(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=1_000_000)
+    job = write_job(tmp_path / "job", iterations=1_000_000, pace_ms=5)
     with cluster_run(tmp_path / "state") as run:
         every = ("--set", "checkpoint_every_samples=8000", "--set", "keep_checkpoints=1000")
         run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver), *every)
@@ -80,7 +80,7 @@ def test_checkpoints_are_listed_fetched_checked_and_exported_while_the_job_train
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         check=False,
     )

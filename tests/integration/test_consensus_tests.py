@@ -23,8 +23,8 @@ def run(tmp_path: Path) -> Iterator[ClusterRun]:
         yield made
 
 
-def job_with_tests(folder: Path, *, every: int, iterations: int = 3000, hidden: int = 32) -> TinyJob:
-    job = write_job(folder, iterations=iterations, hidden=hidden)
+def job_with_tests(folder: Path, *, every: int, iterations: int = 3000, pace_ms: int = 2) -> TinyJob:
+    job = write_job(folder, iterations=iterations, pace_ms=pace_ms)
     text = job.solver.read_text()
     text = text.replace("test_interval: 1000000\ntest_initialization: false", f"test_interval: {every}")
     job.solver.write_text(text)
@@ -54,7 +54,7 @@ def test_the_fresh_weights_the_way_and_the_result_are_tested(run: ClusterRun, tm
 
 
 def test_a_running_clusters_newest_test_is_in_its_status(run: ClusterRun, tmp_path: Path) -> None:
-    job = job_with_tests(tmp_path / "job", every=200, iterations=1_000_000, hidden=800)
+    job = job_with_tests(tmp_path / "job", every=200, iterations=1_000_000, pace_ms=5)
     run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver))
     wait_for("two tests are made", lambda: len(events(run, "tested")) >= 2)
     status = json.loads(run.run("cluster", "status", "--json").stdout)
@@ -68,7 +68,7 @@ def test_a_running_clusters_newest_test_is_in_its_status(run: ClusterRun, tmp_pa
 def test_tests_that_caffe_aborts_are_told_and_training_goes_on_to_its_end(
     run: ClusterRun, tmp_path: Path
 ) -> None:
-    job = job_with_tests(tmp_path / "job", every=300, iterations=6000, hidden=400)
+    job = job_with_tests(tmp_path / "job", every=300, iterations=3000, pace_ms=5)
     process = run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver))
     wait_for("the peers train", lambda: len(run.training()) == 2)
     shutil.rmtree(job.test)
@@ -82,7 +82,7 @@ def test_tests_that_caffe_aborts_are_told_and_training_goes_on_to_its_end(
 
 
 def test_a_killed_test_is_a_warning(run: ClusterRun, tmp_path: Path) -> None:
-    job = job_with_tests(tmp_path / "job", every=300, iterations=1_000_000, hidden=800)
+    job = job_with_tests(tmp_path / "job", every=300, iterations=1_000_000, pace_ms=5)
     text = job.solver.read_text()
     job.solver.write_text(text.replace("test_iter: 4", "test_iter: 2000000"))
     run.start("cluster", "up", "--peers", "1", "--solver", str(job.solver))

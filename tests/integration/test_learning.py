@@ -39,6 +39,8 @@ if ASKED:
     COURSES["8 peers, fixed"] = ((STEP_S,) * 8, {"cadence": "fixed"})
 SLOW_ONE = "p3"
 
+pytestmark = pytest.mark.xdist_group("learning")  # the courses are trained once
+
 Results = Mapping[str, Mapping[int, "Future[Learned]"]]
 
 
