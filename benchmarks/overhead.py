@@ -155,7 +155,7 @@ def share_of_event_log(path: Path) -> float:
     began = time.perf_counter()
     for event, fields in events:
         again.emit(event, **fields)
-    return (time.perf_counter() - began) / (lines[-1]["m"] - lines[0]["m"])
+    return (time.perf_counter() - began) / float(lines[-1]["m"] - lines[0]["m"])
 
 
 async def make_job(endpoint: str, name: str, solver_file: Path) -> int:
