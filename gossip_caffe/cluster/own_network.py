@@ -32,6 +32,15 @@ def go_on_in_own_network(arguments: Sequence[str]) -> NoReturn:
 
     Raises EnvironmentProblem where that is not to be had; nothing was changed then.
     """
+    way = way_in()
+    os.execvp(way[0], [*way, sys.executable, "-m", "gossip_caffe", *arguments])
+
+
+def way_in() -> tuple[str, ...]:
+    """The words before a command with which it has a network namespace, and may do there what a run does.
+
+    Raises EnvironmentProblem. The folders where a system keeps such programs are on $PATH afterwards.
+    """
     os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SYSTEM_PATH))
     missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool) is None}
     if missing:
@@ -39,12 +48,6 @@ def go_on_in_own_network(arguments: Sequence[str]) -> NoReturn:
             f'network = "namespaces" needs {", ".join(missing)}, which this machine lacks',
             remedy=f'install {" and ".join(sorted(set(missing.values())))}, or use network = "loopback"',
         )
-    way = _way_in()
-    os.execvp(way[0], [*way, sys.executable, "-m", "gossip_caffe", *arguments])
-
-
-def _way_in() -> tuple[str, ...]:
-    """The words before a command with which it has a network namespace, and may do there what a run does."""
     said = ""
     for way in (_BY_RIGHT, _AS_USER) if os.geteuid() == 0 else (_AS_USER,):
         try:
