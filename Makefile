@@ -45,12 +45,13 @@ bench: ## all benchmarks, or one (make bench NAME=overhead)
 	@$(VENV)/python benchmarks/run.py $(NAME)
 
 CHAOS := .chaos
+SCENARIO := short
 
 chaos: ## kill, freeze and part the processes of a cluster for some minutes, and check what is left
 	$(SETUP) dev
-	@rm -rf $(CHAOS)/short
+	@rm -rf $(CHAOS)/$(SCENARIO)
 	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job 2
-	@PACE_MS=20 $(VENV)/gossip-caffe chaos run examples/chaos/short.toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/short
+	@PACE_MS=20 $(VENV)/gossip-caffe chaos run examples/chaos/$(SCENARIO).toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/$(SCENARIO)
 
 chaos-long: ## more than 1,000 kills, for hours; interrupted, it goes on
 	$(SETUP) dev

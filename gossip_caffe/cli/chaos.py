@@ -38,7 +38,10 @@ def chaos() -> None:
     "--json", "as_json", is_flag=True, help="Print the result as JSON; what happens goes to stderr."
 )
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
-def run(scenario: Path, solver: str, folder: Path, as_json: bool, engine: str) -> None:
+@click.option(
+    "--outside", default=0, hidden=True, help="The network namespace that this command was called in."
+)
+def run(scenario: Path, solver: str, folder: Path, as_json: bool, engine: str, outside: int) -> None:
     """Carry out SCENARIO: strokes at random moments, the same ones for the same seed (docs/chaos.md).
 
     Exit code 0: every stroke was dealt, nothing is lost, no invariant is broken, nothing was left behind, and the
@@ -48,10 +51,24 @@ def run(scenario: Path, solver: str, folder: Path, as_json: bool, engine: str) -
     gossip-caffe chaos run examples/chaos/short.toml --solver solver.prototxt --json
     """
     from gossip_caffe.cluster.chaos_run import ChaosRun
-    from gossip_caffe.cluster.chaos_scenario import read_scenario
+    from gossip_caffe.cluster.chaos_scenario import Network, read_scenario
     from gossip_caffe.cluster.chaos_standing import last_lines
+    from gossip_caffe.cluster.own_network import go_on_in_own_network, network_id
 
     read = read_scenario(scenario)
+    if read.network is Network.NAMESPACES and outside in {0, network_id()}:
+        words = [
+            "chaos",
+            "run",
+            str(scenario),
+            "--solver",
+            solver,
+            "--folder",
+            str(folder),
+            "--engine",
+            engine,
+        ]
+        go_on_in_own_network([*words, *(["--json"] if as_json else []), "--outside", str(network_id())])
     spec = read_spec(read.name, solver, NewJob(read.settings), checked=engine == "pycaffe")
     chaos_run = ChaosRun(read, spec, folder.absolute(), lambda line: click.echo(line, err=as_json), engine)
 

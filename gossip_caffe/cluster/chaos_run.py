@@ -18,11 +18,12 @@ from pathlib import Path
 from gossip_caffe.cluster.chaos_accuracy import accuracy_of, points_below, why_none
 from gossip_caffe.cluster.chaos_aftermath import MARK, leases_left, processes_left
 from gossip_caffe.cluster.chaos_machines import Machines
+from gossip_caffe.cluster.chaos_namespaces import Namespaces
+from gossip_caffe.cluster.chaos_network import Loopback
 from gossip_caffe.cluster.chaos_phases import Watch
-from gossip_caffe.cluster.chaos_scenario import Scenario, schedule
+from gossip_caffe.cluster.chaos_scenario import Network, Scenario, schedule
 from gossip_caffe.cluster.chaos_standing import Standing
 from gossip_caffe.cluster.chaos_strokes import Observer, Striker
-from gossip_caffe.cluster.links import Links
 from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.cluster.supervisor import ClusterOptions, Supervisor
 from gossip_caffe.errors import ExitCode, ModelError
@@ -34,7 +35,10 @@ UNDISTURBED = "undisturbed"
 
 
 class ChaosRun:
-    """One scenario on one job; everything of it is in ``folder``."""
+    """One scenario on one job; everything of it is in ``folder``.
+
+    Of one with ``network`` "namespaces" this process must be in a network namespace of its own (``own_network``).
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class ChaosRun:
         self._say = say
         self._engine = engine
         self._schedule = schedule(scenario)
+        self._namespaces = Namespaces() if scenario.network is Network.NAMESPACES else None
         self._supervisor: Supervisor | None = None
         self._interrupted = False
         self.standing = Standing.read(folder, json.loads(json.dumps(asdict(scenario))))
@@ -99,11 +104,11 @@ class ChaosRun:
         os.environ[MARK] = mark  # for all that is started from here on
         state = ClusterState(name, self._folder)
         shutil.rmtree(state.folder, ignore_errors=True)  # of one that was interrupted
-        observer, links, machines = Observer(state.run), Links(), Machines(state.run)
+        observer, machines = Observer(state.run), Machines(state.run)
+        network = self._namespaces or Loopback(proxied=self._scenario.needs_links)
 
         def words(peer: str, etcd: str) -> tuple[str, ...]:
-            proxied = links.prepare(peer, etcd) if self._scenario.needs_links else ()
-            return (*machines.prepare(peer), *proxied)
+            return (*machines.prepare(peer), *network.words(peer, etcd))
 
         options = ClusterOptions(
             state,
@@ -113,10 +118,12 @@ class ChaosRun:
             engine=self._engine,
             restart=True,
             words_of=words,
+            before=network.before,
+            etcd_host=network.etcd_host,
         )
         supervisor = self._supervisor = Supervisor(options, lambda _: None)
         watch = Watch(machines.events, machines.checkpoints)
-        striker = Striker(supervisor, self._scenario, links, watch, observer, self._say)
+        striker = Striker(supervisor, self._scenario, network, watch, observer, self._say)
         self._say(f"{name}: {self._scenario.peers} peers start")
         running = asyncio.ensure_future(supervisor.run(striker.look))
         striking = asyncio.ensure_future(self._strike(striker) if disturbed else asyncio.sleep(0))
@@ -131,7 +138,7 @@ class ChaosRun:
             striker.stop()
             supervisor.go_down("the round ends")
             await asyncio.wait({running, striking})
-            await links.stop()
+            await network.stop()
             self._supervisor = None
         for task in (running, striking):
             error = None if task.cancelled() else task.exception()

@@ -14,6 +14,15 @@ from gossip_caffe.cluster.chaos_phases import EXCHANGING, JOINING, Phase
 from gossip_caffe.errors import UsageError
 
 
+class Network(StrEnum):
+    """How peers reach each other."""
+
+    LOOPBACK = "loopback"
+    """On loopback, through proxies where an act needs them."""
+    NAMESPACES = "namespaces"
+    """Each is in a network namespace of its own, as on a machine of its own."""
+
+
 class Act(StrEnum):
     """What can be done."""
 
@@ -27,6 +36,8 @@ class Act(StrEnum):
     """SIGKILL to etcd, which is started again after ``for_s``."""
     PARTITION = "partition"
     """A peer reaches neither etcd nor the other peers, nor they it, for ``for_s``."""
+    HALF_OPEN = "half-open"
+    """Whatever goes to a peer vanishes, for ``for_s``; what it sends arrives."""
     DELAY = "delay"
     """Whatever goes to a peer's port takes ``amount`` seconds more, for ``for_s``."""
     CAP = "cap"
@@ -40,6 +51,8 @@ class Act(StrEnum):
 
 
 ON_LINKS = frozenset({Act.PARTITION, Act.DELAY, Act.CAP, Act.RESET, Act.CUT})
+APART = frozenset({Act.PARTITION, Act.HALF_OPEN})
+"""Whom they strike is cut off meanwhile; what there is of acts on links among namespaces."""
 AT_ONCE = frozenset({Act.KILL, Act.TERMINATE, Act.RESET, Act.CUT})
 _NEEDS_AMOUNT = {
     Act.DELAY: "seconds",
@@ -100,6 +113,7 @@ class Scenario:
     """
 
     name: str
+    network: Network = Network.LOOPBACK
     seed: int = 1
     peers: int = 4
     at_least: int = 2
@@ -118,7 +132,7 @@ class Scenario:
     @property
     def needs_links(self) -> bool:
         """Whether peers must reach each other through proxies."""
-        return any(fault.act in ON_LINKS for fault in self.faults)
+        return self.network is Network.LOOPBACK and any(fault.act in ON_LINKS for fault in self.faults)
 
 
 def schedule(scenario: Scenario) -> tuple[Stroke, ...]:
@@ -170,8 +184,12 @@ def read_scenario(path: Path) -> Scenario:
     listed = record.pop("fault", [])
     if not isinstance(listed, list) or not listed:
         raise UsageError(f"{path}: there is nothing to do", remedy="write at least one [[fault]]")
-    faults = tuple(_fault(entry, f"{path}: fault {number}") for number, entry in enumerate(listed, 1))
-    made: Scenario = _read(Scenario, {"name": path.stem, **record, "faults": faults}, str(path))
+    network = _network(record.pop("network", Network.LOOPBACK), str(path))
+    faults = tuple(
+        _fault(entry, network, f"{path}: fault {number}") for number, entry in enumerate(listed, 1)
+    )
+    given = {"name": path.stem, **record, "network": network, "faults": faults}
+    made: Scenario = _read(Scenario, given, str(path))
     low, high = (*made.every_s, *made.every_s)[:2]
     if not (len(made.every_s) == 2 and 0 <= low <= high):
         raise UsageError(f"{path}: every_s is no range", remedy="write every_s = [0.5, 3.0]")
@@ -182,7 +200,16 @@ def read_scenario(path: Path) -> Scenario:
     return made
 
 
-def _fault(entry: object, where: str) -> Fault:
+def _network(given: object, where: str) -> Network:
+    try:
+        return Network(str(given))
+    except ValueError:
+        raise UsageError(
+            f"{where}: network = {given!r} is unknown", remedy=f"use one of {', '.join(Network)}"
+        ) from None
+
+
+def _fault(entry: object, network: Network, where: str) -> Fault:
     if not isinstance(entry, dict):
         raise UsageError(f"{where} is no table", remedy="write [[fault]] above it")
     try:
@@ -191,6 +218,12 @@ def _fault(entry: object, where: str) -> Fault:
         raise UsageError(
             f"{where}: act {entry.get('act')!r} is unknown", remedy=f"use one of {', '.join(Act)}"
         ) from None
+    elsewhere = ON_LINKS - APART if network is Network.NAMESPACES else APART - ON_LINKS
+    if act in elsewhere:
+        (other,) = set(Network) - {network}
+        raise UsageError(
+            f'{where}: act "{act}" needs network = "{other}"', remedy="write that, or leave the act out"
+        )
     what = entry.get("what", ["all"])
     what = [what] if isinstance(what, str) else what
     if not isinstance(what, list) or not what or not set(what) <= set(PARTS):

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gossip_caffe.cluster.chaos_aim import Aim, Victim
+from gossip_caffe.cluster.chaos_network import Network
 from gossip_caffe.cluster.chaos_phases import JOINING, Phase, Watch
-from gossip_caffe.cluster.chaos_scenario import Act, Scenario, Stroke
+from gossip_caffe.cluster.chaos_scenario import APART, AT_ONCE, Act, Scenario, Stroke
 from gossip_caffe.cluster.fleet import PeerProcess
-from gossip_caffe.cluster.links import Links
 from gossip_caffe.cluster.supervisor import Supervisor
 from gossip_caffe.observe.checker.run import OBSERVER
 
@@ -45,14 +45,14 @@ class Striker:
         self,
         supervisor: Supervisor,
         scenario: Scenario,
-        links: Links,
+        network: Network,
         watch: Watch,
         observer: Observer,
         say: Callable[[str], None],
     ) -> None:
         self._supervisor = supervisor
         self._scenario = scenario
-        self._links = links
+        self._network = network
         self._watch = watch
         self._observer = observer
         self._say = say
@@ -190,22 +190,12 @@ class Striker:
         self._set_apart(peer, stroke.for_s, lambda: _limit_files(peer, (soft, hard)))
 
     def _strike_link(self, stroke: Stroke, peer: PeerProcess) -> None:
-        link = self._links.to(peer.name)
         self._note(stroke, peer.name)
-        match stroke.act:
-            case Act.PARTITION:
-                self._links.part(peer.name, peer.pid)
-                self._set_apart(peer, stroke.for_s, lambda: self._links.join(peer.name))
-            case Act.DELAY:
-                link.delay_s = stroke.amount
-                self._later(stroke.for_s, lambda: setattr(link, "delay_s", 0.0))
-            case Act.CAP:
-                link.bytes_per_s = stroke.amount
-                self._later(stroke.for_s, lambda: setattr(link, "bytes_per_s", 0.0))
-            case Act.CUT:
-                link.resets_after_bytes = int(stroke.amount)
-            case _:
-                link.reset()
+        end = self._network.strike(stroke.act, stroke.amount, peer.name, peer.pid)
+        if stroke.act in APART:
+            self._set_apart(peer, stroke.for_s, end)
+        elif stroke.act not in AT_ONCE:
+            self._later(stroke.for_s, end)
 
     def _set_apart(self, peer: PeerProcess, seconds: float, end: Callable[[], None]) -> None:
         def over() -> None:

@@ -1,4 +1,4 @@
-"""An etcd of our own for local clusters, the demonstration and tests: one member on loopback that dies with us."""
+"""An etcd of our own for local clusters, the demonstration and tests: one member that dies with us."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from gossip_caffe.errors import Conflict, EnvironmentProblem
 from gossip_caffe.processes import spawn
 
+LOOPBACK = "127.0.0.1"
 READY_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 5.0
 _LOOK_EVERY_S = 0.02
@@ -41,17 +42,21 @@ def find_etcd() -> Path:
     )
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 class EtcdServer:
-    """One etcd process. ``port`` 0 takes any free one; ``data_dir`` may hold an earlier server's data."""
+    """One etcd process. ``port`` 0 takes any free one; ``data_dir`` may hold an earlier server's data.
 
-    def __init__(self, data_dir: Path, port: int = 0) -> None:
+    ``host``: the address that it listens on, by default that of loopback.
+    """
+
+    def __init__(self, data_dir: Path, port: int = 0, host: str = LOOPBACK) -> None:
         self._data_dir = data_dir
+        self._host = host
         self._wanted_port = port
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -59,7 +64,7 @@ class EtcdServer:
     @property
     def endpoint(self) -> str:
         """Where clients reach it: "host:port"."""
-        return f"127.0.0.1:{self._port}"
+        return f"{self._host}:{self._port}"
 
     @property
     def pid(self) -> int:
@@ -76,7 +81,7 @@ class EtcdServer:
         binary = find_etcd()
         self._data_dir.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(1 if self._wanted_port else _TRIES):
-            self._port = self._wanted_port or _free_port()
+            self._port = self._wanted_port or _free_port(self._host)
             self._spawn(binary)
             if self._wait_ready():
                 return
@@ -90,7 +95,7 @@ class EtcdServer:
         raise EnvironmentProblem(f"etcd did not start: {self._last_words()[-200:]}", remedy=f"see {self.log}")
 
     def _spawn(self, binary: Path) -> None:
-        client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{_free_port()}"
+        client, peer = f"http://{self.endpoint}", f"http://{LOOPBACK}:{_free_port(LOOPBACK)}"
         command = [str(binary), "--name", "local", "--data-dir", str(self._data_dir)]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
@@ -104,7 +109,7 @@ class EtcdServer:
         deadline = time.monotonic() + READY_DEADLINE_S
         while process is not None and process.poll() is None and time.monotonic() < deadline:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                if probe.connect_ex((self._host, self._port)) == 0:
                     return True
             time.sleep(_LOOK_EVERY_S)
         return False

@@ -53,8 +53,8 @@ class Fleet:
     """All peers that this supervisor has started. Use it from the main thread, with the event loop running.
 
     Their names are ``prefix`` and a number that counts up; ``more`` are words for each of their commands, ``words_of``
-    gives further ones for a peer of that name. ``cards``: see ``card_for``; whoever takes an ended peer's place takes
-    its card.
+    gives further ones for a peer of that name, and ``before`` those that come before its command. ``cards``: see
+    ``card_for``; whoever takes an ended peer's place takes its card.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Fleet:
         more: Sequence[str] = (),
         words_of: Callable[[str], Sequence[str]] = lambda _: (),
         cards: Sequence[int] = (),
+        before: Callable[[str], Sequence[str]] = lambda _: (),
     ) -> None:
         self._prefix = prefix
         self._state = state
@@ -76,6 +77,7 @@ class Fleet:
         self._more = more
         self._words_of = words_of
         self._cards = cards
+        self._before = before
         self.peers: dict[str, PeerProcess] = {}
         self.on_end: list[Callable[[PeerProcess], None]] = []
 
@@ -94,8 +96,9 @@ class Fleet:
         log = self._state.log(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         card = card_for(self._cards, [peer.card for peer in self.running if peer.card is not None])
-        command = [sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", self._endpoint]
-        command += [
+        command = [
+            *self._before(name),
+            *(sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", self._endpoint),
             "--job",
             self._job,
             "--name",

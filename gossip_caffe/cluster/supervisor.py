@@ -16,7 +16,7 @@ from typing import Any
 from gossip_caffe.checkpoint.manifest import MODEL
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.control import serve
-from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.cluster.etcd_server import LOOPBACK, EtcdServer
 from gossip_caffe.cluster.fleet import Fleet, PeerProcess
 from gossip_caffe.cluster.job_status import job_status, peer_rows
 from gossip_caffe.cluster.opening import old_leases_end, open_job
@@ -41,7 +41,8 @@ class ClusterOptions:
 
     ``etcd`` empty: an etcd of its own. ``restart``: another peer takes the place of one that is killed.
     ``of_peers``: more words for each ``peer start``; ``words_of``: still more, by the peer's name and the address of
-    etcd. ``from_checkpoint``: the job goes back to that one first. ``cards``: one for each peer that trains on one.
+    etcd; ``before``: what comes before its command. ``etcd_host``: where an etcd of its own listens.
+    ``from_checkpoint``: the job goes back to that one first. ``cards``: one for each peer that trains on one.
     """
 
     state: ClusterState
@@ -55,6 +56,8 @@ class ClusterOptions:
     from_checkpoint: str = ""
     words_of: Callable[[str, str], tuple[str, ...]] = lambda _name, _etcd: ()
     cards: tuple[int, ...] = ()
+    before: Callable[[str], tuple[str, ...]] = lambda _: ()
+    etcd_host: str = LOOPBACK
 
 
 class Supervisor:
@@ -98,7 +101,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         if not self.endpoints:
-            self._etcd = EtcdServer(self._state.etcd)
+            self._etcd = EtcdServer(self._state.etcd, host=self._options.etcd_host)
             self._etcd.start()
             self.endpoints = (self._etcd.endpoint,)
             self._say(f"etcd listens on {self._etcd.endpoint}")
@@ -119,6 +122,7 @@ class Supervisor:
             self._options.of_peers,
             lambda name: self._options.words_of(name, endpoint),
             self._options.cards,
+            self._options.before,
         )
         self.fleet.on_end.append(self._peer_ended)
 

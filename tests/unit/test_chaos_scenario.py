@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gossip_caffe.cluster.chaos_phases import EXCHANGING, JOINING
-from gossip_caffe.cluster.chaos_scenario import Act, Scenario, read_scenario, schedule, struck
+from gossip_caffe.cluster.chaos_scenario import Act, Network, Scenario, read_scenario, schedule, struck
 from gossip_caffe.errors import UsageError
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "chaos").glob("*.toml"))
@@ -90,6 +90,8 @@ def test_whoever_was_struck_least_is_next() -> None:
         ("peers = 1\nat_least = 2\n[[fault]]\nact = 'kill'", "at_least"),
         ("every_s = [3, 1]\n[[fault]]\nact = 'kill'", "every_s"),
         ("every_s = [3]\n[[fault]]\nact = 'kill'", "every_s"),
+        ("network = 'wifi'\n[[fault]]\nact = 'kill'", "network = 'wifi' is unknown"),
+        ("network = 3\n[[fault]]\nact = 'kill'", "network = 3 is unknown"),
         ("[[fault", "no TOML"),
     ],
 )
@@ -100,7 +102,33 @@ def test_what_is_wrong_in_a_scenario_is_named(tmp_path: Path, text: str, named: 
     assert refused.value.remedy
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("act", [Act.DELAY, Act.CAP, Act.RESET, Act.CUT])
+def test_what_only_a_proxy_can_do_is_refused_among_namespaces(tmp_path: Path, act: Act) -> None:
+    text = f"network = 'namespaces'\n[[fault]]\nact = 'partition'\n[[fault]]\nact = '{act}'\namount = 9.0"
+    with pytest.raises(UsageError, match=f'fault 2: act "{act}" needs network = "loopback"'):
+        read(tmp_path, text)
+    assert read(tmp_path, text.replace("namespaces", "loopback")).needs_links
+
+
+def test_a_network_of_namespaces_needs_no_proxies_and_has_an_act_of_its_own(tmp_path: Path) -> None:
+    text = "network = 'namespaces'\n[[fault]]\nact = 'partition'\n[[fault]]\nact = 'half-open'\nfor_s = 3.0"
+    scenario = read(tmp_path, text)
+    assert (scenario.network, scenario.needs_links) == (Network.NAMESPACES, False)
+    assert "half-open for 3 s" in {stroke.words for stroke in schedule(scenario)}
+    with pytest.raises(UsageError, match='act "half-open" needs network = "namespaces"'):
+        read(tmp_path, text.replace("namespaces", "loopback"))
+
+
+def test_the_scenario_for_namespaces_does_both_that_a_link_can_do_there() -> None:
+    (path,) = [path for path in EXAMPLES if path.stem == "namespaces"]
+    scenario = read_scenario(path)
+    assert scenario.network is Network.NAMESPACES
+    assert {Act.PARTITION, Act.HALF_OPEN, Act.KILL} <= {stroke.act for stroke in schedule(scenario)}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in EXAMPLES if path.stem != "namespaces"], ids=lambda path: path.stem
+)
 def test_the_scenarios_that_come_with_this_repository_are_whole(path: Path) -> None:
     scenario = read_scenario(path)
     strokes = schedule(scenario)
