@@ -19,6 +19,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 PIECE_BYTES = 4 << 20
+PULL_SILENCE_S = 20.0
+"""A holder that sends nothing for so long has failed."""
 PIECES_AHEAD = 6
 """How many pieces may have arrived and not be hashed or written yet: what a transfer takes of memory."""
 

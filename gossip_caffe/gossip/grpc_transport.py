@@ -11,7 +11,7 @@ from typing import Any
 from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, NotFound
 from gossip_caffe.gossip import bulk
 from gossip_caffe.gossip.codec import largest_payload_bytes
-from gossip_caffe.gossip.file_transfer import Into, receive_file
+from gossip_caffe.gossip.file_transfer import PULL_SILENCE_S, Into, receive_file
 from gossip_caffe.gossip.frames import Incoming, header_of, to_frames
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Payload, Undelivered
 from gossip_caffe.gossip.piece import Piece, parsed, serialized
@@ -23,8 +23,6 @@ from gossip_caffe.wire import gossip_pb2 as wire
 SERVICE = "gossip_caffe.v1.Peer"
 BULK, BULK_PORT, BULK_TICKET = "gossip-bulk", "gossip-bulk-port", "gossip-bulk-ticket-bin"
 """Metadata of a call of Pull: the caller can connect elsewhere for the file; where, and with which ticket."""
-PULL_SILENCE_S = 20.0
-"""A holder that sends nothing for so long has failed."""
 SHOW_S = 5.0
 """A peer that is asked for its weights and does not begin to send them for so long is left out."""
 UNSWAPPABLE_FOR = 64

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     SKEW = "skew"  # its clocks run too fast or too slow, and its wall clock jumps
     PARTITION = "partition"  # some peers cannot reach the others, perhaps nor the store
     HALF_OPEN = "half-open"  # what one peer sends arrives nowhere; what others send to it does
+    NARROW = "narrow"  # what one peer sends leaves so slowly that exchanges with it take seconds, or time out
     STORM = "storm"  # messages are lost, late, overtaken, torn, or come twice
     STORE_CUT = "store-cut"  # one peer cannot reach the store
     ETCD_AWAY = "etcd-away"  # nobody can
@@ -74,6 +75,7 @@ _EVERY_S: dict[Kind, float] = {
     Kind.SKEW: 60.0,
     Kind.PARTITION: 60.0,
     Kind.HALF_OPEN: 60.0,
+    Kind.NARROW: 45.0,
     Kind.STORM: 40.0,
     Kind.STORE_CUT: 60.0,
     Kind.ETCD_AWAY: 90.0,
@@ -89,6 +91,7 @@ _LASTS_S: dict[Kind, tuple[float, float]] = {
     Kind.SKEW: (5.0, 30.0),
     Kind.PARTITION: (1.0, 12.0),
     Kind.HALF_OPEN: (1.0, 12.0),
+    Kind.NARROW: (5.0, 20.0),
     Kind.STORM: (2.0, 15.0),
     Kind.STORE_CUT: (1.0, 12.0),
     Kind.ETCD_AWAY: (1.0, 14.0),

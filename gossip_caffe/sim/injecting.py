@@ -15,6 +15,8 @@ from gossip_caffe.sim.peer import Pace
 MOST_SLOWNESS = 12.0
 MOST_DRIFT = 0.02
 MOST_SKEW_S = 3.0
+WIDE_BYTES_PER_S, NARROW_BYTES_PER_S = 2000.0, 25.0
+"""How many bytes a narrowed link takes: with its weights a message has about 470, and the shortest deadline is 2 s."""
 
 
 class Injector:
@@ -39,6 +41,7 @@ class Injector:
             Kind.SKEW: self._skew,
             Kind.PARTITION: self._partition,
             Kind.HALF_OPEN: self._half_open,
+            Kind.NARROW: self._narrow,
             Kind.STORM: self._storm,
             Kind.STORE_CUT: self._cut_store,
             Kind.ETCD_AWAY: self._lose_etcd,
@@ -209,6 +212,16 @@ class Injector:
             network.cut -= new
 
         return heal
+
+    def _narrow(self, fault: Fault) -> Callable[[], None] | None:
+        """``strength``: how much, in equal ratios: a message of weights takes from 0.25 s, over 2 s, to 20 s."""
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        link = chosen[1].machine.link
+        bytes_per_s = WIDE_BYTES_PER_S * (NARROW_BYTES_PER_S / WIDE_BYTES_PER_S) ** fault.strength
+        self._note(fault, peer=chosen[0], bytes_per_s=round(bytes_per_s, 1))
+        link.narrow(bytes_per_s)
+        return lambda: link.widen(bytes_per_s)
 
     def _storm(self, fault: Fault) -> Callable[[], None]:
         """``strength``: how bad."""

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
+from gossip_caffe.sim.link import Link
 from gossip_caffe.sim.virtual_time import VirtualClock, sleep
 
 
@@ -13,15 +14,17 @@ class Machine:
     """What may happen to the machine of one peer.
 
     ``slowness``: how many times as long a step takes. ``grain_s``: no sleep is shorter, as where a timer is coarse.
-    ``store_cut``: it cannot reach the store. ``frozen``: stopped, as by SIGSTOP, nothing on it runs.
+    ``store_cut``: it cannot reach the store. ``frozen``: stopped, as by SIGSTOP, nothing on it runs. ``link``: what it
+    sends to other peers leaves over it, ``bytes_per_s`` unless it is narrowed; 0: as many as there are.
     """
 
-    def __init__(self, name: str, grain_s: float = 0.0) -> None:
+    def __init__(self, name: str, grain_s: float = 0.0, bytes_per_s: float = 0.0) -> None:
         self.name = name
         self.grain_s = grain_s
         self.slowness = 1.0
         self.store_cut = False
         self.frozen = False
+        self.link = Link(bytes_per_s)
         self.clock = MachineClock(self)
         self._thawed: asyncio.Event | None = None
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.errors import ExchangeFailed, NotFound
+from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, NotFound
+from gossip_caffe.gossip.file_transfer import PULL_SILENCE_S
 from gossip_caffe.gossip.message import FramesCorrupt, Message, Undelivered
 from gossip_caffe.gossip.shown import Shown, whole
 from gossip_caffe.gossip.transport import Answerer, Prepare
@@ -17,6 +18,8 @@ from gossip_caffe.sim.virtual_time import sleep
 
 LATE = 30.0
 """A message that is overtaken takes so many times as long."""
+HEADER_BYTES = 200
+"""What a message has besides its payload: names, the layout's fingerprint, checksums, and what gRPC adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +62,29 @@ class Network:
                 if both_ways:
                     self.cut.add((there, here))
 
-    async def carry(self, sender: str, receiver: str, deadline_s: float) -> None:
-        """Take one message over. Raises ExchangeFailed, once the deadline is over, when it does not arrive."""
+    def reaches(self, sender: str, receiver: str) -> bool:
+        """Whether what leaves one machine arrives at another."""
+        return (sender, receiver) not in self.cut and receiver not in self.silent
+
+    async def carry(self, sender: str, receiver: str, deadline_s: float, payload_bytes: int = 0) -> None:
+        """Take one message over, after those that its sender sent before it.
+
+        Raises ExchangeFailed, once the deadline is over, when it does not arrive.
+        """
         weather = self.weather
         seconds = self._rng.uniform(*weather.delay_s)
         lost = self.happens(weather.loss)
         if self.happens(weather.late):
             seconds *= LATE
+        link = self.machines[sender].link
+        if not link.is_free:
+            if not await link.leave(HEADER_BYTES + payload_bytes, deadline_s):
+                raise _unanswered(receiver, deadline_s)
+            lost = lost or sender in self.silent
         await sleep(seconds)
-        if lost or (sender, receiver) in self.cut or receiver in self.silent:
+        if lost or not self.reaches(sender, receiver):
             await sleep(deadline_s)
-            raise ExchangeFailed(f"{receiver}: no answer within {deadline_s:g} s")
+            raise _unanswered(receiver, deadline_s)
         machine = self.machines.get(receiver)
         if machine is not None and machine.frozen:
             await machine.awake()
@@ -98,7 +113,7 @@ class Wire:
             async with self._machine.clock.timeout(deadline_s):
                 return await asyncio.shield(trip)
         except TimeoutError:
-            raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
+            raise _unanswered(address, deadline_s) from None
 
     def _send(self, address: str, offer: Message, deadline_s: float) -> asyncio.Task[Message]:
         trip = asyncio.ensure_future(self._there_and_back(address, offer, deadline_s))
@@ -113,7 +128,7 @@ class Wire:
 
     async def _there_and_back(self, address: str, offer: Message, deadline_s: float) -> Message:
         network, here = self._network, self._machine.name
-        await network.carry(here, address, deadline_s)
+        await network.carry(here, address, deadline_s, len(offer.payload))
         torn = network.happens(network.weather.torn)
 
         async def read() -> Message:
@@ -124,7 +139,7 @@ class Wire:
         answer = await network.answerer(address).receive(
             replace(offer, payload=b""), len(offer.payload), read
         )
-        await network.carry(address, here, deadline_s)
+        await network.carry(address, here, deadline_s, len(answer.payload))
         if network.happens(network.weather.torn):
             raise FramesCorrupt("the stream ended in the middle of a frame")
         return answer
@@ -145,10 +160,10 @@ class Wire:
             async with self._machine.clock.timeout(deadline_s):
                 await network.carry(here, address, deadline_s)
                 answer = await network.answerer(address).show(request)
-                await network.carry(address, here, deadline_s)
+                await network.carry(address, here, deadline_s, len(answer.payload))
                 return whole(answer)
         except TimeoutError:
-            raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
+            raise _unanswered(address, deadline_s) from None
 
     async def pull(
         self, address: str, job: str, checkpoint: str, file: str, offset: int
@@ -162,6 +177,26 @@ class Wire:
             raise NotFound(error.message) from None
         if (folder := network.folders.get(address)) is None or address not in network.answerers:
             raise NotFound(f"nobody answers at {address}")
+        holder = network.machines[address]
         _, pieces = folder.open_file(checkpoint, file, offset)
         async for piece in pieces:
+            if not holder.link.is_free:
+                await self._until_left(holder, len(piece))
             yield bytes([piece[0] ^ 1]) + piece[1:] if network.happens(network.weather.torn) else piece
+
+    async def _until_left(self, holder: Machine, piece_bytes: int) -> None:
+        """Wait for a piece of a file. Raises CheckpointRefused when it does not come."""
+        network, address = self._network, holder.name
+        try:
+            async with self._machine.clock.timeout(PULL_SILENCE_S):
+                sent = await holder.link.leave(HEADER_BYTES + piece_bytes, PULL_SILENCE_S)
+                if not sent or address in network.silent or not network.reaches(address, self._machine.name):
+                    await sleep(PULL_SILENCE_S)
+        except TimeoutError:
+            raise CheckpointRefused(f"{address} sent nothing for {PULL_SILENCE_S:g} s") from None
+        if network.machines[address] is not holder or address not in network.answerers:
+            raise CheckpointRefused(f"{address} broke off")
+
+
+def _unanswered(address: str, deadline_s: float) -> ExchangeFailed:
+    return ExchangeFailed(f"{address}: no answer within {deadline_s:g} s")
