@@ -17,15 +17,15 @@ NOISE = 130.0
 TEST_RECORDS = 6_400
 
 
-def write_chaos_job(folder: Path, epochs: int) -> TinyJob:
+def write_chaos_job(folder: Path, epochs: int, records: int = RECORDS, batch: int = BATCH) -> TinyJob:
     """Write it into a folder."""
     job = write_job(
-        folder, records=1, batch=BATCH, hidden=HIDDEN, iterations=epochs * RECORDS // BATCH, pace_ms=0
+        folder, records=1, batch=batch, hidden=HIDDEN, iterations=epochs * records // batch, pace_ms=0
     )
-    for path, records, seed in ((job.train, RECORDS, 1), (job.test, TEST_RECORDS, 2)):
+    for path, count, seed in ((job.train, records, 1), (job.test, TEST_RECORDS, 2)):
         shutil.rmtree(path)
-        write_lmdb(path, records, seed, NOISE)
-    passes = TEST_RECORDS // BATCH
+        write_lmdb(path, count, seed, NOISE)
+    passes = TEST_RECORDS // batch
     job.solver.write_text(job.solver.read_text().replace("test_iter: 4", f"test_iter: {passes}"))
     return job
 

@@ -18,6 +18,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests run side by side: a BLAS with a thread for each core would only wait for its own threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Hundreds of processes import the same modules: they are compiled once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _HERE = Path(__file__).parent
 _FOLDERS = ("unit", "integration", "chaos", "simulation", "gpu")

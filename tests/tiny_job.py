@@ -38,10 +38,11 @@ layer {{
 """
 PACED = """layer {{
   name: "paced" type: "Python" bottom: "label" top: "paced" include {{ phase: TRAIN }}
-  python_param {{ module: "tests.paced_layer" layer: "Paced" param_str: "{ms}" }}
+  python_param {{ module: "tests.paced_layer" layer: "Paced" param_str: "{ms} {hurry}" }}
 }}
 """
 """A layer that takes so many milliseconds for each pass, or $PACE_MS where none are given."""
+HURRY = "hurry"
 SOLVER = """net: "{net}"
 test_iter: 4
 test_interval: 1000000
@@ -67,6 +68,10 @@ class TinyJob:
     net: Path
     train: Path
     test: Path
+
+    def hurry(self) -> None:
+        """From now on its steps take no longer than they must."""
+        (self.folder / HURRY).touch()
 
 
 def write_lmdb(path: Path, records: int, seed: int, noise: float = 40.0) -> None:
@@ -107,7 +112,7 @@ def write_job(
     )
     write_lmdb(job.train, records, seed=1, noise=noise)
     write_lmdb(job.test, tested, seed=2, noise=noise)
-    paced = PACED.format(ms=pace_ms or "") if pace_ms is not None else ""
+    paced = PACED.format(ms=pace_ms or "", hurry=job.folder / HURRY) if pace_ms is not None else ""
     job.net.write_text(NET.format(train=job.train, test=job.test, batch=batch, hidden=hidden) + paced)
     job.solver.write_text(SOLVER.format(net=job.net, iterations=iterations))
     return job

@@ -35,7 +35,7 @@ WITH_CAFFE = """seed = 5
 peers = 2
 at_least = 2
 every_s = [0.1, 0.3]
-settings = ["lease_ttl_s=3", "checkpoint_every_samples=20000"]
+settings = ["lease_ttl_s=3", "checkpoint_every_samples=4000"]
 [[fault]]
 act = "kill"
 times = 2
@@ -44,7 +44,7 @@ when = ["syncing", "offering"]
 [[fault]]
 act = "disk-full"
 amount = 700_000.0
-for_s = 8.0
+for_s = 20.0
 [[fault]]
 act = "cut"
 amount = 100_000.0
@@ -93,7 +93,7 @@ def test_the_models_are_as_accurate_as_that_of_a_run_in_peace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PACE_MS", "10")
-    job = write_chaos_job(tmp_path / "job", epochs=1)
+    job = write_chaos_job(tmp_path / "job", epochs=1, records=24_000, batch=16)
     (tmp_path / "caffe.toml").write_text(WITH_CAFFE)
     words = ("chaos", "run", str(tmp_path / "caffe.toml"), "--solver", str(job.solver))
     with cluster_run(tmp_path / "state") as run:

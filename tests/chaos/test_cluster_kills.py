@@ -146,7 +146,7 @@ def test_scaled_to_none_the_cluster_stays_up_until_it_is_taken_down(up: ClusterR
 
 
 def test_nothing_is_lost_when_solver_loader_and_peers_are_killed_on_the_way(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=10_000, pace_ms=5)
+    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=6_000, pace_ms=50)
     with cluster_run(tmp_path / "state") as run:
         process = run.start("cluster", "up", "--peers", "3", "--solver", str(job.solver))
         wait_for("all peers train", lambda: len(run.training()) == 3)
@@ -154,6 +154,7 @@ def test_nothing_is_lost_when_solver_loader_and_peers_are_killed_on_the_way(tmp_
         run.run("cluster", "kill", "p1", "--what", "loader")
         run.run("cluster", "kill", "p2")
         run.run("cluster", "scale", "3")
+        job.hurry()
         wait_for("the job is finished", lambda: process.poll() is not None, 240.0)
         log = (run.folder / "up.log").read_text()
         assert process.returncode == 0, log

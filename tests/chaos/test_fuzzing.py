@@ -64,9 +64,9 @@ class Target:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterRun]:
     """Two peers that train and exchange; in the end they leave in good order."""
     folder = tmp_path_factory.mktemp("fuzzed")
-    job = write_job(folder / "job", records=9600, batch=64, iterations=100_000_000)
+    job = write_job(folder / "job", records=9600, batch=64, iterations=100_000_000, pace_ms=5)
     with cluster_run(folder / "state") as run:
-        start = ("cluster", "up", "--peers", "2", "--solver", str(job.solver), "--engine", "numpy")
+        start = ("cluster", "up", "--peers", "2", "--solver", str(job.solver))
         run.start(*start, "--set", "lease_ttl_s=60")
         wait_for("both train", lambda: len(run.training()) == 2)
         yield run

@@ -24,7 +24,7 @@ def test_a_killed_partner_of_a_swap_stops_nobody_and_loses_nothing(tmp_path: Pat
     assert WEIGHTS >= SWAP_FROM_VALUES
     iterations = 6 * RECORDS // BATCH
     job = write_job(
-        tmp_path / "job", records=RECORDS, batch=BATCH, hidden=HIDDEN, iterations=iterations, pace_ms=50
+        tmp_path / "job", records=RECORDS, batch=BATCH, hidden=HIDDEN, iterations=iterations, pace_ms=100
     )
     spec = read_job("solver", job.solver, JobSettings(), measure)
     with cluster_run(tmp_path / "state") as run:
@@ -42,6 +42,7 @@ def test_a_killed_partner_of_a_swap_stops_nobody_and_loses_nothing(tmp_path: Pat
         wait_for(
             "the others exchange on", lambda: applied("p0") > before[0] + 3 and applied("p1") > before[1] + 3
         )
+        job.hurry()
         wait_for("the job is finished", lambda: run.status().get("finished") or up.poll() is not None)
         run.run("cluster", "down")
         run.assert_nothing_is_left()

@@ -118,7 +118,7 @@ def test_when_everything_is_killed_at_random_moments_the_job_ends_with_every_rec
 
 
 def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=4000, iterations=3_000, pace_ms=10)
+    job = write_job(tmp_path / "job", records=4000, iterations=3_000, pace_ms=20)
     up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
     spec = read_job("solver", job.solver, JobSettings(lease_ttl_s=2.0), measure)
     with cluster_run(tmp_path / "state") as run:
@@ -129,6 +129,7 @@ def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(t
         living = run.run("peer", "start", "--job", "solver", "--etcd", etcd, "--from-checkpoint", made[-1])
         assert living.returncode != 0
         assert "while its peers live" in living.stderr
+        job.hurry()
         wait_for("the job is finished", lambda: process.poll() is not None)
         assert process.returncode == 0, (run.folder / "up.log").read_text()
         (unknown := run.start(*up, "--from-checkpoint", "77")).wait()

@@ -92,7 +92,7 @@ def test_the_model_lies_where_caffe_would_leave_it_and_a_second_run_replaces_it(
 
 
 def test_snapshots_on_the_way_and_the_last_test_are_in_the_json(run: ClusterRun, tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=12_000, hidden=400)
+    job = write_job(tmp_path / "job", iterations=12_000)
     change(job, "test_interval: 1000000", "test_interval: 4000\nsnapshot: 4000")
     done = run.run("train", "solver.prototxt", "--peers", "2", "--json", cwd=job.folder)
     assert done.returncode == 0, done.stderr
@@ -111,7 +111,7 @@ def test_snapshots_on_the_way_and_the_last_test_are_in_the_json(run: ClusterRun,
 
 
 def test_ctrl_c_writes_the_newest_weights_and_leaves_nothing_else(run: ClusterRun, tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=1_000_000, hidden=800)
+    job = write_job(tmp_path / "job", iterations=1_000_000)
     process = run.start("train", "solver.prototxt", "--peers", "2", cwd=job.folder)
     log = run.folder / "up.log"
     wait_for("it trains", lambda: "samples/s, loss" in log.read_text())
@@ -126,7 +126,7 @@ def test_ctrl_c_writes_the_newest_weights_and_leaves_nothing_else(run: ClusterRu
 
 
 def test_a_killed_train_leaves_no_process(run: ClusterRun, tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=1_000_000, hidden=800)
+    job = write_job(tmp_path / "job", iterations=1_000_000)
     process = run.start("train", "solver.prototxt", cwd=job.folder)
     wait_for("it trains", lambda: "samples/s, loss" in (run.folder / "up.log").read_text())
     process.kill()

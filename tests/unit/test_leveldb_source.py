@@ -86,6 +86,12 @@ def test_two_readers_share_a_database_that_neither_locks_nor_changes(path: str) 
     assert shadows() == []
 
 
+@pytest.fixture(autouse=True)
+def _shadows_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that opens a LevelDB here would remove what looks left behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
 def test_the_shadow_of_a_process_that_was_killed_is_removed(path: str) -> None:
     stale = Path(tempfile.gettempdir()) / "gossip-caffe-leveldb-4194305-x"  # above any process id of Linux
     stale.mkdir(exist_ok=True)
