@@ -53,7 +53,7 @@ chaos: ## kill, freeze and part the processes of a cluster for some minutes, and
 	@$(VENV)/python -m tests.chaos_job $(CHAOS)/job 2
 	@PACE_MS=20 $(VENV)/gossip-caffe chaos run examples/chaos/$(SCENARIO).toml --solver $(CHAOS)/job/solver.prototxt --folder $(CHAOS)/$(SCENARIO)
 
-chaos-long: ## more than 1,000 kills, for hours; interrupted, it goes on
+chaos-long: ## more than 1,000 kills, an hour; interrupted, it goes on
 	$(SETUP) dev
 	@$(VENV)/python -m tests.chaos_job $(CHAOS)/long-job 8
 	@PACE_MS=20 $(VENV)/gossip-caffe chaos run examples/chaos/long.toml --solver $(CHAOS)/long-job/solver.prototxt --folder $(CHAOS)/long
