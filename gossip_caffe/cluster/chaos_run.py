@@ -74,6 +74,7 @@ class ChaosRun:
     async def run(self) -> ExitCode:
         """Go on until every stroke was dealt, something is broken, or it is interrupted."""
         standing = self.standing
+        standing.write(self._folder)  # where that cannot be done nothing is begun
         if standing.dealt:
             self._say(f"going on after {standing.dealt} of {len(self._schedule)} strokes")
         if not (standing.undisturbed or standing.no_accuracy):

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from gossip_caffe.cluster.chaos_phases import Phase
 from gossip_caffe.cluster.chaos_scenario import Act, Stroke
-from gossip_caffe.errors import Conflict
+from gossip_caffe.errors import Conflict, EnvironmentProblem
 
 FILE = "chaos.json"
 
@@ -61,18 +61,24 @@ class Standing:
         return {**asdict(self), "kills_in_all": sum(self.kills.values()), "ok": self.ok}
 
     def write(self, folder: Path) -> None:
-        """Keep it; whoever reads it never sees half of it."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Keep it; whoever reads it never sees half of it. Raises EnvironmentProblem when it cannot be written."""
         new = (folder / FILE).with_suffix(".new")
-        new.write_text(json.dumps(self.to_record(), indent=1))
-        new.replace(folder / FILE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps(self.to_record(), indent=1))
+            new.replace(folder / FILE)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"where the run stands cannot be written to {folder} ({error.strerror})",
+                remedy="give another --folder, or check its disk",
+            ) from error
 
     @classmethod
     def read(cls, folder: Path, scenario: dict[str, Any]) -> Self:
         """What was kept; of a new run when nothing was. Raises Conflict when it is of another scenario."""
         try:
             record = json.loads((folder / FILE).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return cls(scenario)
         if record["scenario"] != scenario:
             raise Conflict(

@@ -11,7 +11,7 @@ from gossip_caffe.cluster.chaos_accuracy import accuracy_in, points_below
 from gossip_caffe.cluster.chaos_phases import Phase
 from gossip_caffe.cluster.chaos_scenario import Act, Fault, Scenario, schedule
 from gossip_caffe.cluster.chaos_standing import Standing, last_lines
-from gossip_caffe.errors import Conflict
+from gossip_caffe.errors import Conflict, EnvironmentProblem
 from gossip_caffe.job.spec import NetTest
 from gossip_caffe.observe.tested import Output
 
@@ -33,6 +33,13 @@ def test_kills_are_counted_by_what_was_struck_and_by_its_phase() -> None:
     made = standing()
     assert (made.dealt, made.kills, made.phases) == (3, {"agent": 2}, {"offering": 2})
     assert made.others == {"reset": 1}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    folder = tmp_path / "taken" / "run"
+    with pytest.raises(EnvironmentProblem, match="taken/run"):
+        Standing.read(folder, {"name": "some"}).write(folder)
 
 
 def test_what_was_kept_is_read_again_and_only_for_the_same_scenario(tmp_path: Path) -> None:
