@@ -27,7 +27,6 @@ from gossip_caffe.peer.loading import Loaded
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.training import Training
 from gossip_caffe.shards.ledger import Ledger
-from gossip_caffe.sim.faults import ALL, Kind
 from gossip_caffe.sim.peer import SimulatedPeer
 
 Patch = pytest.MonkeyPatch
@@ -342,9 +341,6 @@ def wait_for_the_store(patch: Patch) -> None:
 
 
 HANGS = "the job was not finished"
-ALL_BUT_NARROW = ",".join(kind.value for kind in ALL if kind is not Kind.NARROW)
-"""Peers with narrow links come to the end of a job late, and so a joiner seldom finds nobody."""
-
 TABLE: Mapping[str, Planted] = {
     plant.__name__: Planted((plant.__doc__ or "").strip(), shows, faults, plant)
     for plant, shows, faults in (
@@ -363,7 +359,7 @@ TABLE: Mapping[str, Planted] = {
         (let_nan_in, "finite-weights", "none"),
         (join_with_fresh_weights, "same-model", "join,kill"),
         (begin_from_what_was_not_verified, "whole-checkpoint", "join"),
-        (take_a_finished_job_back, "full-coverage", ALL_BUT_NARROW),
+        (take_a_finished_job_back, "full-coverage", "all"),
         (stumble_over_no_children, "clean-exit", "etcd-away,join,kill"),
         (end_with_the_lease, "coordinator-loss", "etcd-away,store-cut,freeze"),
         (register_for_ever, "clean-exit", "kill"),
