@@ -359,7 +359,7 @@ TABLE: Mapping[str, Planted] = {
         (let_nan_in, "finite-weights", "none"),
         (join_with_fresh_weights, "same-model", "join,kill"),
         (begin_from_what_was_not_verified, "whole-checkpoint", "join"),
-        (take_a_finished_job_back, "full-coverage", "all"),
+        (take_a_finished_job_back, "full-coverage", "kill,leave,freeze,skew,storm"),
         (stumble_over_no_children, "clean-exit", "etcd-away,join,kill"),
         (end_with_the_lease, "coordinator-loss", "etcd-away,store-cut,freeze"),
         (register_for_ever, "clean-exit", "kill"),
