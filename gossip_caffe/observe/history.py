@@ -3,7 +3,8 @@
 The logs are evidence of their own: nothing here trusts the ledger. A peer that was killed may have settled a chunk and
 died before it wrote that down, and one that lost its lease may not know whether the store took a settlement; what it
 trained of a chunk that nobody else settled is then credited to it. When a job went back to a checkpoint because nobody
-lived any more, whatever was done before and is not in that checkpoint counts for nothing.
+lived any more, whatever was done before and is not in that checkpoint counts for nothing; but a peer that only stood
+still meanwhile has its weights, and what it trained before counts when it owns the chunk again and settles it.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class _Peer:
     carried: dict[int, Ranges] = field(default_factory=dict)
     """Of a peer that was killed: what an applied exchange or a checkpoint of its own took to others before."""
     taken_back: dict[int, Ranges] = field(default_factory=dict)
+    taken_back_for_good: dict[int, Ranges] = field(default_factory=dict)
     skipped: dict[int, set[int]] = field(default_factory=dict)
     done: dict[int, set[int]] = field(default_factory=dict)
     unknown: dict[int, set[int]] = field(default_factory=dict)
@@ -126,6 +128,20 @@ def account(logs: Mapping[str, Iterable[Mapping[str, Any]]], job: Budgeted) -> A
     )
 
 
+def _note_trained(peer: _Peer, event: Mapping[str, Any], data: Cut, later: Sequence[_Resume]) -> None:
+    for epoch, start, stop in event["parts"]:
+        peer.trained.setdefault(epoch, []).append((start, stop))
+        if later:
+            _forget(peer, epoch, start, stop, data, later)
+
+
+def _note_resumed(peer: _Peer) -> None:
+    """It has the checkpoint's weights now, and lacks what it had trained itself."""
+    for epoch, ranges in peer.taken_back.items():
+        peer.taken_back_for_good.setdefault(epoch, []).extend(ranges)
+    peer.taken_back = {}
+
+
 def _note_exchange(peer: _Peer, event: Mapping[str, Any]) -> None:
     applied = event["outcome"] == "applied"
     if event.get("side") != "answered":
@@ -148,9 +164,13 @@ def _lives(events: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class _Resume:
-    """At wall second ``at`` the job went back; what was done then is in ``done`` or an epoch before ``folded``."""
+    """At wall second ``at`` the job went back; what was done then is in ``done`` or an epoch before ``folded``.
+
+    ``revision``: of the store, when that was written down.
+    """
 
     at: float
+    revision: float
     folded: int
     done: Mapping[int, frozenset[int]]
 
@@ -160,7 +180,7 @@ class _Resume:
 
 def _resume(event: Mapping[str, Any]) -> _Resume:
     done = {int(epoch): frozenset(chunks) for epoch, chunks in event["done"].items()}
-    return _Resume(event["t"], event["folded"], done)
+    return _Resume(event["t"], event.get("revision", math.inf), event["folded"], done)
 
 
 def _peer(events: Sequence[Mapping[str, Any]], job: Budgeted, resumes: Iterable[_Resume]) -> _Peer:
@@ -171,18 +191,18 @@ def _peer(events: Sequence[Mapping[str, Any]], job: Budgeted, resumes: Iterable[
         later = [resume for resume in resumes if reached < resume.at]
         match event["event"]:
             case Event.TRAINED:
-                for epoch, start, stop in event["parts"]:
-                    peer.trained.setdefault(epoch, []).append((start, stop))
-                    if later:
-                        _forget(peer, epoch, start, stop, job.data, later)
+                _note_trained(peer, event, job.data, later)
             case Event.SKIPPED:
                 peer.skipped.setdefault(event["epoch"], set()).add(event["record"])
             case Event.DONE:
                 peer.done.setdefault(event["epoch"], set()).update(_kept(event, later))
+                _bring_back(peer, event, job.data, resumes)
             case Event.UNKNOWN:
                 peer.unknown.setdefault(event["epoch"], set()).update(_kept(event, later))
             case Event.JOINED | Event.FOUNDED:
                 peer.joined = True
+            case Event.RESUMED:
+                _note_resumed(peer)
             case Event.LEFT:
                 peer.left = True
             case Event.EXCHANGED:
@@ -224,6 +244,20 @@ def _forget(peer: _Peer, epoch: int, start: int, stop: int, data: Cut, later: It
             lost.append((max(start, first), min(stop, end)))
 
 
+def _bring_back(peer: _Peer, event: Mapping[str, Any], data: Cut, resumes: Iterable[_Resume]) -> None:
+    """Forget that chunks were taken back which this peer owned again after that, and has settled now."""
+    epoch = event["epoch"]
+    if not (ranges := peer.taken_back.get(epoch)):
+        return
+    owned_since = zip(event["chunks"], event.get("revisions", ()), strict=False)
+    back = {
+        chunk
+        for chunk, revision in owned_since
+        if all(resume.keeps(epoch, chunk) or revision > resume.revision for resume in resumes)
+    }
+    peer.taken_back[epoch] = [part for part in ranges if part[0] // data.chunk_records not in back]
+
+
 @dataclass(frozen=True, slots=True)
 class _Epoch:
     learned: int
@@ -250,8 +284,8 @@ def _epoch(epoch: int, peers: list[_Peer], job: Budgeted) -> _Epoch:
         if epoch in peer.carried:
             others_know, _ = _counted(peer.carried[epoch], (), records)
             mine |= ~settled[chunks] & np.isin(trained, others_know)
-        if epoch in peer.taken_back:
-            lost, often = _counted(peer.taken_back[epoch], (), records)
+        if gone := [*peer.taken_back.get(epoch, ()), *peer.taken_back_for_good.get(epoch, ())]:
+            lost, often = _counted(gone, (), records)
             again = np.zeros(records, np.int64)
             again[lost] = often
             mine &= times > again[trained]

@@ -166,6 +166,19 @@ def test_a_clock_that_is_set_back_takes_nothing_back_that_was_trained_after_a_re
     assert figures(found) == (20, 0, 0)
 
 
+def test_a_peer_that_stood_still_while_the_job_went_back_still_has_what_it_trained_and_settles_it() -> None:
+    def settled(since: int) -> dict[str, Any]:
+        return at(11, {**done(0, 0, 1), "revisions": [since, since]})
+
+    resume = at(9, {**resumed(9, 0), "revision": 40})
+    before = [at(2, trained((0, 0, 20)))]
+    others = {"b": [resume, LEFT]}
+    assert figures(account({"a": [*before, settled(41), LEFT], **others}, Job(20))) == (20, 0, 0)
+    assert figures(account({"a": [*before, settled(39), LEFT], **others}, Job(20))) == (0, 20, 0)
+    itself = {"a": [*before, resume, settled(41), LEFT]}  # it has the checkpoint's weights since then
+    assert figures(account(itself, Job(20))) == (0, 20, 0)
+
+
 def test_an_epoch_that_the_checkpoint_holds_whole_stays_done() -> None:
     before = [at(1, trained((0, 0, 40), (1, 0, 10))), at(2, done(0, 0, 1, 2, 3)), at(2, done(1, 0))]
     found = account({"a": [*before, LEFT], "b": [at(9, resumed(9, 1)), LEFT]}, Job(50, FORTY))
