@@ -32,7 +32,7 @@ from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import create_job
-from gossip_caffe.observe.events import Event, JsonLinesLog
+from gossip_caffe.observe.events import Event, JsonLinesLog, read_events
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 FROM, TO = 0.1, 0.9
@@ -149,13 +149,13 @@ class TrainedSoFar:
 
 def share_of_event_log(path: Path) -> float:
     """What it takes to write all of a finished log once more, over the time from its first to its last line."""
-    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-    events = [(Event(line["event"]), {k: v for k, v in line.items() if k not in HEAD}) for line in lines]
-    again = JsonLinesLog(path.with_suffix(".again"), lines[0]["peer"], SystemClock())
+    lines = list(read_events(path))
+    events = [(Event(str(line["event"])), {k: v for k, v in line.items() if k not in HEAD}) for line in lines]
+    again = JsonLinesLog(path.with_suffix(".again"), str(lines[0]["peer"]), SystemClock())
     began = time.perf_counter()
     for event, fields in events:
         again.emit(event, **fields)
-    return (time.perf_counter() - began) / float(lines[-1]["m"] - lines[0]["m"])
+    return (time.perf_counter() - began) / (float(str(lines[-1]["m"])) - float(str(lines[0]["m"])))
 
 
 async def make_job(endpoint: str, name: str, solver_file: Path) -> int:

@@ -57,18 +57,7 @@ def run(scenario: Path, solver: str, folder: Path, as_json: bool, engine: str, o
 
     read = read_scenario(scenario)
     if read.network is Network.NAMESPACES and outside in {0, network_id()}:
-        words = [
-            "chaos",
-            "run",
-            str(scenario),
-            "--solver",
-            solver,
-            "--folder",
-            str(folder),
-            "--engine",
-            engine,
-        ]
-        go_on_in_own_network([*words, *(["--json"] if as_json else []), "--outside", str(network_id())])
+        go_on_in_own_network([*sys.argv[1:], "--outside", str(network_id())])
     spec = read_spec(read.name, solver, NewJob(read.settings), checked=engine == "pycaffe")
     chaos_run = ChaosRun(read, spec, folder.absolute(), lambda line: click.echo(line, err=as_json), engine)
 

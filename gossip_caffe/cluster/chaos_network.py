@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gossip_caffe.cluster.chaos_scenario import Act
-from gossip_caffe.cluster.etcd_server import LOOPBACK
 from gossip_caffe.cluster.links import Links
+from gossip_caffe.cluster.ports import LOOPBACK
 
 
 class Network(Protocol):

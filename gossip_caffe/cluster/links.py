@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gossip_caffe.cluster.ports import LOOPBACK, free_port
+
 PIECE_BYTES = 1 << 16
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
@@ -35,7 +37,7 @@ class Link:
 
     def start(self) -> None:
         """Listen on any free port."""
-        listening = socket.create_server(("127.0.0.1", 0))
+        listening = socket.create_server((LOOPBACK, 0))
         self.port = int(listening.getsockname()[1])
         self._serving = asyncio.ensure_future(asyncio.start_server(self._meet, sock=listening))
 
@@ -61,7 +63,7 @@ class Link:
             writer.transport.abort()
             return
         try:
-            onward_reader, onward = await asyncio.open_connection("127.0.0.1", self.onward)
+            onward_reader, onward = await asyncio.open_connection(LOOPBACK, self.onward)
         except OSError:
             writer.transport.abort()
             return
@@ -138,13 +140,6 @@ def ports_of(pid: int) -> frozenset[int]:
     return frozenset(int(words[1].rpartition(":")[2], 16) for words in lines if words[9] in inodes)
 
 
-def free_port() -> int:
-    """A port of loopback on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Links:
     """All links of a cluster: one to each peer's port, and one to etcd for each peer."""
 
@@ -164,8 +159,8 @@ class Links:
         for link in (self._to[peer], self._to_etcd[peer]):
             link.start()
         return (
-            *("--etcd", f"127.0.0.1:{self._to_etcd[peer].port}", "--listen", f"127.0.0.1:{listen}"),
-            *("--advertise", f"127.0.0.1:{self._to[peer].port}"),
+            *("--etcd", f"{LOOPBACK}:{self._to_etcd[peer].port}", "--listen", f"{LOOPBACK}:{listen}"),
+            *("--advertise", f"{LOOPBACK}:{self._to[peer].port}"),
         )
 
     def part(self, peer: str, pid: int) -> None:

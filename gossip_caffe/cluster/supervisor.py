@@ -16,11 +16,12 @@ from typing import Any
 from gossip_caffe.checkpoint.manifest import MODEL
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.control import serve
-from gossip_caffe.cluster.etcd_server import LOOPBACK, EtcdServer
+from gossip_caffe.cluster.etcd_server import EtcdServer
 from gossip_caffe.cluster.fleet import Fleet, PeerProcess
 from gossip_caffe.cluster.job_status import job_status, peer_rows
 from gossip_caffe.cluster.opening import old_leases_end, open_job
 from gossip_caffe.cluster.plan import scaling
+from gossip_caffe.cluster.ports import LOOPBACK
 from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.errors import Conflict, ExitCode, GossipCaffeError, NotFound, UsageError
 from gossip_caffe.job.spec import JobSpec

@@ -14,9 +14,8 @@ class Link:
     def __init__(self, bytes_per_s: float = 0.0) -> None:
         self._usual = bytes_per_s
         self._narrowed: list[float] = []
-        self._turn = (
-            asyncio.Lock()
-        )  # whoever waits for it and is cancelled gives up a place that nobody misses
+        # Whoever waits for it and is cancelled gives up a place that nobody misses.
+        self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._here = 0
 

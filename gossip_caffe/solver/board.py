@@ -137,7 +137,7 @@ class WeightBoard(Counters):
         """Solver, at its start: the newest snapshot; corrections that it lacks are still in the mailbox."""
         info = self._read(out)
         self._applied = info.applied
-        self.note_step(info.iteration, info.batches, info.samples, self.loss, self.learning_rate, self.step_s)
+        self._count_from(info)
         # A slot that a killed solver had begun to write is simply begun anew.
         return info
 
@@ -147,7 +147,9 @@ class WeightBoard(Counters):
         The next solver says the same as soon as it stands; until then, what the dead one had trained after its last
         snapshot would seem to be trained again already.
         """
-        info = self.published
+        self._count_from(self.published)
+
+    def _count_from(self, info: SnapshotInfo) -> None:
         self.note_step(info.iteration, info.batches, info.samples, self.loss, self.learning_rate, self.step_s)
 
     def _latest_at(self) -> int:

@@ -136,6 +136,15 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def first_solver_dies(on: Stage) -> None:
+    """It has published four batches, and trained three more."""
+    on.solvers[0].train(4, publish=True)
+    on.solvers[0].train(7, publish=False)
+    await settle()
+    on.solvers[0].die("killed by SIGKILL")
+    await settle()
+
+
 async def test_every_batch_is_planned_once_and_written_down_when_it_is_trained() -> None:
     on = await stage()
     assert on.loaders[0].planned == list(range(10))
@@ -148,11 +157,7 @@ async def test_every_batch_is_planned_once_and_written_down_when_it_is_trained()
 async def test_a_dead_solver_goes_on_from_its_last_snapshot_and_what_came_after_is_fed_again() -> None:
     on = await stage()
     supervising = asyncio.create_task(on.trainer.supervise())
-    on.solvers[0].train(4, publish=True)
-    on.solvers[0].train(7, publish=False)
-    await settle()
-    on.solvers[0].die("killed by SIGKILL")
-    await settle()
+    await first_solver_dies(on)
     assert len(on.solvers) == 2
     assert on.solvers[1].began_at == 4
     assert on.solvers[1].board is on.solvers[0].board
@@ -178,11 +183,7 @@ async def test_what_a_dead_solver_had_not_published_counts_as_trained_again_only
 
     monkeypatch.setattr(FakeSolver, "build", slow_build)
     supervising = asyncio.create_task(on.trainer.supervise())
-    on.solvers[0].train(4, publish=True)
-    on.solvers[0].train(7, publish=False)
-    await settle()
-    on.solvers[0].die("killed by SIGKILL")
-    await settle()
+    await first_solver_dies(on)
     assert on.trainer.note_trained() == 0
     assert on.trainer.queued_batches == 6
     built.set()
