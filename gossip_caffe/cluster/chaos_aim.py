@@ -84,7 +84,11 @@ class Aim:
         return self._fleet.peers[name] if made.get(name) else None
 
     async def somebody_in(self, stroke: Stroke) -> Victim | None:
-        """The first who comes into the phase of a stroke, held still there; None when nobody does for long."""
+        """The first who comes into the phase of a stroke, held still there.
+
+        None when nobody does for long, or when the phase is one of joining and nobody is on the way in any more: such a
+        phase may last some milliseconds, and can be missed.
+        """
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and not self.finished:
             self.look()
@@ -93,6 +97,8 @@ class Aim:
                     if self._holds(peer, stroke):
                         return Victim(peer, self._phase(peer), held=True)
                     self._fleet.signal([peer.pid], signal.SIGCONT)
+            if stroke.when in JOINING and not self.joins:
+                return None
             await asyncio.sleep(LOOK_EVERY_S)
         return None
 

@@ -21,6 +21,8 @@ from gossip_caffe.cluster.supervisor import Supervisor
 from gossip_caffe.observe.checker.run import OBSERVER
 
 LOOK_EVERY_S = 0.05
+GUESTS = 4
+"""So many peers come, one after another, until one is met in a phase of joining; then anybody is struck."""
 _NAMES = {Act.ETCD_RESTART: "etcd-away", Act.DELAY: "slow", Act.CAP: "slow"}
 """As the checker calls them, where it has another name (docs/verify.md)."""
 
@@ -129,10 +131,11 @@ class Striker:
 
     async def _victim(self, stroke: Stroke) -> Victim | None:
         if stroke.when is not None:
-            if stroke.when in JOINING and not self._aim.joins:
-                self._invite()
-            if (victim := await self._aim.somebody_in(stroke)) is not None or self._over:
-                return victim
+            for _ in range(GUESTS if stroke.when in JOINING else 1):
+                if stroke.when in JOINING and not self._aim.joins:
+                    self._invite()
+                if (victim := await self._aim.somebody_in(stroke)) is not None or self._over:
+                    return victim
         elif stroke.act is Act.DISK_FULL and (maker := self._aim.maker()) is not None:
             return Victim(maker, Phase.TRAINING)
         return self._aim.anybody(stroke)
