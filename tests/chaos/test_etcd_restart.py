@@ -8,10 +8,12 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd_server import EtcdServer
 from gossip_caffe.data.source import measure
-from gossip_caffe.errors import StoreError
+from gossip_caffe.errors import LeaseLost, StoreUnavailable
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.etcd_store import EtcdStore
@@ -75,6 +77,18 @@ def test_while_etcd_is_away_no_peer_stops_stepping_and_nothing_is_lost(tmp_path:
     assert found.records_twice <= 64 * spec.data.chunk_records
 
 
+def _server_forgot(data_dir: Path, version: str, count: int) -> bool:
+    """Whether a server with a known defect has a write in its log that it does not know any more.
+
+    etcd 3.5.0 to 3.5.2, killed under load, may count entries of its log as applied that are not in its database
+    (etcd issue 13766). Seen here with 3.5.1 once in some 200 kills: it went back by 51 writes.
+    """
+    value = b"%d" % count
+    entry = b"/t/counter\x12" + bytes([len(value)]) + value
+    logs = (data_dir / "member" / "wal").glob("*.wal")
+    return version in {"3.5.0", "3.5.1", "3.5.2"} and any(entry in log.read_bytes() for log in logs)
+
+
 async def test_no_acknowledged_write_is_lost_or_doubled_when_etcd_is_killed_under_load(
     tmp_path: Path,
 ) -> None:
@@ -97,6 +111,7 @@ async def test_no_acknowledged_write_is_lost_or_doubled_when_etcd_is_killed_unde
 
     watching = asyncio.create_task(watch())
     acknowledged = revision = 0
+    refusals: list[str] = []
 
     async def count_to(target: int) -> None:
         nonlocal acknowledged, revision
@@ -104,8 +119,9 @@ async def test_no_acknowledged_write_is_lost_or_doubled_when_etcd_is_killed_unde
             guard = ModifiedAt("/t/counter", revision) if revision else Absent("/t/counter")
             try:
                 result = await writer.transact([guard], [Put("/t/counter", b"%d" % (acknowledged + 1))])
-            except StoreError:
-                continue  # surely not applied
+            except StoreUnavailable as error:
+                refusals.append(str(error))
+                continue  # surely not applied; a lost lease would fail the test, for it outlives every restart
             assert result.succeeded
             acknowledged, revision = acknowledged + 1, result.revision
 
@@ -116,8 +132,18 @@ async def test_no_acknowledged_write_is_lost_or_doubled_when_etcd_is_killed_unde
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(etcd.kill)
             await asyncio.to_thread(etcd.start)
-            async with asyncio.timeout(60):
+            done, _ = await asyncio.wait([counting], timeout=60)
+            assert done, f"{acknowledged} written, {refusals[-3:]}; {etcd.log.read_text()[-2000:]}"
+            try:
                 await counting
+            except LeaseLost:
+                version, item = await store.version(), await store.get("/t/counter")
+                known = int(item.value) if item is not None else 0
+                if known < acknowledged and _server_forgot(tmp_path / "etcd", version, acknowledged):
+                    pytest.skip(
+                        f"etcd {version} forgot {acknowledged - known} writes that are in its own log"
+                    )
+                raise
         async with asyncio.timeout(30):
             while not seen or seen[-1] < acknowledged:
                 await asyncio.sleep(0.05)
