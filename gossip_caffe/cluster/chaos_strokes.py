@@ -131,8 +131,9 @@ class Striker:
 
     async def _victim(self, stroke: Stroke) -> Victim | None:
         if stroke.when is not None:
-            for _ in range(GUESTS if stroke.when in JOINING else 1):
-                if stroke.when in JOINING and not self._aim.joins:
+            joining = stroke.when in JOINING
+            for _ in range(GUESTS if joining else 1):
+                if joining and not self._aim.joins:
                     self._invite()
                 if (victim := await self._aim.somebody_in(stroke)) is not None or self._over:
                     return victim
