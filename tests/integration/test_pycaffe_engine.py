@@ -20,6 +20,7 @@ from gossip_caffe.solver.engine import EngineSpec
 from gossip_caffe.solver.layout import view
 from gossip_caffe.solver.pycaffe_engine import PycaffeEngine, with_fixed_rate
 from tests.caffe_jobs import HIDDEN, MOMENTUM, Job, write_job
+from tests.descriptors import open_descriptors
 
 pytestmark = pytest.mark.integration
 
@@ -291,10 +292,10 @@ def test_building_leaves_no_file_and_no_descriptor_behind(tmp_path: Path) -> Non
     job = write_job(tmp_path, INV)
     ring = job.ring()
     PycaffeEngine(job.engine_spec(), ring)
-    files, descriptors = sorted(tmp_path.rglob("*")), len(list(Path("/proc/self/fd").iterdir()))
+    files, descriptors = sorted(tmp_path.rglob("*")), open_descriptors()
     PycaffeEngine(job.engine_spec(), ring)
     assert sorted(tmp_path.rglob("*")) == files
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert open_descriptors() <= descriptors
 
 
 def test_a_ring_of_other_tops_is_refused(tmp_path: Path) -> None:

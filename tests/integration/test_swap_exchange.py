@@ -23,6 +23,7 @@ from gossip_caffe.gossip.grpc_transport import GrpcTransport
 from gossip_caffe.gossip.message import Message, Refusal
 from gossip_caffe.gossip.one_sided import AppliedHalf
 from gossip_caffe.gossip.swap import PIECE_BYTES, PIECE_VALUES
+from tests.descriptors import open_descriptors
 from tests.exchange_net import Weights
 
 SIZE = 12 * PIECE_VALUES + 77  # 6 MB as float32: more than a socket takes on before somebody reads
@@ -93,10 +94,6 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.01)
-
-
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -354,7 +351,7 @@ async def test_silence_is_given_up_by_both_and_holds_no_place(pair: tuple[Peer, 
 async def test_an_offerer_that_gives_up_midway_leaves_nothing_behind(pair: tuple[Peer, Peer]) -> None:
     a, b = pair
     assert (await a.offer(b)).kind is OutcomeKind.APPLIED
-    descriptors = open_descriptors()
+    descriptors = len(open_descriptors())
     reached = asyncio.Event()
 
     def halfway(data: bytes, before: int) -> bytes:
@@ -373,7 +370,7 @@ async def test_an_offerer_that_gives_up_midway_leaves_nothing_behind(pair: tuple
     await until(lambda: bool(b.refusals) or b.weights.applied == 2)
     assert a.weights.applied == 1
     del between, offer
-    await until(lambda: open_descriptors() <= descriptors)
+    await until(lambda: len(open_descriptors()) <= descriptors)
     assert (await a.offer(b)).kind is OutcomeKind.APPLIED
 
 
