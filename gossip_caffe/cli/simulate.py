@@ -56,7 +56,9 @@ class Course:
 @click.option("--peers", default=16, type=click.IntRange(1, 5000), show_default=True, help="At the start.")
 @click.option("--seed", default=1, type=click.IntRange(0), show_default=True, help="Decides everything.")
 @click.option("--seeds", default=1, type=click.IntRange(1), help="So many seeds, from --seed on.")
-@click.option("--faults", default="all", show_default=True, help="Kinds, with commas; all; or none.")
+@click.option(
+    "--faults", default="all", show_default=True, help="Kinds, with commas; all (but etcd-back); or none."
+)
 @click.option("--for", "for_", default="24s", show_default=True, help="About how long: 90s, 10m, 2h.")
 @click.option(
     "--every",

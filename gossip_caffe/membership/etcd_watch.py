@@ -3,6 +3,10 @@
 An etcd stream can stay open and yet be dead: a cancelled watch, a member without quorum, a frozen server. So every
 response counts as a sign of life, progress is asked for while it is quiet, and silence ends the stream. Progress
 revisions are never taken as a place to resume from: an event can still follow one.
+
+Nor is any place, before it is seen that the store still has the history that led there. One that was restored from a
+copy, or that forgot what it had acknowledged (docs/dependencies.md), gives the same revisions to other writes: a watch
+that resumed would lack them, and know for ever what never was.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gossip_caffe.errors import StoreError
+from gossip_caffe.errors import StoreError, StoreUnavailable
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.membership.etcd_channel import EtcdConnection
 from gossip_caffe.membership.store import Changed, KeyValue, Listing, Reset, WatchItem
@@ -37,6 +41,11 @@ def key_value(item: pb.KeyValue) -> KeyValue:
     )
 
 
+def _mark(item: KeyValue) -> int:
+    """A number for a write; a watch of a thousand keys would take much memory to keep the writes themselves."""
+    return hash((item.mod_revision, item.value))
+
+
 class StreamEnded(Exception):
     """The stream is of no use any more: open another."""
 
@@ -47,6 +56,21 @@ class _Watch:
     items: asyncio.Queue[WatchItem] = field(default_factory=asyncio.Queue)
     next_revision: int = 0  # 0: must be listed
     stream: Any = None  # on which it was created
+    known: dict[str, int] = field(default_factory=dict)  # what there is, as far as it gave: key → mark
+
+    def begin(self, listing: Listing) -> None:
+        """Give all that there is."""
+        self.known = {item.key: _mark(item) for item in listing.items}
+        self.next_revision = listing.revision + 1
+        self.items.put_nowait(Reset(listing))
+
+    def give(self, change: Changed) -> None:
+        """Give what changed."""
+        if change.value is None:
+            self.known.pop(change.key, None)
+        else:
+            self.known[change.key] = _mark(change.value)
+        self.items.put_nowait(change)
 
 
 class WatchHub:
@@ -137,10 +161,8 @@ class WatchHub:
             for identity, watch in list(self._watches.items()):
                 if watch.stream is stream:
                     continue
-                if not watch.next_revision:
-                    listing = await self._list(watch.prefix)
-                    watch.items.put_nowait(Reset(listing))
-                    watch.next_revision = listing.revision + 1
+                if not (watch.next_revision and await self._happened(watch)):
+                    watch.begin(await self._list(watch.prefix))
                 watch.stream = stream
                 prefix = watch.prefix.encode()
                 create = pb.WatchCreateRequest(
@@ -151,6 +173,36 @@ class WatchHub:
                 )
                 await self._write(stream, pb.WatchRequest(create_request=create))
             await self._new.wait()
+
+    async def _happened(self, watch: _Watch) -> bool:
+        """Whether the store had, at the revision up to which this watch has given everything, what it gave.
+
+        One small reply: how many keys, and the newest of them. A history that agrees in both and is another one is not
+        to be expected.
+        """
+        prefix = watch.prefix.encode()
+        request = pb.RangeRequest(
+            key=prefix,
+            range_end=prefix_end(prefix),
+            revision=watch.next_revision - 1,
+            limit=1,
+            sort_order=pb.RangeRequest.DESCEND,
+            sort_target=pb.RangeRequest.MOD,
+        )
+        try:
+            reply = await self._connection.call("KV/Range", request, pb.RangeResponse)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            LOG.info("watch of %s cannot resume, and lists again: %s", watch.prefix, error)
+            return False  # that revision is compacted, or yet to come
+        newest = key_value(reply.kvs[0]) if reply.kvs else None
+        happened = reply.count == len(watch.known) and (
+            newest is None or _mark(newest) == watch.known.get(newest.key)
+        )
+        if not happened:
+            LOG.warning("etcd does not have what the watch of %s gave: listing again", watch.prefix)
+        return happened
 
     def _deliver(self, response: Any) -> bool:
         """Hand on what a response holds; False when the stream has to be opened again."""
@@ -168,9 +220,7 @@ class WatchHub:
             if event.kv.mod_revision < watch.next_revision:
                 continue
             value = key_value(event.kv) if event.type == pb.Event.PUT else None
-            watch.items.put_nowait(
-                Changed(event.kv.key.decode(errors="replace"), value, event.kv.mod_revision)
-            )
+            watch.give(Changed(event.kv.key.decode(errors="replace"), value, event.kv.mod_revision))
         if response.events:
             watch.next_revision = max(watch.next_revision, response.events[-1].kv.mod_revision + 1)
         return True

@@ -5,7 +5,9 @@ requires and rewrites one key of the writer's own, which hangs on its lease:
 
 * the lease ended: the key is gone, and the transaction is refused;
 * the outcome is unknown: if the key holds the transaction's nonce, it was applied; if not, rewriting the key makes the
-  required revision stale, so that it never will be.
+  required revision stale, so that it never will be;
+* the store forgot what it had acknowledged (restored from a copy, or a defect: docs/dependencies.md): the key is at an
+  older revision than the writer's last, and all that the writer believes is void. It gives its lease up.
 """
 
 from __future__ import annotations
@@ -17,7 +19,16 @@ from typing import Any
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import Ambiguous, LeaseLost, StoreUnavailable
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Absent, Guard, ModifiedAt, Operation, Put, Store, TxnResult
+from gossip_caffe.membership.store import (
+    Absent,
+    Guard,
+    KeyValue,
+    ModifiedAt,
+    Operation,
+    Put,
+    Store,
+    TxnResult,
+)
 
 _SETTLE_PAUSE_S = 0.1
 
@@ -37,6 +48,8 @@ class FencedWriter:
         self._lock = asyncio.Lock()
         self._revision = 0
         self._nonces = 0
+        self.forgotten: tuple[int, int] | None = None
+        """The revision of our newest write and that of the one the store had instead, if it was seen to go back."""
 
     @property
     def revision(self) -> int:
@@ -92,7 +105,7 @@ class FencedWriter:
             return result
         fence = next((item for item in result.found if item.key == self._key), None)
         if opening or fence is None or fence.mod_revision != self._revision:
-            raise LeaseLost(f"the fence {self._key} is not ours any more", remedy="register again")
+            raise self._taken(fence)
         found = tuple(item for item in result.found if item.key != self._key)
         return TxnResult(False, result.revision, found)
 
@@ -115,7 +128,7 @@ class FencedWriter:
                     raise _NeverApplied
                 gone = item is None and self._revision
                 if gone or (item is not None and item.mod_revision != self._revision):
-                    raise LeaseLost(f"the fence {self._key} is not ours any more", remedy="register again")
+                    raise self._taken(item)
                 bumps.add(bump := self._next_nonce())
                 guard: Guard = ModifiedAt(self._key, self._revision) if self._revision else Absent(self._key)
                 await self._store.transact([guard], [Put(self._key, bump, self._session.id)])
@@ -125,6 +138,21 @@ class FencedWriter:
                 ) from None
             except (Ambiguous, StoreUnavailable):
                 await self._clock.sleep(_SETTLE_PAUSE_S)
+
+    def _taken(self, fence: KeyValue | None) -> LeaseLost:
+        """The error of a fence that is not as we left it.
+
+        It ends the session, which may be renewed for ever: where the store has lost our writes and still knows the
+        lease nobody but us can find out.
+        """
+        if fence is not None and fence.mod_revision < self._revision:
+            self.forgotten = (self._revision, fence.mod_revision)
+            why = f"the store forgot what it had acknowledged at revision {self._revision}"
+        else:
+            why = "its fence is another's, or gone"
+        if self._revision:
+            self._session.give_up(why)
+        return LeaseLost(f"the fence {self._key} is not ours any more: {why}", remedy="register again")
 
     def _check(self) -> None:
         if not self._session.owns():

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,6 +42,15 @@ _LOOK_S = 0.01
 class _Granted:
     ttl_s: float
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a server knew at one revision; leases by id, with what they were granted (s)."""
+
+    revision: int
+    keys: Mapping[str, KeyValue]
+    leases: Mapping[int, float]
 
 
 @dataclass(eq=False, slots=True)
@@ -202,6 +211,29 @@ class MemoryEtcd:
             if watcher.news:
                 watcher.news.clear()
                 watcher.behind = True
+
+    def memory(self) -> Memory:
+        """What it knows now, for ``go_back``."""
+        leases = {lease: granted.ttl_s for lease, granted in self._leases.items()}
+        return Memory(self.revision, dict(self.keys), leases)
+
+    def go_back(self, memory: Memory) -> None:
+        """Forget all that was written since then, as a server that is restored from a copy, or loses its disk's end.
+
+        Revisions come again, for other writes. A lease that lived then lives, and has its whole time; the number of one
+        that was granted since is never given again. Every watch begins anew.
+        """
+        self.revision, self.keys, self._sorted = memory.revision, dict(memory.keys), sorted(memory.keys)
+        self._leases, self._hanging, self._due = {}, {}, []
+        for lease, ttl_s in memory.leases.items():
+            self._leases[lease] = _Granted(ttl_s, self.clock.monotonic() + ttl_s)
+            heapq.heappush(self._due, (self._leases[lease].expires_at, lease))
+        for key, item in self.keys.items():
+            self._hang(key, 0, item.lease)
+        for watcher in self._all_watchers():
+            watcher.news.clear()
+            watcher.behind = True
+        self.wake_all()
 
     def _found(self, guards: Sequence[Guard]) -> tuple[KeyValue, ...]:
         return tuple(self.keys[guard.key] for guard in guards if guard.key in self.keys)

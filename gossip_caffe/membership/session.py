@@ -34,6 +34,8 @@ class LeaseSession:
         self.expires_at = float("-inf")
         self.began_at = float("-inf")
         self._renewed_at = float("-inf")
+        self._over = False
+        """The store has let go of it, or will before we could ask it to."""
         self.lost = asyncio.Event()
         self.reason = ""
 
@@ -54,14 +56,19 @@ class LeaseSession:
         late_at = self._renewed_at + self.ttl_s / 3 + OVERDUE_S
         return self.lost.is_set() or self._clock.monotonic() > late_at
 
+    def give_up(self, reason: str) -> None:
+        """Own nothing any more, although the store may still know the lease: ``close`` ends it."""
+        self._lose(reason)
+
     async def close(self, *, revoke: bool = True) -> None:
         """Stop renewing; with ``revoke`` also end the lease at once, so that its keys are gone now."""
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
-        if revoke and self.id and not self.lost.is_set():
+        if revoke and self.id and not self._over:
             try:
                 await self._store.revoke(self.id)
+                self._over = True
             except StoreError:
                 pass  # the store is away: the lease ends by itself
         self._lose("closed")
@@ -81,7 +88,10 @@ class LeaseSession:
         while True:
             await self._clock.sleep(pause_s)
             sent_at = self._clock.monotonic()
+            if self.lost.is_set():
+                return
             if sent_at >= self.expires_at:
+                self._over = True
                 self._lose("no renewal got through within its time to live")
                 return
             try:
@@ -91,6 +101,7 @@ class LeaseSession:
                 pause_s = _WAKE_S
                 continue
             if ttl_s <= 0:
+                self._over = True
                 self._lose("the store does not know it any more")
                 return
             self._extend(sent_at, ttl_s)

@@ -220,13 +220,16 @@ class Training:
         """When the lease is lost, own nothing, train on, and register as a new incarnation as soon as that goes."""
         while True:
             await self.incarnation.session.lost.wait()
-            reason = self.incarnation.session.reason
-            self.world.log.emit(Event.LEASE_LOST, reason=reason)
+            reason, forgotten = self.incarnation.session.reason, self.incarnation.writer.forgotten
+            self.world.log.emit(
+                Event.LEASE_LOST, reason=reason, **({"forgotten": forgotten} if forgotten else {})
+            )
             state = self._enter(Cause.LEASE_LOST, reason)
             if state is not State.ORPHANED:
                 return  # it is leaving: what it still owned is free, and it needs no new lease
             while state is State.ORPHANED:
                 try:
+                    await self.incarnation.session.close()
                     record = self.incarnation.registration.record
                     self.incarnation = await Incarnation.begin(self.world, record, State.TRAINING)
                     lost = await self.claims.renew_ownership(
@@ -234,7 +237,6 @@ class Training:
                     )
                     state = self._enter(Cause.REGISTERED_AGAIN, f"{lost} chunks went to others")
                 except (StoreError, Conflict):
-                    await self.incarnation.session.close()
                     await self.world.clock.sleep(STORE_AWAY_PAUSE_S)
 
     @property

@@ -47,6 +47,7 @@ class Injector:
             Kind.ETCD_AWAY: self._lose_etcd,
             Kind.ETCD_LEADER: self._elect,
             Kind.ETCD_COMPACT: self._compact,
+            Kind.ETCD_BACK: self._go_back,
         }
 
     async def run(self) -> None:
@@ -270,3 +271,14 @@ class Injector:
     def _compact(self, fault: Fault) -> None:
         self._note(fault)
         self._cluster.etcd.compact()
+
+    def _go_back(self, fault: Fault) -> Callable[[], None]:
+        """What is written while the fault lasts is forgotten at its end."""
+        etcd = self._cluster.etcd
+        memory = etcd.memory()
+
+        def back() -> None:
+            self._note(fault, writes=etcd.revision - memory.revision)
+            etcd.go_back(memory)
+
+        return back

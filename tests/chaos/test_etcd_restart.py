@@ -22,13 +22,19 @@ from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Absent, Changed, ModifiedAt, Put, Reset
 from gossip_caffe.observe.events import Event, read_events
 from gossip_caffe.observe.history import account_of
+from gossip_caffe.observe.verdict import Standing, verdict_of
 from tests.cluster_run import cluster_run, wait_for
+from tests.etcd_copy import EtcdCopied
+from tests.event_logs import read_logs
 from tests.tiny_job import write_job
 
 PACE_MS = 20
 
 
 AWAY_S = float(os.environ.get("ETCD_AWAY_S", "12"))
+MORE_CHUNKS = 20
+"""So many more chunks are done by each peer before the next thing happens."""
+LEASE_TTL_S = 30
 WINDOW_S = 2.0
 """In each so long part of the time without etcd every peer must have trained."""
 
@@ -75,6 +81,48 @@ def test_while_etcd_is_away_no_peer_stops_stepping_and_nothing_is_lost(tmp_path:
     print(f"twice {found.records_twice}, of {found.records_trained}")
     # Two peers whose views agreed train no chunk twice, but for what was in the air when etcd went away.
     assert found.records_twice <= 64 * spec.data.chunk_records
+
+
+def test_etcd_is_put_back_to_an_older_copy_and_the_job_goes_on_and_loses_nothing(tmp_path: Path) -> None:
+    """As whoever restores a backup does it, or a disk that lost its end."""
+    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=3000, pace_ms=PACE_MS)
+    etcd = EtcdCopied(tmp_path / "etcd")
+    try:
+        with cluster_run(tmp_path / "state") as run:
+            arguments = ["--peers", "2", "--solver", str(job.solver), "--etcd", etcd.server.endpoint]
+            arguments += ["--set", f"lease_ttl_s={LEASE_TTL_S}"]  # no lease ends by itself meanwhile
+            process = run.start("cluster", "up", *arguments)
+            wait_for("both train", lambda: len(run.training()) == 2)
+            run_dir = run.folder / "clusters" / "local" / "run"
+
+            def settle_more() -> None:
+                before = {name: len(log.done) for name, log in read_logs(run_dir).items()}
+                wait_for(
+                    f"both have settled {MORE_CHUNKS} chunks more",
+                    lambda: all(
+                        len(log.done) >= before[name] + MORE_CHUNKS
+                        for name, log in read_logs(run_dir).items()
+                    ),
+                )
+
+            settle_more()
+            etcd.keep()
+            settle_more()
+            asyncio.run(etcd.go_back())
+            settle_more()
+            wait_for("the job is finished", lambda: process.poll() is not None, 300.0)
+            assert process.returncode == 0, (run.folder / "up.log").read_text()
+            run.assert_nothing_is_left()
+    finally:
+        etcd.server.stop()
+    found = verdict_of(run_dir)
+    assert found.broken == ()
+    assert found.counters.records_lost == 0
+    assert found.counters.kills == 0
+    assert found.standing("full-coverage") is Standing.HOLDS
+    assert found.standing("single-owner") is Standing.UNSEEN
+    forgotten = [event for log in read_logs(run_dir).values() for event in log.events if "forgotten" in event]
+    assert {event["event"] for event in forgotten} == {Event.LEASE_LOST}
 
 
 def _server_forgot(data_dir: Path, version: str, count: int) -> bool:

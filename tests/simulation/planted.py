@@ -18,6 +18,7 @@ from gossip_caffe.gossip.outcome import OutcomeKind
 from gossip_caffe.gossip.party import Party
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.members import Registration
+from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Put, TxnResult
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer import agent, joining, loading
@@ -55,6 +56,11 @@ def drop_the_fence(patch: Patch) -> None:
         return await self._store.transact([], bare)
 
     patch.setattr(FencedWriter, "transact", transact)
+
+
+def keep_a_forgotten_lease(patch: Patch) -> None:
+    """The store forgot what a peer wrote, and the peer renews its lease and waits until it may write again."""
+    patch.setattr(LeaseSession, "give_up", lambda self, reason: None)
 
 
 def settle_without_looking(patch: Patch) -> None:
@@ -345,6 +351,7 @@ TABLE: Mapping[str, Planted] = {
     plant.__name__: Planted((plant.__doc__ or "").strip(), shows, faults, plant)
     for plant, shows, faults in (
         (drop_the_fence, "single-owner", "freeze,join"),
+        (keep_a_forgotten_lease, HANGS, "etcd-back"),
         (settle_without_looking, "single-owner", "freeze,store-cut"),
         (fold_too_early, "full-coverage", "kill,join"),
         (feed_twice, "full-coverage", "none"),

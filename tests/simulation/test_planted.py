@@ -20,6 +20,7 @@ LONG = {
     "borrow_what_is_owned",
     "drop_the_fence",
     "fold_too_early",
+    "keep_a_forgotten_lease",
     "register_for_ever",
     "take_a_finished_job_back",
     "wait_for_the_store",

@@ -131,3 +131,38 @@ async def test_a_session_that_the_server_ended_knows_it_at_the_next_renewal() ->
     assert session.lost.is_set()
     assert not session.owns()
     await session.close()
+
+
+async def test_a_writer_whose_writes_the_store_forgot_gives_up_its_lease_and_may_begin_anew() -> None:
+    """The lease is older than what was forgotten, so it could be renewed for ever."""
+    clock = FakeClock()
+    server = MemoryEtcd(clock)
+    _, session, writer = await opened(server, clock)
+    await writer.transact([], [Put("k", b"1", session.id)])
+    memory = server.memory()
+    await writer.transact([], [Put("k", b"2", session.id)])
+    written = writer.revision
+    server.go_back(memory)
+    with pytest.raises(LeaseLost, match=f"forgot what it had acknowledged at revision {written}"):
+        await writer.transact([], [Put("k", b"3", session.id)])
+    assert writer.forgotten == (written, memory.revision)
+    assert session.lost.is_set()
+    assert not session.owns()
+    await clock.advance(60.0)
+    await session.close()
+    assert await MemoryStore(server).get("k") is None, "what hung on the lease is nobody's now"
+    _, again, successor = await opened(server, clock)
+    await successor.transact([], [Put("k", b"4")])
+    await again.close()
+
+
+async def test_a_writer_that_wrote_nothing_since_goes_on_when_the_store_forgets_what_others_wrote() -> None:
+    clock = FakeClock()
+    server = MemoryEtcd(clock)
+    _, session, writer = await opened(server, clock)
+    memory = server.memory()
+    await MemoryStore(server).transact([], [Put("others", b"1")])
+    server.go_back(memory)
+    assert (await writer.transact([], [Put("k", b"1")])).succeeded
+    assert session.owns()
+    await session.close()

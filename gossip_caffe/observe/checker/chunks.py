@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
+from gossip_caffe.observe.checker.finding import Finding, Line, Standing, Violation, concluded
 from gossip_caffe.observe.checker.run import Life, Run
 from gossip_caffe.observe.events import Event
 
@@ -40,7 +40,16 @@ class _Ownership:
 
 
 def single_owner(run: Run) -> Finding:
-    """Claims of a chunk must not overlap, and only the claim that stands may settle it."""
+    """Claims of a chunk must not overlap, and only the claim that stands may settle it.
+
+    Who owns a chunk is the store's word, and revisions order what it said: one that forgets has given two words for one
+    revision, and nothing can be told from them.
+    """
+    if (forgot := run.store_forgot) is not None:
+        why = (
+            "the store forgot writes that it had acknowledged, so that it may have given a chunk to two peers"
+        )
+        return Finding("single-owner", Standing.UNSEEN, why, (forgot,))
     owned = _ownership(run)
     return concluded(
         "single-owner",

@@ -179,6 +179,12 @@ class Run:
             key=lambda back: back.revision,
         )
 
+    @functools.cached_property
+    def store_forgot(self) -> Line | None:
+        """The first line that shows that the store forgot what it had acknowledged; None: nobody saw that."""
+        seen = [event for life in self.lives for event in life.of(Event.LEASE_LOST) if "forgotten" in event]
+        return min((*seen, *self.faults("etcd-back")), key=lambda line: float(line["t"]), default=None)
+
     def killed(self) -> list[Life]:
         """Lives without a last word."""
         return [life for life in self.lives if life.left is None]

@@ -1,0 +1,48 @@
+"""An etcd that can be put back to a copy of its data: what it acknowledged since is forgotten."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.membership.store import Operation
+
+
+def store_of(server: EtcdServer) -> EtcdStore:
+    """A client of a server."""
+    return EtcdStore([server.endpoint], SystemClock(), random.Random(1))
+
+
+class EtcdCopied:
+    """One server, and at most one copy of its data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._data, self._copy = folder / "data", folder / "copy"
+        self.server = EtcdServer(self._data)
+        self.server.start()
+
+    def keep(self) -> None:
+        """Keep a copy of what it has now; it dies for that, and comes back."""
+        self.server.kill()
+        shutil.copytree(self._data, self._copy)
+        self.server.start()
+
+    async def go_back(self, meanwhile: Sequence[Operation] = ()) -> None:
+        """Put it back to the copy, and write ``meanwhile``, one by one, before its clients find it again."""
+        self.server.kill()
+        shutil.rmtree(self._data)
+        shutil.copytree(self._copy, self._data)
+        if meanwhile:
+            hidden = EtcdServer(self._data)
+            hidden.start()
+            store = store_of(hidden)
+            for operation in meanwhile:
+                await store.transact([], [operation])
+            await store.close()
+            hidden.stop()
+        self.server.start()
