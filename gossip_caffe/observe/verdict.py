@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.observe.checker.chunks import durable_done, full_coverage, single_owner
+from gossip_caffe.observe.checker.chunks import durable_done, full_coverage
 from gossip_caffe.observe.checker.counting import Counters, counters
 from gossip_caffe.observe.checker.exchanges import finite_weights, same_model, whole_half
 from gossip_caffe.observe.checker.finding import Finding, Line, Standing
@@ -18,6 +18,7 @@ from gossip_caffe.observe.checker.lives import (
     never_wait,
     whole_checkpoint,
 )
+from gossip_caffe.observe.checker.ownership import single_owner
 from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.history import Budgeted
 

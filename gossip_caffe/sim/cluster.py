@@ -12,7 +12,8 @@ from gossip_caffe.gossip.transport import Answerer
 from gossip_caffe.job.spec import JobSpec
 from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.peer.exchanging import pairwise
 from gossip_caffe.peer.world import World
 from gossip_caffe.shards.planner import Planner

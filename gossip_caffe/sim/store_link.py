@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from gossip_caffe.errors import Ambiguous, StoreUnavailable
-from gossip_caffe.membership.memory_store import MemoryEtcd
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
 from gossip_caffe.membership.store import (
     Guard,
     KeyValue,

@@ -13,7 +13,8 @@ from gossip_caffe.cluster.etcd_server import EtcdServer
 from gossip_caffe.errors import StoreUnavailable
 from gossip_caffe.membership.etcd_channel import EtcdSettings
 from gossip_caffe.membership.etcd_store import EtcdStore
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.store import Store
 from tests.store_contract import StoreContract
 

@@ -21,7 +21,8 @@ from gossip_caffe.checkpoint.url_store import elsewhere_of
 from gossip_caffe.errors import EnvironmentProblem, ExchangeFailed, NotFound
 from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec
 from gossip_caffe.membership.fence import FencedWriter
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Delete
 from gossip_caffe.observe.events import Event, MemoryLog

@@ -30,7 +30,8 @@ from gossip_caffe.errors import ExitCode, GossipCaffeError, ModelError
 from gossip_caffe.job.spec import DataSpec
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.store import Put
 from tests.bare_job import bare_job
 

@@ -6,7 +6,8 @@ import random
 
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import MembersView, PeerRecord
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.peer.company import Company
 from tests.fake_clock import FakeClock
 

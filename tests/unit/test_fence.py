@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gossip_caffe.errors import LeaseLost, StoreUnavailable
 from gossip_caffe.membership.fence import FencedWriter
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Absent, ModifiedAt, Put
 from tests.fake_clock import FakeClock

@@ -7,7 +7,8 @@ import asyncio
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.leaving import ask_to_leave, asked_to_leave, gone
 from gossip_caffe.membership.members import PeerRecord
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.store import Put
 from tests.fake_clock import FakeClock
 

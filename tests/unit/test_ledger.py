@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from gossip_caffe.errors import Ambiguous, LeaseLost, StoreUnavailable
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Guard, Operation, TxnResult
 from gossip_caffe.shards.epochs import ChunkId, Epochs

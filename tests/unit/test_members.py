@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import MembersView, PeerRecord
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.store import Delete, Put
 from tests.fake_clock import FakeClock
 

@@ -14,7 +14,8 @@ from gossip_caffe.errors import Conflict, LeaseLost, NotFound
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord, Registration
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.membership.store import Exists
 from gossip_caffe.peer import resuming

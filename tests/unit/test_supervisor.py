@@ -14,7 +14,8 @@ from gossip_caffe.cluster import supervisor as module
 from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.cluster.supervisor import ClusterOptions, Supervisor
 from gossip_caffe.errors import Conflict
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 
 
 class Fleet:

@@ -19,7 +19,8 @@ from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.errors import ModelError, StoreUnavailable
 from gossip_caffe.job.spec import NetTest
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.store import Put
 from gossip_caffe.observe.events import MemoryLog
 from gossip_caffe.observe.tested import ConsensusTest, Output

@@ -15,7 +15,8 @@ from gossip_caffe.checkpoint.url_store import elsewhere_of
 from gossip_caffe.errors import CheckpointRefused
 from gossip_caffe.job.spec import JobSettings
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.memory_store import MemoryEtcd, MemoryStore
+from gossip_caffe.membership.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.store import Put
 from gossip_caffe.peer.visiting import fetch, fetch_from
 from tests.fake_clock import FakeClock

@@ -16,6 +16,9 @@ from gossip_caffe.observe.history import Account, Budgeted, account
 OBSERVER = "observer.jsonl"
 """In a run folder: what was done to the run from outside, and what it left behind (docs/verify.md)."""
 
+Chunk = tuple[int, int]
+"""Epoch, and number of the chunk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
