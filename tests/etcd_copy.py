@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 from collections.abc import Sequence
@@ -29,11 +30,15 @@ class EtcdCopied:
     def keep(self) -> None:
         """Keep a copy of what it has now; it dies for that, and comes back."""
         self.server.kill()
+        shutil.rmtree(self._copy, ignore_errors=True)
         shutil.copytree(self._data, self._copy)
         self.server.start()
 
-    async def go_back(self, meanwhile: Sequence[Operation] = ()) -> None:
-        """Put it back to the copy, and write ``meanwhile``, one by one, before its clients find it again."""
+    async def go_back(self, meanwhile: Sequence[Operation] = (), away_s: float = 0.0) -> None:
+        """Put it back to the copy, and write ``meanwhile``, one by one, before its clients find it again.
+
+        They cannot for ``away_s`` seconds at least.
+        """
         self.server.kill()
         shutil.rmtree(self._data)
         shutil.copytree(self._copy, self._data)
@@ -45,4 +50,5 @@ class EtcdCopied:
                 await store.transact([], [operation])
             await store.close()
             hidden.stop()
+        await asyncio.sleep(away_s)
         self.server.start()

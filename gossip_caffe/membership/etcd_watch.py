@@ -57,10 +57,11 @@ class _Watch:
     next_revision: int = 0  # 0: must be listed
     stream: Any = None  # on which it was created
     known: dict[str, int] = field(default_factory=dict)  # what there is, as far as it gave: key → mark
+    gone: str = ""  # the key that was deleted last
 
     def begin(self, listing: Listing) -> None:
         """Give all that there is."""
-        self.known = {item.key: _mark(item) for item in listing.items}
+        self.known, self.gone = {item.key: _mark(item) for item in listing.items}, ""
         self.next_revision = listing.revision + 1
         self.items.put_nowait(Reset(listing))
 
@@ -68,6 +69,7 @@ class _Watch:
         """Give what changed."""
         if change.value is None:
             self.known.pop(change.key, None)
+            self.gone = change.key
         else:
             self.known[change.key] = _mark(change.value)
         self.items.put_nowait(change)
@@ -177,29 +179,32 @@ class WatchHub:
     async def _happened(self, watch: _Watch) -> bool:
         """Whether the store had, at the revision up to which this watch has given everything, what it gave.
 
-        One small reply: how many keys, and the newest of them. A history that agrees in both and is another one is not
-        to be expected.
+        A small reply or two: how many keys, the newest of them, and that the one which was deleted last is not there. A
+        history that agrees in all that and is another one is not to be expected.
         """
-        prefix = watch.prefix.encode()
-        request = pb.RangeRequest(
+        prefix, revision = watch.prefix.encode(), watch.next_revision - 1
+        newest_of_all = pb.RangeRequest(
             key=prefix,
             range_end=prefix_end(prefix),
-            revision=watch.next_revision - 1,
+            revision=revision,
             limit=1,
             sort_order=pb.RangeRequest.DESCEND,
             sort_target=pb.RangeRequest.MOD,
         )
         try:
-            reply = await self._connection.call("KV/Range", request, pb.RangeResponse)
+            reply = await self._connection.call("KV/Range", newest_of_all, pb.RangeResponse)
+            newest = key_value(reply.kvs[0]) if reply.kvs else None
+            happened = reply.count == len(watch.known) and (
+                newest is None or _mark(newest) == watch.known.get(newest.key)
+            )
+            if happened and watch.gone and watch.gone not in watch.known:
+                deleted = pb.RangeRequest(key=watch.gone.encode(), revision=revision)
+                happened = not (await self._connection.call("KV/Range", deleted, pb.RangeResponse)).kvs
         except StoreUnavailable:
             raise
         except StoreError as error:
             LOG.info("watch of %s cannot resume, and lists again: %s", watch.prefix, error)
             return False  # that revision is compacted, or yet to come
-        newest = key_value(reply.kvs[0]) if reply.kvs else None
-        happened = reply.count == len(watch.known) and (
-            newest is None or _mark(newest) == watch.known.get(newest.key)
-        )
         if not happened:
             LOG.warning("etcd does not have what the watch of %s gave: listing again", watch.prefix)
         return happened

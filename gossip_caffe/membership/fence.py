@@ -68,6 +68,21 @@ class FencedWriter:
         """
         return await self._unbroken(self._transact(guards, operations))
 
+    async def check(self) -> None:
+        """See that the store still has our newest write. Raises LeaseLost when it has not, or StoreUnavailable.
+
+        Whoever writes finds that out by it. Whoever has nothing to write has to ask, or would renew for ever a lease
+        on which hangs what it has given back long ago.
+        """
+        async with self._lock:
+            self._check()
+            if not await self.look_back():
+                raise self._not_ours()
+
+    async def look_back(self) -> bool:
+        """Whether the store has our newest write as it was; what it forgot is noted. Raises StoreUnavailable."""
+        return self._is_as_we_left_it(await self._store.get(self._key))
+
     async def _open(self) -> TxnResult:
         async with self._lock:
             return await self._write_settled([Absent(self._key)], [], opening=True)
@@ -104,8 +119,8 @@ class FencedWriter:
             self._revision = result.revision
             return result
         fence = next((item for item in result.found if item.key == self._key), None)
-        if opening or fence is None or fence.mod_revision != self._revision:
-            raise self._taken(fence)
+        if opening or not self._is_as_we_left_it(fence):
+            raise self._not_ours()
         found = tuple(item for item in result.found if item.key != self._key)
         return TxnResult(False, result.revision, found)
 
@@ -126,9 +141,9 @@ class FencedWriter:
                 if item is not None and item.value in bumps:
                     self._revision = item.mod_revision
                     raise _NeverApplied
-                gone = item is None and self._revision
-                if gone or (item is not None and item.mod_revision != self._revision):
-                    raise self._taken(item)
+                opened = item is not None or self._revision
+                if opened and not self._is_as_we_left_it(item):
+                    raise self._not_ours()
                 bumps.add(bump := self._next_nonce())
                 guard: Guard = ModifiedAt(self._key, self._revision) if self._revision else Absent(self._key)
                 await self._store.transact([guard], [Put(self._key, bump, self._session.id)])
@@ -139,17 +154,20 @@ class FencedWriter:
             except (Ambiguous, StoreUnavailable):
                 await self._clock.sleep(_SETTLE_PAUSE_S)
 
-    def _taken(self, fence: KeyValue | None) -> LeaseLost:
+    def _is_as_we_left_it(self, fence: KeyValue | None) -> bool:
+        if fence is not None and fence.mod_revision < self._revision:
+            self.forgotten = (self._revision, fence.mod_revision)
+        return fence is not None and fence.mod_revision == self._revision
+
+    def _not_ours(self) -> LeaseLost:
         """The error of a fence that is not as we left it.
 
         It ends the session, which may be renewed for ever: where the store has lost our writes and still knows the
         lease nobody but us can find out.
         """
-        if fence is not None and fence.mod_revision < self._revision:
-            self.forgotten = (self._revision, fence.mod_revision)
+        why = "its fence is another's, or gone"
+        if self.forgotten is not None:
             why = f"the store forgot what it had acknowledged at revision {self._revision}"
-        else:
-            why = "its fence is another's, or gone"
         if self._revision:
             self._session.give_up(why)
         return LeaseLost(f"the fence {self._key} is not ours any more: {why}", remedy="register again")

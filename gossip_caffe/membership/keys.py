@@ -147,6 +147,11 @@ class JobKeys:
         """Who makes the job's first weights."""
         return f"{self.root}founder"
 
+    @property
+    def times_back(self) -> str:
+        """How often the job was taken back to a checkpoint."""
+        return f"{self.root}times-back"
+
     def duty(self, name: str) -> str:
         """Who holds a duty, on its lease."""
         return f"{self.root}duty/{name}"

@@ -15,6 +15,7 @@ OVERDUE_S = 0.5
 """How much later than it should a renewal may come before the store counts as away."""
 
 _WAKE_S = 0.2
+_REVOKE_S = 2.0
 
 
 class LeaseSession:
@@ -35,7 +36,7 @@ class LeaseSession:
         self.began_at = float("-inf")
         self._renewed_at = float("-inf")
         self._over = False
-        """The store has let go of it, or will before we could ask it to."""
+        """The store has said that it has let go of it."""
         self.lost = asyncio.Event()
         self.reason = ""
 
@@ -61,15 +62,19 @@ class LeaseSession:
         self._lose(reason)
 
     async def close(self, *, revoke: bool = True) -> None:
-        """Stop renewing; with ``revoke`` also end the lease at once, so that its keys are gone now."""
+        """Stop renewing; with ``revoke`` also end the lease at once, so that its keys are gone now.
+
+        Also one that is lost here: a store that was restarted gives every lease its whole time again.
+        """
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
         if revoke and self.id and not self._over:
             try:
-                await self._store.revoke(self.id)
+                async with self._clock.timeout(_REVOKE_S):
+                    await self._store.revoke(self.id)
                 self._over = True
-            except StoreError:
+            except (StoreError, TimeoutError):
                 pass  # the store is away: the lease ends by itself
         self._lose("closed")
 
@@ -91,7 +96,6 @@ class LeaseSession:
             if self.lost.is_set():
                 return
             if sent_at >= self.expires_at:
-                self._over = True
                 self._lose("no renewal got through within its time to live")
                 return
             try:

@@ -53,8 +53,9 @@ class Event(StrEnum):
     LOADER_DIED = "loader-died"  # cause
     PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_share
     WEIGHED = "weighed"  # weight, reason: what others plan this peer's share by
-    LEASE_LOST = (
-        "lease-lost"  # reason, forgotten: the revisions of its last write and of what the store has instead
+    LEASE_LOST = "lease-lost"  # reason
+    STORE_FORGOT = (
+        "store-forgot"  # written, found: revisions of its last write, and of what the store has now
     )
     FINISHED = "finished"  # checkpoint
     LEFT = "left"  # reason, error

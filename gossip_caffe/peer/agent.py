@@ -15,6 +15,7 @@ from gossip_caffe.peer.joining import JobFinished, Joining
 from gossip_caffe.peer.lifecycle import Cause, State, step
 from gossip_caffe.peer.loading import Loaded, load_early
 from gossip_caffe.peer.reporting import Reporting, status_of
+from gossip_caffe.peer.resuming import times_back
 from gossip_caffe.peer.tasks import Tasks, first_of
 from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.training import Training
@@ -111,6 +112,7 @@ class Agent:
             # All who trained have died: their learning is lost, and the account has to go back with the weights.
             self._world.say(f"{self._record.peer}: those who trained are gone; looking for weights again")
             await self._tasks.beside(self._trainer.renew())
+        self._training.times_back = await times_back(self._world.store, self._world.keys)
         await incarnation.registration.publish(state=State.TRAINING.value)
         self._enter(Cause.SYNCED, synced.source)
         return self._training

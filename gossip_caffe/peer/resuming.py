@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from gossip_caffe.membership.store import Absent, CreatedAt, Delete, Guard, Oper
 from gossip_caffe.peer.lifecycle import State
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.rollback import Rollback, Target, rollback, standing, take_back
+from gossip_caffe.stored import needed
 
 NEWEST_ONLY_S = 10.0
 """How long only the newest checkpoint will do: whoever holds it may be starting just now."""
@@ -65,7 +67,20 @@ async def take_job_back(
     newer = [entry for entry in await announced(store, keys) if entry.checkpoint > manifest.checkpoint]
     await withdraw(writer, keys, newer, guard)
     await take_back(writer, keys, planned, was, manifest.checkpoint, guard)
+    # The last thing that is written: a store that has it has all the rest.
+    count = Put(keys.times_back, json.dumps({"times": await times_back(store, keys) + 1}).encode())
+    if not (await writer.transact([guard], [count])).succeeded:
+        raise Conflict("another peer takes the job back to a checkpoint", remedy="wait for it")
     return planned
+
+
+async def times_back(store: Store, keys: JobKeys) -> int:
+    """How often the job was taken back. It falls where the store forgets that it was.
+
+    The account then says again that things are done which no weights hold: whoever trains since has to end.
+    """
+    item = await store.get(keys.times_back)
+    return needed(keys.times_back, item.value, "times", int) if item is not None else 0
 
 
 async def withdraw(

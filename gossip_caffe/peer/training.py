@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from gossip_caffe.errors import Conflict, EnvironmentProblem, ExchangeFailed, StoreError
 from gossip_caffe.gossip.message import Refusal
 from gossip_caffe.gossip.outcome import Outcome, OutcomeKind
+from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.checkpointing import Checkpointing
@@ -20,6 +21,7 @@ from gossip_caffe.peer.company import Company
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import Cause, State
 from gossip_caffe.peer.progress import Progress, look_after_s
+from gossip_caffe.peer.resuming import times_back
 from gossip_caffe.peer.strategy import Surroundings
 from gossip_caffe.peer.tasks import Tasks
 from gossip_caffe.peer.testing import Testing
@@ -51,6 +53,8 @@ class Training:
         self.incarnation = incarnation
         self.progress = Progress(world.spec, world.epochs)
         self.peer = incarnation.registration.record.peer
+        self.times_back = 0
+        """How often the job had been taken back to a checkpoint when this peer came to its weights."""
         self._view = view
         self._enter = enter
         self._company = Company(view, self.peer, trainer.layout.fingerprint)
@@ -201,9 +205,9 @@ class Training:
 
     async def _follow_progress(self) -> None:
         """Read the job's progress, steer the learning rate, and fold finished epochs."""
-        living = 0
+        living = written = 0
         while True:
-            training = self.training
+            training, writer = self.training, self.incarnation.writer
             # After the store was away others come back one by one: they trained all the time.
             living = len(training) if self._claiming.is_settled_in else max(living, len(training))
             try:
@@ -212,32 +216,49 @@ class Training:
                 self.progress.steer(self.trainer.board, self.claims.done_samples, living)
                 if self._leads:
                     await ledger.fold()
+                if writer.revision == written:
+                    await writer.check()
+                written = writer.revision
             except StoreError:
-                pass  # the last known progress stands
+                pass  # the last known progress stands; a lease that is lost has a task of its own
             await self.world.clock.sleep(look_after_s(len(training)))
 
     async def _keep_registered(self) -> None:
         """When the lease is lost, own nothing, train on, and register as a new incarnation as soon as that goes."""
         while True:
-            await self.incarnation.session.lost.wait()
-            reason, forgotten = self.incarnation.session.reason, self.incarnation.writer.forgotten
-            self.world.log.emit(
-                Event.LEASE_LOST, reason=reason, **({"forgotten": forgotten} if forgotten else {})
-            )
-            state = self._enter(Cause.LEASE_LOST, reason)
+            before = self.incarnation
+            await before.session.lost.wait()
+            self.world.log.emit(Event.LEASE_LOST, reason=before.session.reason)
+            state = self._enter(Cause.LEASE_LOST, before.session.reason)
             if state is not State.ORPHANED:
                 return  # it is leaving: what it still owned is free, and it needs no new lease
             while state is State.ORPHANED:
                 try:
+                    await before.writer.look_back()
                     await self.incarnation.session.close()
-                    record = self.incarnation.registration.record
+                    record = before.registration.record
                     self.incarnation = await Incarnation.begin(self.world, record, State.TRAINING)
+                    self._note_forgotten(before.writer)
+                    if await times_back(self.world.store, self.world.keys) < self.times_back:
+                        raise EnvironmentProblem(
+                            "etcd has forgotten that the job went back to a checkpoint, and calls done what no peer's "
+                            "weights hold",
+                            remedy="start the peers again: the job goes back once more, and loses nothing",
+                        )
                     lost = await self.claims.renew_ownership(
                         self.incarnation.ledger, self.incarnation.session.id
                     )
                     state = self._enter(Cause.REGISTERED_AGAIN, f"{lost} chunks went to others")
                 except (StoreError, Conflict):
                     await self.world.clock.sleep(STORE_AWAY_PAUSE_S)
+
+    def _note_forgotten(self, before: FencedWriter) -> None:
+        """Write down, once registered again, whether the store has lost what ``before`` had written."""
+        now = self.incarnation.writer.revision
+        forgotten = before.forgotten or ((before.revision, now) if now <= before.revision else None)
+        if forgotten is not None:
+            written, found = forgotten
+            self.world.log.emit(Event.STORE_FORGOT, written=written, found=found)
 
     @property
     def throughput(self) -> Throughput:

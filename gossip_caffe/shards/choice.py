@@ -109,6 +109,8 @@ class Chooser:
         again_at = self.listed_at + self._pause_s(self.relist_dry_s)
         if used_up and now >= again_at:
             return List("nothing is known to be free")
+        if folded < self.epochs.count and now >= self.listed_at + self._pause_s(self.relist_after_s):
+            return List("every chunk is said to be done, and the budget is not")
         if self._plan_at is not None:
             again_at = min(again_at, self._plan_at)
         return Nothing(again_at, "every chunk of the budget is owned or done")

@@ -28,6 +28,7 @@ class Injector:
         self._clear = cluster.network.weather
         self._storms: list[Weather] = []
         self._away = 0
+        self._goes_back = False
         self._what: dict[Kind, Callable[[Fault], Callable[[], None] | None]] = {
             Kind.CHURN: self._churn,
             Kind.KILL: self._kill,
@@ -272,13 +273,18 @@ class Injector:
         self._note(fault)
         self._cluster.etcd.compact()
 
-    def _go_back(self, fault: Fault) -> Callable[[], None]:
-        """What is written while the fault lasts is forgotten at its end."""
+    def _go_back(self, fault: Fault) -> Callable[[], None] | None:
+        """What is written while the fault lasts is forgotten at its end; not the end of the job, for nobody is left."""
+        if self._goes_back:
+            return None
+        self._goes_back = True
         etcd = self._cluster.etcd
         memory = etcd.memory()
 
         def back() -> None:
-            self._note(fault, writes=etcd.revision - memory.revision)
-            etcd.go_back(memory)
+            self._goes_back = False
+            if not self._cluster.finished:
+                self._note(fault, writes=etcd.revision - memory.revision)
+                etcd.go_back(memory)
 
         return back

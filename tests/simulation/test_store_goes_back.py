@@ -26,12 +26,12 @@ def test_peers_whose_writes_were_forgotten_register_again_and_train_the_rest() -
     found = with_faults(Fault(6.0, Kind.ETCD_BACK, lasts_s=1.0))
     assert found.failures == ()
     assert found.verdict.counters.records_lost == 0
-    lost = of(found, "lease-lost")
-    assert {line["peer"] for line in lost} == {"p000", "p001", "p002", "p003"}
-    for line in lost:
-        written, known = line["forgotten"]
-        assert 0 < known < written
-        assert f"revision {written}" in str(line["reason"])
+    lost, told = of(found, "lease-lost"), of(found, "store-forgot")
+    for lines in (lost, told):
+        assert {line["peer"] for line in lines} == {"p000", "p001", "p002", "p003"}
+    for line in told:
+        assert 0 < line["found"] < line["written"]
+    assert all("forgot" in line["reason"] for line in lost)
     again = [line for line in of(found, "state") if line["old"] == "orphaned"]
     assert len(again) == len(lost)
     assert found.lasted_s < 2 * with_faults().lasted_s
@@ -51,7 +51,38 @@ def test_who_owned_what_is_not_judged_by_the_word_of_a_store_that_forgot() -> No
 def test_a_peer_that_joined_in_what_was_forgotten_joins_again() -> None:
     found = with_faults(Fault(5.0, Kind.ETCD_BACK, lasts_s=2.0), Fault(5.2, Kind.JOIN))
     assert found.failures == ()
-    assert any(line["peer"] == "p004" for line in of(found, "claimed"))
+    (went_back,) = [line["t"] for line in found.observed if line.get("fault") == "etcd-back"]
+    claimed = [line["t"] for line in found.logs["p004"] if line["event"] == "claimed"]
+    assert min(claimed) < went_back < max(claimed)
+
+
+@pytest.mark.timeout(300)
+def test_what_is_forgotten_when_there_is_nothing_left_to_claim_is_found_out_too() -> None:
+    """No peer has anything to write then, and what it settled last hangs on its own lease again."""
+    lasts_s = with_faults().lasted_s
+    went_back = 0
+    for tenth in range(1, 31, 2):
+        found = with_faults(Fault(round(lasts_s - 0.1 * tenth, 3), Kind.ETCD_BACK, lasts_s=1.0))
+        assert found.failures == ()
+        assert found.verdict.counters.records_lost == 0
+        went_back += bool(of(found, "store-forgot"))
+    assert went_back >= 5
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("at_s", [4.6, 5.6, 6.0])
+def test_that_a_job_went_back_to_a_checkpoint_may_be_forgotten_too(at_s: float) -> None:
+    """The account says again that all is done which died with the peers: those who train from the checkpoint end."""
+    dead = Fault(at_s, Kind.BLACKOUT, lasts_s=1.0)
+    found = with_faults(dead, Fault(at_s + 0.5, Kind.ETCD_BACK, lasts_s=5.5))
+    assert found.failures == ()
+    assert found.verdict.counters.records_lost == 0
+    (went_back,) = [line["t"] for line in found.observed if line.get("fault") == "etcd-back"]
+    resumed = sorted(of(found, "resumed"), key=lambda line: float(line["t"]))
+    assert resumed[0]["t"] < went_back < resumed[-1]["t"]
+    assert resumed[0]["freed_samples"]
+    ends = {str(line["error"]) for line in of(found, "left")} - {""}
+    assert ends <= {"EnvironmentProblem", "LeaseLost", "Conflict"} != set()
 
 
 @pytest.mark.timeout(300)

@@ -149,7 +149,7 @@ async def test_a_writer_whose_writes_the_store_forgot_gives_up_its_lease_and_may
     assert writer.forgotten == (written, memory.revision)
     assert session.lost.is_set()
     assert not session.owns()
-    await clock.advance(60.0)
+    assert await MemoryStore(server).get("k") is not None
     await session.close()
     assert await MemoryStore(server).get("k") is None, "what hung on the lease is nobody's now"
     _, again, successor = await opened(server, clock)
@@ -167,3 +167,47 @@ async def test_a_writer_that_wrote_nothing_since_goes_on_when_the_store_forgets_
     assert (await writer.transact([], [Put("k", b"1")])).succeeded
     assert session.owns()
     await session.close()
+
+
+async def test_a_writer_that_has_nothing_to_write_finds_out_when_it_asks() -> None:
+    clock = FakeClock()
+    server = MemoryEtcd(clock)
+    _, session, writer = await opened(server, clock)
+    await writer.check()
+    memory = server.memory()
+    await writer.transact([], [Put("k", b"1")])
+    await writer.check()
+    server.go_back(memory)
+    with pytest.raises(LeaseLost, match="forgot"):
+        await writer.check()
+    assert session.lost.is_set()
+    await session.close()
+
+
+async def test_a_writer_whose_fence_was_never_known_gives_up_too() -> None:
+    """Registered in what was forgotten; a lease that lives is another's word for nothing."""
+    clock = FakeClock()
+    server = MemoryEtcd(clock)
+    memory = server.memory()
+    _, session, writer = await opened(server, clock)
+    server.go_back(memory)
+    with pytest.raises(LeaseLost, match="gone"):
+        await writer.check()
+    assert writer.forgotten is None
+    await session.close()
+
+
+async def test_a_lease_that_was_given_up_and_lives_again_is_ended_before_the_next_one_begins() -> None:
+    """A store that was away for longer than a lease gives each its whole time again when it is back."""
+    clock = FakeClock()
+    server = MemoryEtcd(clock)
+    _, session, _ = await opened(server, clock)
+    server.unavailable = True
+    for _ in range(60):
+        await clock.advance(0.1)
+    assert session.lost.is_set()
+    server.give_time()
+    server.unavailable = False
+    await session.close()
+    _, again, _ = await opened(server, clock)
+    await again.close()

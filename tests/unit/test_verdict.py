@@ -136,6 +136,32 @@ def test_a_whole_history_holds_in_every_invariant() -> None:
     assert (counted.detection.p50_s, counted.reclaim.p99_s) == (14.0, 15.0)
 
 
+def falls_back(logs: dict[str, Log]) -> None:
+    """Under its second lease a claims at an older revision than under its first."""
+    find(logs, "a", "claimed", 1).update(revisions=[9])
+    find(logs, "a", "done", 1).update(revisions=[9])
+
+
+def says_so(logs: dict[str, Log]) -> None:
+    two_owners(logs)
+    assert judged(logs).standing("single-owner") is Standing.BROKEN
+    place = logs["a"].index(find(logs, "a", "lease-lost"))
+    logs["a"][place + 1 : place + 1] = log_of("a", (21, "store-forgot", {"written": 30, "found": 12}))
+
+
+@pytest.mark.parametrize(("forgets", "lines"), [(falls_back, 2), (says_so, 1)])
+def test_of_a_store_that_forgot_nobody_can_say_who_owned_what(
+    forgets: Callable[[dict[str, Log]], None], lines: int
+) -> None:
+    logs = whole()
+    forgets(logs)
+    found = judged(logs)
+    assert found.standing("single-owner") is Standing.UNSEEN
+    (finding,) = (entry for entry in found.findings if entry.invariant == "single-owner")
+    assert "forgot" in finding.reason
+    assert len(finding.history) == lines
+
+
 def two_owners(logs: dict[str, Log]) -> None:
     find(logs, "b", "claimed").update(chunks=[2, 1], revisions=[12, 11])
     find(logs, "a", "done").update(chunks=[0], revisions=[10])

@@ -39,11 +39,11 @@ def single_owner(run: Run) -> Finding:
     Who owns a chunk is the store's word, and revisions order what it said: one that forgets has given two words for one
     revision, and nothing can be told from them.
     """
-    if (forgot := run.store_forgot) is not None:
+    if run.store_forgot:
         why = (
             "the store forgot writes that it had acknowledged, so that it may have given a chunk to two peers"
         )
-        return Finding("single-owner", Standing.UNSEEN, why, (forgot,))
+        return Finding("single-owner", Standing.UNSEEN, why, run.store_forgot)
     owned = _ownership(run)
     return concluded(
         "single-owner",

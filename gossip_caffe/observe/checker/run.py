@@ -183,10 +183,12 @@ class Run:
         )
 
     @functools.cached_property
-    def store_forgot(self) -> Line | None:
-        """The first line that shows that the store forgot what it had acknowledged; None: nobody saw that."""
-        seen = [event for life in self.lives for event in life.of(Event.LEASE_LOST) if "forgotten" in event]
-        return min((*seen, *self.faults("etcd-back")), key=lambda line: float(line["t"]), default=None)
+    def store_forgot(self) -> tuple[Line, ...]:
+        """Lines that show that the store forgot what it had acknowledged; none: nobody saw that."""
+        said = [event for life in self.lives for event in life.of(Event.STORE_FORGOT)]
+        if told := [*said, *self.faults("etcd-back")]:
+            return (min(told, key=lambda line: float(line["t"])),)
+        return next(filter(None, map(_fell, self.of_peer.values())), ())
 
     def killed(self) -> list[Life]:
         """Lives without a last word."""
@@ -197,6 +199,20 @@ class Run:
         return [
             line for line in self.seen if line["event"] == "fault" and (not kinds or line["fault"] in kinds)
         ]
+
+
+def _fell(lives: Sequence[Life]) -> tuple[Line, ...]:
+    """Two claims of one name, the later one under another lease and at an older revision; () where there are none."""
+    newest: tuple[int, Line] | None = None
+    for life in lives:
+        for claim in life.of(Event.CLAIMED):
+            revisions = claim.get("revisions", ())
+            for revision in revisions:
+                if newest is not None and revision < newest[0] and claim["lease"] != newest[1]["lease"]:
+                    return newest[1], claim
+            if revisions and (newest is None or max(revisions) > newest[0]):
+                newest = max(revisions), claim
+    return ()
 
 
 def _work(lives: Sequence[Life]) -> Work | None:
