@@ -15,7 +15,7 @@ OVERDUE_S = 0.5
 """How much later than it should a renewal may come before the store counts as away."""
 
 _WAKE_S = 0.2
-_REVOKE_S = 2.0
+_REVOKE_LOST_S = 2.0
 
 
 class LeaseSession:
@@ -70,8 +70,10 @@ class LeaseSession:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
         if revoke and self.id and not self._over:
+            # Longer than its time to live there is nothing to wait for; a lost one, which is mostly gone, waits less.
+            patience_s = min(self.ttl_s, _REVOKE_LOST_S) if self.lost.is_set() else self.ttl_s
             try:
-                async with self._clock.timeout(_REVOKE_S):
+                async with self._clock.timeout(patience_s):
                     await self._store.revoke(self.id)
                 self._over = True
             except (StoreError, TimeoutError):
