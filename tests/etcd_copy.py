@@ -10,13 +10,15 @@ from pathlib import Path
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.membership.etcd_channel import EtcdSettings
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.store import Operation
 
 
 def store_of(server: EtcdServer) -> EtcdStore:
-    """A client of a server."""
-    return EtcdStore([server.endpoint], SystemClock(), random.Random(1))
+    """A client of a server, patient while it starts: no transaction is left in doubt."""
+    patient = EtcdSettings(call_timeout_s=20.0, retry_for_s=60.0)
+    return EtcdStore([server.endpoint], SystemClock(), random.Random(1), patient)
 
 
 class EtcdCopied:

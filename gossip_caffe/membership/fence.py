@@ -76,12 +76,13 @@ class FencedWriter:
         """
         async with self._lock:
             self._check()
-            if not await self.look_back():
+            if not self._is_as_we_left_it(await self._store.get(self._key), self._revision):
                 raise self._not_ours()
 
-    async def look_back(self) -> bool:
-        """Whether the store has our newest write as it was; what it forgot is noted. Raises StoreUnavailable."""
-        return self._is_as_we_left_it(await self._store.get(self._key))
+    async def look_back(self) -> None:
+        """Note whether the store has forgotten our newest write, once there are no more. Raises StoreUnavailable."""
+        written = self._revision  # the last write may be on its way yet
+        self._is_as_we_left_it(await self._store.get(self._key), written)
 
     async def _open(self) -> TxnResult:
         async with self._lock:
@@ -119,7 +120,7 @@ class FencedWriter:
             self._revision = result.revision
             return result
         fence = next((item for item in result.found if item.key == self._key), None)
-        if opening or not self._is_as_we_left_it(fence):
+        if opening or not self._is_as_we_left_it(fence, self._revision):
             raise self._not_ours()
         found = tuple(item for item in result.found if item.key != self._key)
         return TxnResult(False, result.revision, found)
@@ -142,7 +143,7 @@ class FencedWriter:
                     self._revision = item.mod_revision
                     raise _NeverApplied
                 opened = item is not None or self._revision
-                if opened and not self._is_as_we_left_it(item):
+                if opened and not self._is_as_we_left_it(item, self._revision):
                     raise self._not_ours()
                 bumps.add(bump := self._next_nonce())
                 guard: Guard = ModifiedAt(self._key, self._revision) if self._revision else Absent(self._key)
@@ -154,10 +155,11 @@ class FencedWriter:
             except (Ambiguous, StoreUnavailable):
                 await self._clock.sleep(_SETTLE_PAUSE_S)
 
-    def _is_as_we_left_it(self, fence: KeyValue | None) -> bool:
-        if fence is not None and fence.mod_revision < self._revision:
-            self.forgotten = (self._revision, fence.mod_revision)
-        return fence is not None and fence.mod_revision == self._revision
+    def _is_as_we_left_it(self, fence: KeyValue | None, written: int) -> bool:
+        """Whether the fence is at the revision ``written``, which was known before it was asked for."""
+        if fence is not None and fence.mod_revision < written:
+            self.forgotten = (written, fence.mod_revision)
+        return fence is not None and fence.mod_revision == written
 
     def _not_ours(self) -> LeaseLost:
         """The error of a fence that is not as we left it.

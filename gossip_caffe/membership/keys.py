@@ -149,7 +149,7 @@ class JobKeys:
 
     @property
     def times_back(self) -> str:
-        """How often the job was taken back to a checkpoint."""
+        """How often the job was taken back to a checkpoint, and to which."""
         return f"{self.root}times-back"
 
     def duty(self, name: str) -> str:

@@ -138,7 +138,8 @@ class Agent:
         await self._tasks.cancel()
         await self._trainer.stop()
         if self._incarnation is not None:
-            await self._incarnation.session.close()
+            session = self._incarnation.session
+            await session.close(revoke=not session.lost.is_set())  # one that is lost ends by itself soon
         self._world.log.emit(Event.LEFT, reason=self.reason, error=self._error)
 
     def _enter(self, cause: Cause, detail: str = "") -> State:

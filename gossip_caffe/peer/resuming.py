@@ -38,6 +38,21 @@ class Candidates:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class TimesBack:
+    """How often a job was taken back to a checkpoint, and to which the last time."""
+
+    times: int = 0
+    checkpoint: str = ""
+
+    def is_forgotten(self, now: TimesBack) -> bool:
+        """Whether a store that says ``now`` has forgotten that it was taken back so.
+
+        Its account then says again that things are done which no weights hold.
+        """
+        return now.times < self.times or (now.times == self.times and now.checkpoint != self.checkpoint)
+
+
 def candidates(listed: Sequence[Announcement], looked_for_s: float) -> Candidates:
     """Choose, when nobody trains: ``listed`` is newest first, ``looked_for_s`` how long it has been tried already."""
     if not listed:
@@ -68,19 +83,20 @@ async def take_job_back(
     await withdraw(writer, keys, newer, guard)
     await take_back(writer, keys, planned, was, manifest.checkpoint, guard)
     # The last thing that is written: a store that has it has all the rest.
-    count = Put(keys.times_back, json.dumps({"times": await times_back(store, keys) + 1}).encode())
+    times = (await times_back(store, keys)).times + 1
+    count = Put(keys.times_back, json.dumps({"times": times, "checkpoint": manifest.checkpoint}).encode())
     if not (await writer.transact([guard], [count])).succeeded:
         raise Conflict("another peer takes the job back to a checkpoint", remedy="wait for it")
     return planned
 
 
-async def times_back(store: Store, keys: JobKeys) -> int:
-    """How often the job was taken back. It falls where the store forgets that it was.
-
-    The account then says again that things are done which no weights hold: whoever trains since has to end.
-    """
+async def times_back(store: Store, keys: JobKeys) -> TimesBack:
+    """How often the job was taken back, as the store has it."""
     item = await store.get(keys.times_back)
-    return needed(keys.times_back, item.value, "times", int) if item is not None else 0
+    if item is None:
+        return TimesBack()
+    times = needed(keys.times_back, item.value, "times", int)
+    return TimesBack(times, needed(keys.times_back, item.value, "checkpoint", str))
 
 
 async def withdraw(

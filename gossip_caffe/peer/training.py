@@ -21,7 +21,7 @@ from gossip_caffe.peer.company import Company
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.lifecycle import Cause, State
 from gossip_caffe.peer.progress import Progress, look_after_s
-from gossip_caffe.peer.resuming import times_back
+from gossip_caffe.peer.resuming import TimesBack, times_back
 from gossip_caffe.peer.strategy import Surroundings
 from gossip_caffe.peer.tasks import Tasks
 from gossip_caffe.peer.testing import Testing
@@ -53,7 +53,7 @@ class Training:
         self.incarnation = incarnation
         self.progress = Progress(world.spec, world.epochs)
         self.peer = incarnation.registration.record.peer
-        self.times_back = 0
+        self.times_back = TimesBack()
         """How often the job had been taken back to a checkpoint when this peer came to its weights."""
         self._view = view
         self._enter = enter
@@ -239,7 +239,7 @@ class Training:
                     record = before.registration.record
                     self.incarnation = await Incarnation.begin(self.world, record, State.TRAINING)
                     self._note_forgotten(before.writer)
-                    if await times_back(self.world.store, self.world.keys) < self.times_back:
+                    if self.times_back.is_forgotten(await times_back(self.world.store, self.world.keys)):
                         raise EnvironmentProblem(
                             "etcd has forgotten that the job went back to a checkpoint, and calls done what no peer's "
                             "weights hold",

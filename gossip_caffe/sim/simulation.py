@@ -95,8 +95,12 @@ class Simulated:
     def failures(self) -> tuple[str, ...]:
         """What is wrong with it; nothing, when all is well."""
         broken = tuple(f"{finding.invariant}: {finding.reason}" for finding in self.verdict.broken)
+        forgot = self.verdict.counters.store_forgot and not any(
+            fault.kind is Kind.ETCD_BACK for fault in self.plan.schedule
+        )
+        alarm = ("a peer says that etcd forgot writes, and it did not",) if forgot else ()
         hangs = () if self.finished else (f"the job was not finished after {self.lasted_s:.0f} s",)
-        return (*broken, *hangs)
+        return (*broken, *alarm, *hangs)
 
     def write(self, folder: Path) -> None:
         """Write the history, as the files of a run folder, and the report on it."""

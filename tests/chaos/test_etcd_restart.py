@@ -87,7 +87,7 @@ def test_etcd_is_put_back_to_an_older_copy_twice_and_the_job_goes_on_and_loses_n
     tmp_path: Path,
 ) -> None:
     """As whoever restores a backup does it, or a disk that lost its end."""
-    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=4000, pace_ms=PACE_MS)
+    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=15_000, pace_ms=PACE_MS)
     etcd = EtcdCopied(tmp_path / "etcd")
     try:
         with cluster_run(tmp_path / "state") as run:
@@ -117,6 +117,7 @@ def test_etcd_is_put_back_to_an_older_copy_twice_and_the_job_goes_on_and_loses_n
                 asyncio.run(etcd.go_back(away_s=away_s))
                 settle_more()
                 assert told() > before
+            job.hurry()
             wait_for("the job is finished", lambda: process.poll() is not None, 300.0)
             assert process.returncode == 0, (run.folder / "up.log").read_text()
             run.assert_nothing_is_left()

@@ -13,7 +13,7 @@ from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.memory_etcd import MemoryEtcd
 from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Absent, ModifiedAt, Put
+from gossip_caffe.membership.store import Absent, KeyValue, ModifiedAt, Put
 from tests.fake_clock import FakeClock
 
 
@@ -211,3 +211,21 @@ async def test_a_lease_that_was_given_up_and_lives_again_is_ended_before_the_nex
     await session.close()
     _, again, _ = await opened(server, clock)
     await again.close()
+
+
+async def test_a_write_that_arrives_while_it_looks_back_is_not_taken_for_a_forgotten_one() -> None:
+    """Nobody waits for the last write of a lease that was lost; its reply may come before the answer to the look."""
+    clock = FakeClock()
+    server = MemoryEtcd(clock)
+    store, session, writer = await opened(server, clock)
+    await writer.transact([], [Put("k", b"1")])
+
+    async def slow_get(key: str) -> KeyValue | None:
+        found = await MemoryStore(server).get(key)
+        await writer.transact([], [Put("k", b"2")])
+        return found
+
+    store.get = slow_get  # type: ignore[method-assign]
+    await writer.look_back()
+    assert writer.forgotten is None
+    await session.close()

@@ -37,7 +37,8 @@ class Counters:
 
     ``detection``: from a kill to the first peer that no longer counts the dead one among those who train;
     ``reclaim``: to the last of its chunks being claimed by another. ``mass_error``: by how much half-applied exchanges
-    moved the sum of all weights. Of records the counts are None when it is not known what there was to train.
+    moved the sum of all weights; ``store_forgot``: how often a peer found its last write gone. Of records the counts
+    are None when it is not known what there was to train.
     """
 
     peers: int
@@ -53,6 +54,7 @@ class Counters:
     checkpoint_refusals: int
     resumes: int
     leases_lost: int
+    store_forgot: int
     solvers_died: int
     faults: Mapping[str, int]
     detection: Spread
@@ -95,6 +97,7 @@ def counters(run: Run) -> Counters:
         checkpoint_refusals=kinds[Event.CHECKPOINT_REFUSED],
         resumes=kinds[Event.RESUMED],
         leases_lost=kinds[Event.LEASE_LOST],
+        store_forgot=kinds[Event.STORE_FORGOT],
         solvers_died=kinds[Event.SOLVER_DIED],
         faults=dict(sorted(Counter(str(line["fault"]) for line in run.faults()).items())),
         detection=Spread.of(detected),
