@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
@@ -11,14 +12,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from gossip_caffe.cluster.ports import LOOPBACK, free_port
+from gossip_caffe.cluster.ports import LOOPBACK, held_port
 from gossip_caffe.errors import Conflict, EnvironmentProblem
 from gossip_caffe.processes import spawn
 
 READY_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 5.0
 _LOOK_EVERY_S = 0.02
-_TRIES = 3
 
 
 def find_etcd() -> Path:
@@ -51,8 +51,9 @@ class EtcdServer:
     def __init__(self, data_dir: Path, port: int = 0, host: str = LOOPBACK) -> None:
         self._data_dir = data_dir
         self._host = host
-        self._wanted_port = port
         self._port = port
+        self._peer_port = 0
+        self._held: list[socket.socket] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -74,22 +75,33 @@ class EtcdServer:
         """Start it; returns when it answers. Raises Conflict for a port in use, else EnvironmentProblem."""
         binary = find_etcd()
         self._data_dir.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(1 if self._wanted_port else _TRIES):
-            self._port = self._wanted_port or free_port(self._host)
-            self._spawn(binary)
-            if self._wait_ready():
-                return
+        self._hold_ports()
+        self._spawn(binary)
+        if not self._wait_ready():
             self.stop()
-            if "address already in use" not in self._last_words():
-                break
-        if "address already in use" in self._last_words():
+            words = self._last_words()[-200:]
+            raise EnvironmentProblem(f"etcd did not start: {words}", remedy=f"see {self.log}")
+
+    def _hold_ports(self) -> None:
+        """Keep both ports until ``stop``: also between two lives of the process."""
+        if self._held:
+            return
+        try:
+            self._held.append(held_port(self._host, self._port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise EnvironmentProblem(
+                    f"cannot start etcd on {self.endpoint}: {error.strerror}",
+                    remedy="give an address of this machine",
+                ) from None
             raise Conflict(
                 f"cannot start etcd on {self.endpoint}: the port is in use", remedy="choose another port"
-            )
-        raise EnvironmentProblem(f"etcd did not start: {self._last_words()[-200:]}", remedy=f"see {self.log}")
+            ) from None
+        self._held.append(held_port())
+        self._port, self._peer_port = (held.getsockname()[1] for held in self._held)
 
     def _spawn(self, binary: Path) -> None:
-        client, peer = f"http://{self.endpoint}", f"http://{LOOPBACK}:{free_port()}"
+        client, peer = f"http://{self.endpoint}", f"http://{LOOPBACK}:{self._peer_port}"
         command = [str(binary), "--name", "local", "--data-dir", str(self._data_dir)]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
@@ -112,21 +124,21 @@ class EtcdServer:
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
 
     def stop(self) -> None:
-        """End it, kindly at first."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        """End it, kindly at first, and let its ports go."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        while self._held:
+            self._held.pop().close()
 
     def kill(self) -> None:
-        """End it as a crash would; ``start`` goes on with its data."""
+        """End it as a crash would; ``start`` goes on with its data, on the same ports."""
         if self._process is not None:
-            self._wanted_port = self._port
             self._process.kill()
             self._process.wait()
             self._process = None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gossip_caffe.cluster.ports import LOOPBACK, free_port
+from gossip_caffe.cluster.ports import LOOPBACK, held_port
 
 PIECE_BYTES = 1 << 16
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -146,6 +146,8 @@ class Links:
     def __init__(self) -> None:
         self._to: dict[str, Link] = {}
         self._to_etcd: dict[str, Link] = {}
+        self._held: dict[str, socket.socket] = {}
+        """The port on which each peer listens, or is about to."""
 
     def to(self, peer: str) -> Link:
         """The link on which others reach a peer."""
@@ -153,7 +155,10 @@ class Links:
 
     def prepare(self, peer: str, etcd: str) -> tuple[str, ...]:
         """Make the links of a peer that is about to start; returns the words that its command needs for them."""
-        listen = free_port()
+        if (before := self._held.pop(peer, None)) is not None:
+            before.close()
+        held = self._held[peer] = held_port()
+        listen = int(held.getsockname()[1])
         self._to[peer] = Link(listen)
         self._to_etcd[peer] = Link(int(etcd.rpartition(":")[2]))
         for link in (self._to[peer], self._to_etcd[peer]):
@@ -189,3 +194,5 @@ class Links:
         """End them all."""
         for link in (*self._to.values(), *self._to_etcd.values()):
             await link.stop()
+        for held in self._held.values():
+            held.close()

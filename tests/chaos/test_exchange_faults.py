@@ -287,8 +287,10 @@ class Case:
                 finally:
                     stops.signal(signal.SIGCONT)
                 self.conclude(self.a)
-                if self.phase in {"offer checked", "applied there", "answer streaming"}:
-                    self.conclude(self.b)  # of itself: the call is over
+                if self.phase in {"offer streaming", "offer checked", "applied there", "answer streaming"}:
+                    # Of itself: the call is over. What is held is let go only then, or b could have the whole of a
+                    # streamed offer, and rightly apply it, before it sees that a has hung up.
+                    self.conclude(self.b)
             case "cut":
                 for proxy in self.cuttable():
                     proxy.cut()

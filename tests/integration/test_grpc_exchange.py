@@ -43,6 +43,7 @@ from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.solver.board import SnapshotInfo
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.wire import gossip_pb2 as wire
+from tests.patience import PATIENCE_S, be_patient
 
 SIZE = FRAME_BYTES // 2 * 3 + 11  # several frames, the last one short
 
@@ -100,8 +101,9 @@ class Peer:
 
 @pytest.fixture(autouse=True)
 def carried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights travel in the messages, although there are many."""
+    """Weights travel in the messages, although there are many; and nobody is in a hurry."""
     monkeypatch.setattr(offering, "SWAP_FROM_VALUES", SIZE + 1)
+    be_patient(monkeypatch)
 
 
 @pytest.fixture
@@ -146,11 +148,17 @@ async def test_a_peer_that_shows_nothing_is_left_out_of_a_consensus_and_nobody_e
         await hanging.wait()
         raise ExchangeFailed("never shown")
 
+    ask = a.transport.snapshot
+
+    def snapshot(address: str, *rest: Any) -> Any:
+        monkeypatch.setattr(grpc_transport, "SHOW_S", 0.5 if address == silent.address else PATIENCE_S)
+        return ask(address, *rest)
+
     monkeypatch.setattr(silent.exchanger, "show", hang)
-    monkeypatch.setattr(grpc_transport, "SHOW_S", 0.5)
+    monkeypatch.setattr(a.transport, "snapshot", snapshot)
     request, others = Message("", "a", "job", "layout"), {"b": b.address, "c": silent.address}
     for seed in range(4):  # whoever is asked first
-        asked: dict[str, Any] = {"most": 8, "deadline_s": 2.0}
+        asked: dict[str, Any] = {"most": 8, "deadline_s": PATIENCE_S}
         rng = random.Random(seed)
         _, agreed = await consensus(request, SIZE, a.weights.snapshot, others, a.transport, rng, **asked)
         assert agreed.contributors == ("a", "b")
@@ -293,7 +301,6 @@ async def test_an_offerer_that_stops_in_the_middle_is_given_up_and_holds_no_plac
     pair: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = pair
-    monkeypatch.setattr(grpc_server, "RECEIPT_SILENCE_S", 0.3)
     stopped = asyncio.Event()
 
     async def half_open(name: str) -> Message:
@@ -304,7 +311,9 @@ async def test_an_offerer_that_stops_in_the_middle_is_given_up_and_holds_no_plac
 
         return await raw_exchange(b.address, parts())
 
-    answers = await asyncio.gather(*(half_open(str(number)) for number in range(MOST_IN_FLIGHT)))
+    with monkeypatch.context() as short:
+        short.setattr(grpc_server, "RECEIPT_SILENCE_S", 2.0)
+        answers = await asyncio.gather(*(half_open(str(number)) for number in range(MOST_IN_FLIGHT)))
     assert {answer.refusal for answer in answers} == {Refusal.CORRUPT_FRAME}
     assert "nothing came" in answers[0].reason
     stopped.set()

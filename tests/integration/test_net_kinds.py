@@ -166,15 +166,17 @@ print(np.mean([float(net.forward()["loss"]) for _ in range(20)]))
 
 
 @pytest.mark.parametrize(
-    ("net", "write_data"), [("siamese_two_sources", write_pairs), ("residual", write_colours)]
+    ("net", "write_data", "iterations"),
+    [("siamese_two_sources", write_pairs, 2400), ("residual", write_colours, 800)],
 )
 def test_two_peers_train_it_to_a_model_that_plain_caffe_loads(
-    tmp_path: Path, net: str, write_data: Callable[[Path], None]
+    tmp_path: Path, net: str, write_data: Callable[[Path], None], iterations: int
 ) -> None:
+    """``iterations``: so many that the peer which comes first has not trained them all when the other one comes."""
     write_data(tmp_path)
     job_of(tmp_path, net)
     solver = tmp_path / f"{net}_solver.prototxt"
-    solver.write_text(re.sub(r"max_iter: \d+", "max_iter: 800", solver.read_text()))
+    solver.write_text(re.sub(r"max_iter: \d+", f"max_iter: {iterations}", solver.read_text()))
     with cluster_run(tmp_path / "state") as run:
         up = run.start("cluster", "up", "--peers", "2", "--solver", str(solver))
         up.wait(DEADLINE_S)

@@ -25,6 +25,7 @@ from gossip_caffe.gossip.one_sided import AppliedHalf
 from gossip_caffe.gossip.swap import PIECE_BYTES, PIECE_VALUES
 from tests.descriptors import open_descriptors
 from tests.exchange_net import Weights
+from tests.patience import be_patient
 
 SIZE = 12 * PIECE_VALUES + 77  # 6 MB as float32: more than a socket takes on before somebody reads
 
@@ -70,6 +71,11 @@ class Peer:
     async def offer(self, partner: Peer) -> Outcome:
         async with asyncio.timeout(60):
             return await self.exchanger.offer_to("b", partner.address)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_patient(monkeypatch)
 
 
 @asynccontextmanager
@@ -178,14 +184,14 @@ async def test_where_the_second_connection_cannot_be_made_the_next_offers_carry_
     pair: tuple[Peer, Peer],
 ) -> None:
     a, b = pair
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        nobody = closed.getsockname()[1]
-    by_tcp, by_name = (
-        patch.object(b.server._listener, "port", nobody),
-        patch.object(b.server._listener, "nearby", ""),
-    )
-    with by_tcp, by_name, patch.object(bulk, "CONNECT_S", 0.3):
-        first = await a.offer(b)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen: whoever connects is refused
+        by_tcp, by_name = (
+            patch.object(b.server._listener, "port", closed.getsockname()[1]),
+            patch.object(b.server._listener, "nearby", ""),
+        )
+        with by_tcp, by_name:
+            first = await a.offer(b)
     assert first.kind is OutcomeKind.FAILED
     assert "for the weights" in first.reason
     assert (a.weights.applied, b.weights.applied, a.exchanger.unanswered) == (0, 0, 0)

@@ -153,7 +153,7 @@ def test_the_name_of_a_cluster_cannot_lead_elsewhere(tmp_path: Path) -> None:
         ClusterState("../elsewhere", tmp_path)
 
 
-async def _asked(state: ClusterState, request: Any) -> dict[str, Any]:
+async def _asked(state: ClusterState, request: Any, timeout_s: float = 60.0) -> dict[str, Any]:
     async def answer(request: dict[str, Any]) -> dict[str, Any]:
         match request["do"]:
             case "hello":
@@ -169,7 +169,7 @@ async def _asked(state: ClusterState, request: Any) -> dict[str, Any]:
     state.folder.mkdir(parents=True)
     server = await serve(state.socket, answer)
     try:
-        return await asyncio.to_thread(ask, state, request, 0.5)
+        return await asyncio.to_thread(ask, state, request, timeout_s)
     finally:
         server.close()
 
@@ -197,7 +197,7 @@ async def test_a_request_that_makes_no_sense_is_refused_and_not_a_silence(tmp_pa
 
 async def test_a_supervisor_that_hangs_is_said_to(tmp_path: Path) -> None:
     with pytest.raises(GossipCaffeError, match="does not answer within"):
-        await _asked(ClusterState("a", tmp_path), {"do": "hang"})
+        await _asked(ClusterState("a", tmp_path), {"do": "hang"}, 0.5)
 
 
 def test_no_cluster_is_said_to_be_none_whatever_a_dead_one_left(tmp_path: Path) -> None:

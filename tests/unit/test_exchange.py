@@ -317,7 +317,7 @@ async def test_a_late_answer_is_ignored_and_the_next_deadline_is_longer() -> Non
 
     net.network.before_answer = late
     first = net.peers["p0"].deadline_s("p1")
-    with patch.object(Offering, "deadline_s", lambda _, partner: 0.05):
+    with patch.object(Offering, "deadline_s", lambda _, partner: 1.0):
         outcome = await net.peers["p0"].offer_to("p1", "p1")
     assert outcome.kind is OutcomeKind.FAILED
     released.set()
