@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from gossip_caffe.cluster.etcd_server import find_etcd
+from gossip_caffe.cluster.ports import held_port
 from gossip_caffe.processes import spawn
 from tests.cluster_run import wait_for
 
@@ -21,11 +21,8 @@ class EtcdTrio:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with ExitStack() as held:
-            sockets = [held.enter_context(socket.socket()) for _ in range(2 * MEMBERS)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            ports = [one.getsockname()[1] for one in sockets]
+        self._held = [held_port() for _ in range(2 * MEMBERS)]
+        ports = [held.getsockname()[1] for held in self._held]
         self._clients, self._peers = ports[:MEMBERS], ports[MEMBERS:]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -45,6 +42,13 @@ class EtcdTrio:
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / f"m{member}.log").open("ab") as log:
             self._processes[member] = spawn(command, stdout=log, stderr=log, death_signal=signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """End all members, and let their ports go."""
+        for member in list(self._processes):
+            self.kill(member)
+        for held in self._held:
+            held.close()
 
     def kill(self, member: int) -> None:
         """End a member as a crash would."""
@@ -79,5 +83,4 @@ def etcd_trio(folder: Path) -> Iterator[EtcdTrio]:
         wait_for("all members are healthy", lambda: all(map(trio.is_healthy, range(MEMBERS))), 60.0)
         yield trio
     finally:
-        for member in list(trio._processes):
-            trio.kill(member)
+        trio.let_go()

@@ -28,7 +28,7 @@ from gossip_caffe.membership.store import (
 async def items(watch: AsyncIterator[WatchItem], count: int) -> list[WatchItem]:
     """The next items of a watch; fails when they do not come."""
     found: list[WatchItem] = []
-    async with asyncio.timeout(15.0):
+    async with asyncio.timeout(60.0):
         while len(found) < count:
             found.append(await anext(watch))
     return found
@@ -141,7 +141,7 @@ class StoreContract:
     async def test_a_lease_that_is_not_renewed_ends_and_watchers_see_it(
         self, store: Store, prefix: str
     ) -> None:
-        lease = await store.grant(2)
+        lease = await store.grant(5)
         await store.transact([], [Put(f"{prefix}mine", b"", lease.id)])
         watch = store.watch(prefix)
         reset = (await items(watch, 1))[0]

@@ -128,7 +128,7 @@ def test_a_cluster_goes_on_from_a_snapshot(run: ClusterRun, tmp_path: Path, deta
         "cluster", "up", "--peers", "2", "--solver", str(job.solver), "--resume", str(state), *detach
     )
     assert done.returncode == 0, done.stderr
-    wait_for("the job is finished", lambda: not run.status() or run.status()["finished"])
+    wait_for("the job is finished", lambda: not (status := run.status()) or status["finished"])
     run.run("cluster", "down")
     events = [
         json.loads(line)

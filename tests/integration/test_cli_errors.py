@@ -46,7 +46,7 @@ def test_an_etcd_where_nothing_listens(run: ClusterRun) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    done = run.run("job", "list", "--etcd", address)
+        done = run.run("job", "list", "--etcd", address)
     refused(done, ExitCode.UNREACHABLE, f"cannot reach etcd at {address} .*; check --etcd")
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.errors import SolverDied
+from gossip_caffe.solver import solver_port
 from gossip_caffe.solver.board import Flat, WeightBoard
 from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.probe import probe
@@ -205,8 +206,9 @@ async def test_an_idle_solver_goes_on_adding_and_publishing_corrections(tmp_path
 
 
 async def test_stopping_ends_it_with_everything_published_also_while_it_waits(
-    tmp_path: Path, peers: Peers
+    tmp_path: Path, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(solver_port, "STOP_DEADLINE_S", 60.0)
     peer = peers(write_job(tmp_path, INV))
     solver = await peer.started()
     peer.job.feed(peer.ring, 3)

@@ -16,6 +16,7 @@ from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.memory_etcd import MemoryEtcd
 from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.store import Store
+from tests.etcd_copy import store_of
 from tests.store_contract import StoreContract
 
 
@@ -27,7 +28,7 @@ def prefix() -> str:
 class TestEtcd(StoreContract):
     @pytest.fixture
     async def store(self, etcd: EtcdServer) -> AsyncIterator[Store]:
-        store = EtcdStore([etcd.endpoint], SystemClock(), random.Random(1))
+        store = store_of(etcd)
         yield store
         await store.close()
 
