@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 FEATURES = 30_000
 """300,010 weights: more than one frame, and more than one piece."""
+LONG_S = 60.0
 FIXED = RateSchedule("fixed", 0.1, 0.0, 0.0, 0, (), 1)
 
 
@@ -165,7 +166,6 @@ class Life:
 
 
 async def serve(name: str, patience_s: float) -> None:
-    bulk.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = patience_s
     party.OFFLOAD_FROM_VALUES = 1
     server, transport = PeerServer("127.0.0.1:0", CheckpointFolder(Path())), GrpcTransport()
     port = await server.start()
@@ -181,6 +181,7 @@ async def serve(name: str, patience_s: float) -> None:
         command = json.loads(line)
         match command.pop("do"):
             case "begin":
+                bulk.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = patience_s
                 lives = [Life(name, command["seed"], command["hold"], Path(command["log"]), transport)]
                 await lives[0].begin()
                 offering.SWAP_FROM_VALUES = 0 if command["swaps"] else 1 << 60
@@ -194,6 +195,7 @@ async def serve(name: str, patience_s: float) -> None:
                 task.add_done_callback(tasks.discard)
             case "straight":
                 server._listener.port = weights_port
+                bulk.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = LONG_S
             case "go":
                 lives[0].gate.go()
             case "weights":

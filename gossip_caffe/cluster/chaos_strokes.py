@@ -21,7 +21,7 @@ from gossip_caffe.cluster.supervisor import Supervisor
 from gossip_caffe.observe.checker.run import OBSERVER
 
 LOOK_EVERY_S = 0.05
-GUESTS = 4
+GUESTS = 8
 """So many peers come, one after another, until one is met in a phase of joining; then anybody is struck."""
 _NAMES = {Act.ETCD_RESTART: "etcd-away", Act.DELAY: "slow", Act.CAP: "slow"}
 """As the checker calls them, where it has another name (docs/verify.md)."""

@@ -19,7 +19,7 @@ peers = 2
 at_least = 2
 every_s = [0.1, 0.3]
 round_limit_s = 150.0
-settings = ["lease_ttl_s=3"]
+settings = ["lease_ttl_s=5"]
 [[fault]]
 act = "kill"
 times = 3
@@ -35,7 +35,7 @@ WITH_CAFFE = """seed = 5
 peers = 2
 at_least = 2
 every_s = [0.1, 0.3]
-settings = ["lease_ttl_s=3", "checkpoint_every_samples=4000"]
+settings = ["lease_ttl_s=5", "checkpoint_every_samples=4000"]
 [[fault]]
 act = "kill"
 times = 2

@@ -166,7 +166,11 @@ def test_a_peer_that_is_asked_to_leave_hands_back_what_it_has_not_begun(tmp_path
         again = run.run("peer", "stop", "p1", *etcd)
         assert (again.returncode, again.stdout) == (0, "no peer 'p1' lives; nothing to do (living: p0, p2)\n")
         wait_for("its process has ended", lambda: "p1" not in run.peers())
-        assert [peer["end"] for peer in run.status()["peers"] if peer["peer"] == "p1"] == ["exit 0"]
+        ends = wait_for(
+            "its end is known",
+            lambda: [peer["end"] for peer in run.status()["peers"] if peer["peer"] == "p1" and peer["end"]],
+        )
+        assert ends == ["exit 0"]
         assert_left_in_order("p1", read_logs(run_dir(run))["p1"])
         assert_shown_as_logged(run)
         assert run.run("cluster", "down").returncode == 0

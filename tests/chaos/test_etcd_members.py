@@ -41,7 +41,9 @@ def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> 
 
         killed = []
         for _ in range(MEMBERS):
-            leader = etcd.leader()
+            (leader,) = wait_for(
+                "a member leads", lambda: [found] if (found := etcd.leader()) is not None else []
+            )
             killed.append(leader)
             etcd.kill(leader)
             settle_more()

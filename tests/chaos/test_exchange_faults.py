@@ -113,6 +113,11 @@ class Peer:
                 self.told.append(news)
         return sum(kind in news for news in self.told)
 
+    def told_of(self, kind: str) -> set[str]:
+        """The exchanges of which it has told this since ``begin``."""
+        self.count(kind)
+        return {news[kind] for news in self.told if kind in news}
+
     def has_told(self, kind: str) -> bool:
         return self.count(kind) > 0
 
@@ -193,7 +198,7 @@ class Case:
                 swaps=form == "swapped",
                 weights_port=case.weights_proxy.port if peer is b else 0,
             )
-            peer.hear("begun")
+            peer.told = [peer.hear("begun")]  # what was still said of the case before is no news of this one
             case.old[peer.name] = case.weights_of(peer)
         half = np.empty_like(case.old["a"])
         halve(case.old["a"], case.old["b"], half)
@@ -352,7 +357,7 @@ class Case:
         else:
             wait_for(
                 "the answerer is through",
-                lambda: peer.count("receiving") == peer.count("over"),
+                lambda: not peer.told_of("receiving") - peer.told_of("over"),
                 WAIT_S,
                 0.002,
             )
@@ -395,7 +400,8 @@ class Case:
     def go_on(self) -> None:
         """The two exchange again; a half that only the answerer has is counted, with what it moved the sum by."""
         first = self.a.hear("outcome")
-        self.b.do("straight")
+        for peer in (self.a, self.b):
+            peer.do("straight")
         self.a.told.clear()
         self.a.do("offer", port=self.b.port, deadline_s=PATIENCE_S)
         assert self.a.hear("outcome")["outcome"] == "applied"

@@ -54,12 +54,12 @@ def test_the_maker_dies_at_every_point_and_the_next_checkpoint_comes_from_somebo
     die.mkdir()
     monkeypatch.setenv("GOSSIP_CAFFE_DIE", str(die))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "dying"))
-    settings = {"lease_ttl_s": "2", "checkpoint_every_samples": str(EVERY), "keep_checkpoints": "100"}
+    settings = {"lease_ttl_s": "4", "checkpoint_every_samples": str(EVERY), "keep_checkpoints": "100"}
     job = write_job(tmp_path / "job", records=9600, batch=64, iterations=1_000_000, pace_ms=20)
     spec = read_job(
         "solver",
         job.solver,
-        JobSettings(lease_ttl_s=2.0, checkpoint_every_samples=EVERY, keep_checkpoints=100),
+        JobSettings(lease_ttl_s=4.0, checkpoint_every_samples=EVERY, keep_checkpoints=100),
         measure,
     )
     with cluster_run(tmp_path / "state") as run:

@@ -28,7 +28,7 @@ NOISE, TESTED = 130.0, 8_000
 """About nine of ten test records can be told, so that a worse model shows."""
 WORSE = 0.01
 """How far below that of an undisturbed run the accuracy may be: models of one job differ by a tenth of that."""
-UP = ("--set", "lease_ttl_s=2", "--set", "checkpoint_every_samples=20000")
+UP = ("--set", "lease_ttl_s=5", "--set", "checkpoint_every_samples=20000")
 
 
 def kill_everything(run: ClusterRun, process: subprocess.Popen[bytes]) -> None:
@@ -86,7 +86,7 @@ def test_when_everything_is_killed_at_random_moments_the_job_ends_with_every_rec
     )
     up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), *UP]
     spec = read_job(
-        "solver", job.solver, JobSettings(lease_ttl_s=2.0, checkpoint_every_samples=20_000), measure
+        "solver", job.solver, JobSettings(lease_ttl_s=5.0, checkpoint_every_samples=20_000), measure
     )
     rng = random.Random(4)
     with cluster_run(tmp_path / "state") as run:
@@ -119,8 +119,8 @@ def test_when_everything_is_killed_at_random_moments_the_job_ends_with_every_rec
 
 def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", records=4000, iterations=3_000, pace_ms=20)
-    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
-    spec = read_job("solver", job.solver, JobSettings(lease_ttl_s=2.0), measure)
+    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=5"]
+    spec = read_job("solver", job.solver, JobSettings(lease_ttl_s=5.0), measure)
     with cluster_run(tmp_path / "state") as run:
         process = run.start(*up)
         wait_for("some checkpoints are made", lambda: len(events_of(run, Event.CHECKPOINTED)) >= 3)
@@ -171,8 +171,8 @@ def test_when_all_peers_have_left_new_ones_go_on_from_the_checkpoint_that_they_l
 def test_peers_whose_disks_died_with_them_are_replaced_by_others_that_go_on_from_the_jobs_store(
     tmp_path: Path,
 ) -> None:
-    job = write_job(tmp_path / "job", records=4000, iterations=5_000, pace_ms=3)
-    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=2"]
+    job = write_job(tmp_path / "job", records=4000, iterations=5_000, pace_ms=10)
+    up = ["cluster", "up", "--peers", "2", "--solver", str(job.solver), "--set", "lease_ttl_s=5"]
     up += ["--set", "checkpoint_every_samples=8000"]
     up += ["--set", f"checkpoint_store=file://{tmp_path}/store", "--set", "keep_checkpoints=2"]
     with cluster_run(tmp_path / "state") as run:
@@ -182,6 +182,7 @@ def test_peers_whose_disks_died_with_them_are_replaced_by_others_that_go_on_from
         kept = {event["checkpoint"] for event in events_of(run, Event.KEPT)}
         assert 1 <= len(list((tmp_path / "store").glob("solver-*/*"))) <= 4
         shutil.rmtree(run.folder / "clusters" / "local" / "run" / "checkpoints")
+        job.hurry()
         process = run.start(*up)
         wait_for("the job is finished", lambda: process.poll() is not None)
         assert process.returncode == 0, (run.folder / "up.log").read_text()

@@ -13,7 +13,7 @@ from tests.event_logs import PeerLog, read_logs
 from tests.tiny_job import TinyJob, write_job
 
 BATCH, FAST_MS, SLOW_MS, FAST_PEERS = 16, 30, 90, 3
-EPOCH_S = 24
+EPOCH_S = 36
 """How long an epoch takes, roughly; the tail of an epoch, a second or two of claimed work, must be a small part."""
 RECORDS = int(EPOCH_S * (FAST_PEERS / FAST_MS + 1 / SLOW_MS) * 1000) * BATCH
 
