@@ -49,7 +49,7 @@ class EtcdCopied:
             hidden.start()
             store = store_of(hidden)
             for operation in meanwhile:
-                await store.transact([], [operation])
+                assert (await store.transact([], [operation])).succeeded
             await store.close()
             hidden.stop()
         await asyncio.sleep(away_s)

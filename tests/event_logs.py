@@ -9,6 +9,7 @@ from typing import Any
 
 from gossip_caffe.observe.events import Event, read_events
 from gossip_caffe.shards.epochs import ChunkId
+from tests.cluster_run import wait_for
 
 
 @dataclass
@@ -37,6 +38,15 @@ class PeerLog:
 def read_logs(run_dir: Path) -> dict[str, PeerLog]:
     """The logs of all peers, as they are now."""
     return {path.stem: read_log(read_events(path)) for path in sorted((run_dir / "events").glob("*.jsonl"))}
+
+
+def wait_for_more_done(run_dir: Path, chunks: int) -> None:
+    """Until every peer that has a log now has settled so many chunks more."""
+    before = {name: len(log.done) for name, log in read_logs(run_dir).items()}
+    wait_for(
+        f"all have settled {chunks} chunks more",
+        lambda: all(len(log.done) >= before[name] + chunks for name, log in read_logs(run_dir).items()),
+    )
 
 
 def read_log(events: Iterable[Mapping[str, Any]]) -> PeerLog:

@@ -32,9 +32,7 @@ class Kind(StrEnum):
     ETCD_AWAY = "etcd-away"  # nobody can
     ETCD_LEADER = "etcd-leader"  # a new leader: away for a moment, and every lease has its whole time again
     ETCD_COMPACT = "etcd-compact"  # the history is forgotten: watches that are behind begin anew
-    ETCD_BACK = (
-        "etcd-back"  # its last writes are forgotten, acknowledged as they are; no etcd should, some do
-    )
+    ETCD_BACK = "etcd-back"  # its last writes, acknowledged, are forgotten; no etcd should, some do
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from gossip_caffe.observe.events import Event
 from gossip_caffe.observe.history import account_of
 from tests.cluster_run import cluster_run, wait_for
 from tests.etcd_trio import MEMBERS, etcd_trio
-from tests.event_logs import read_logs
+from tests.event_logs import read_logs, wait_for_more_done
 from tests.tiny_job import write_job
 
 PACE_MS = 10
@@ -30,15 +30,6 @@ def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> 
         wait_for("both train", lambda: len(run.training()) == 2)
         run_dir = run.folder / "clusters" / "local" / "run"
 
-        def settle_more() -> None:
-            before = {name: len(log.done) for name, log in read_logs(run_dir).items()}
-            wait_for(
-                f"both have settled {MORE_CHUNKS} chunks more",
-                lambda: all(
-                    len(log.done) >= before[name] + MORE_CHUNKS for name, log in read_logs(run_dir).items()
-                ),
-            )
-
         killed = []
         for _ in range(MEMBERS):
             (leader,) = wait_for(
@@ -46,10 +37,10 @@ def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> 
             )
             killed.append(leader)
             etcd.kill(leader)
-            settle_more()
+            wait_for_more_done(run_dir, MORE_CHUNKS)
             etcd.start(leader)
             wait_for("all members are healthy", lambda: all(map(etcd.is_healthy, range(MEMBERS))))
-        settle_more()
+        wait_for_more_done(run_dir, MORE_CHUNKS)
         assert process.poll() is None, "the job was over too soon; make it longer"
         assert run.run("cluster", "down").returncode == 0
         run.assert_nothing_is_left()

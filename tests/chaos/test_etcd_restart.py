@@ -25,7 +25,7 @@ from gossip_caffe.observe.history import account_of
 from gossip_caffe.observe.verdict import Standing, verdict_of
 from tests.cluster_run import cluster_run, wait_for
 from tests.etcd_copy import EtcdCopied
-from tests.event_logs import read_logs
+from tests.event_logs import read_logs, wait_for_more_done
 from tests.tiny_job import write_job
 
 PACE_MS = 20
@@ -99,23 +99,13 @@ def test_etcd_is_put_back_to_an_older_copy_twice_and_the_job_goes_on_and_loses_n
             def told() -> int:
                 return sum(log.count(Event.STORE_FORGOT) for log in read_logs(run_dir).values())
 
-            def settle_more() -> None:
-                before = {name: len(log.done) for name, log in read_logs(run_dir).items()}
-                wait_for(
-                    f"both have settled {MORE_CHUNKS} chunks more",
-                    lambda: all(
-                        len(log.done) >= before[name] + MORE_CHUNKS
-                        for name, log in read_logs(run_dir).items()
-                    ),
-                )
-
             for away_s in (0.0, LEASE_TTL_S + 1.0):
-                settle_more()
+                wait_for_more_done(run_dir, MORE_CHUNKS)
                 etcd.keep()
-                settle_more()
+                wait_for_more_done(run_dir, MORE_CHUNKS)
                 before = told()
                 asyncio.run(etcd.go_back(away_s=away_s))
-                settle_more()
+                wait_for_more_done(run_dir, MORE_CHUNKS)
                 assert told() > before
             job.hurry()
             wait_for("the job is finished", lambda: process.poll() is not None, 300.0)
