@@ -118,8 +118,12 @@ def test_a_run_that_is_killed_leaves_neither_processes_nor_namespaces(
         os.kill(first.pid, signal.SIGKILL)
         first.wait(10)
         run.assert_nothing_is_left()
-        inhabited = {network for path in Path("/proc").glob("[0-9]*") if (network := network_of(path))}
-        assert not networks & inhabited
+
+        def inhabited() -> set[int]:
+            return {network for path in Path("/proc").glob("[0-9]*") if (network := network_of(path))}
+
+        # A process that ends lets go of its memory, and with it of what names its run, before it leaves its network.
+        wait_for("nobody is in its networks", lambda: not networks & inhabited())
 
 
 def test_where_namespaces_are_forbidden_one_line_says_so_before_anything_starts(

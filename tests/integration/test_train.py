@@ -92,17 +92,18 @@ def test_the_model_lies_where_caffe_would_leave_it_and_a_second_run_replaces_it(
 
 
 def test_snapshots_on_the_way_and_the_last_test_are_in_the_json(run: ClusterRun, tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=12_000)
-    change(job, "test_interval: 1000000", "test_interval: 4000\nsnapshot: 4000")
+    # A snapshot that falls due before the one before it is made takes its place: here each has seconds to itself.
+    job = write_job(tmp_path / "job", iterations=2400, pace_ms=8)
+    change(job, "test_interval: 1000000", "test_interval: 800\nsnapshot: 800")
     done = run.run("train", "solver.prototxt", "--peers", "2", "--json", cwd=job.folder)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["finished"]
-    assert told["iterations"] == 12_000
-    assert told["model"] == "tiny_iter_12000.caffemodel"
-    wanted = [f"tiny_iter_{iteration}.caffemodel" for iteration in (4000, 8000, 12_000)]
+    assert told["iterations"] == 2400
+    assert told["model"] == "tiny_iter_2400.caffemodel"
+    wanted = [f"tiny_iter_{iteration}.caffemodel" for iteration in (800, 1600, 2400)]
     assert told["snapshots"] == wanted
-    assert told["tested"]["iteration"] == 12_000
+    assert told["tested"]["iteration"] == 2400
     assert told["tested"]["outputs"][0]["name"] == "accuracy"
     assert told["tested"]["outputs"][0]["means"][0] > 0.9
     assert "samples/s" in done.stderr
