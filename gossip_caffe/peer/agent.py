@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from gossip_caffe.errors import Conflict, GossipCaffeError, LeaseLost, StoreError, StoreUnavailable
 from gossip_caffe.membership.leaving import asked_to_leave
 from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.observe.events import SCHEMA_VERSION, Event
 from gossip_caffe.observe.status import PeerStatus
+from gossip_caffe.peer.claiming import STORE_AWAY_PAUSE_S
 from gossip_caffe.peer.incarnation import Incarnation
 from gossip_caffe.peer.joining import JobFinished, Joining
 from gossip_caffe.peer.lifecycle import Cause, State, step
@@ -56,8 +58,7 @@ class Agent:
         self._world.log.emit(Event.STARTED, pid=self._record.pid, schema=SCHEMA_VERSION, **_work(self._world))
         try:
             try:
-                incarnation = await self._unless_leaving(self._join())
-                training = await self._unless_leaving(self._sync(incarnation))
+                training = await self._unless_leaving(self._arrive())
             except Leaving:
                 self._enter(Cause.ASKED_TO_LEAVE, self._leave_reason)
                 return
@@ -76,24 +77,71 @@ class Agent:
         finally:
             await self._close()
 
+    async def _arrive(self) -> Training:
+        """Register and come to the job's weights. Once registered, no store that was away ends that for good."""
+        incarnation = await self._join()
+        while True:
+            try:
+                return await self._sync(incarnation)
+            except (StoreUnavailable, LeaseLost, Conflict) as error:
+                incarnation = await self._tasks.beside(self._start_over(incarnation, error))
+
     async def _join(self) -> Incarnation:
         """Register under a lease, and build the net, while the newest checkpoint is fetched."""
-        self._incarnation = await Incarnation.begin(self._world, self._record, self.state)
+        self._incarnation = await self._register()
         self._tasks.spawn("members", self._view.follow())
         self._tasks.spawn("requests", self._leave_when_asked())
         loading = asyncio.ensure_future(load_early(self._world, self._record.peer))
         try:
-            layout = await self._tasks.beside(self._trainer.build())
+            await self._tasks.beside(self._trainer.build())
             self._early = await self._tasks.beside(loading)
         finally:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
         await self._tasks.beside(self._view.known.wait())
-        await self._incarnation.registration.publish(
-            fingerprint=layout.fingerprint, state=State.SYNCING.value
-        )
-        self._enter(Cause.BUILT, f"{layout.size:,} weights")
         return self._incarnation
+
+    async def _register(self) -> Incarnation:
+        """For the first time: a store that does not answer, or a peer of this name, ends this one. A pause does not."""
+        while True:
+            try:
+                return await Incarnation.begin(self._world, self._record, self.state)
+            except LeaseLost as error:
+                self._world.say(f"{self._record.peer}: {error.message}; it registers again")
+                await self._world.clock.sleep(STORE_AWAY_PAUSE_S)
+
+    async def _start_over(self, incarnation: Incarnation, error: GossipCaffeError) -> Incarnation:
+        """After ``error`` on the way to the weights: register again if the lease is lost, and forget those weights.
+
+        The job may have left their history meanwhile, and nobody tells that to a peer that is no member. Raises
+        Conflict when another peer has its name.
+        """
+        self._training = None
+        self._world.say(f"{self._record.peer}: {error.message}; it joins again as soon as the store lets it")
+        session = incarnation.session
+        await self._world.clock.sleep(STORE_AWAY_PAUSE_S)
+        if isinstance(error, LeaseLost) or not session.owns():
+            session.give_up(error.message)
+            self._world.log.emit(Event.LEASE_LOST, reason=session.reason)
+            self._enter(Cause.LEASE_LOST, session.reason)
+            self._incarnation = incarnation = await self._register_again(incarnation)
+        await self._trainer.renew()
+        return incarnation
+
+    async def _register_again(self, incarnation: Incarnation) -> Incarnation:
+        clock = self._world.clock
+        refused_at: float | None = None
+        while True:
+            try:
+                return await incarnation.again(self._world, self._record, self.state)
+            except Conflict:
+                # For so long it may be our own lease, of which a store that was away knows no better.
+                refused_at = clock.monotonic() if refused_at is None else refused_at
+                if clock.monotonic() > refused_at + 2 * incarnation.session.ttl_s:
+                    raise
+            except StoreError:
+                pass
+            await clock.sleep(STORE_AWAY_PAUSE_S)
 
     async def _leave_when_asked(self) -> None:
         """Leave when the store says so: ``peer stop``, from any machine."""
@@ -102,6 +150,9 @@ class Agent:
 
     async def _sync(self, incarnation: Incarnation) -> Training:
         """Load the consensus, or found it, and hear what others learned since: no claim before that."""
+        layout = self._trainer.layout
+        await incarnation.registration.publish(fingerprint=layout.fingerprint, state=State.SYNCING.value)
+        self._enter(Cause.BUILT, f"{layout.size:,} weights")
         while True:
             joining = Joining(self._world, self._trainer, self._view, incarnation, self._early)
             self._early = None

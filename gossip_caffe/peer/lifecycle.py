@@ -1,8 +1,8 @@
 """The life of a peer as an explicit state machine; every step has a reason that is logged and shown.
 
 JOINING ─▶ SYNCING ─▶ TRAINING ─▶ DRAINING ─▶ LEFT
-   │          │         │  ▲          │
-   │          │         ▼  │          │
+   │  ▲       │         │  ▲          │
+   │  └───────┤         ▼  │          │
    │          │       ORPHANED        │
    ▼          ▼          ▼            ▼
                  FAILED
@@ -42,6 +42,7 @@ class Cause(StrEnum):
 TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.JOINING, Cause.BUILT): State.SYNCING,
     (State.SYNCING, Cause.SYNCED): State.TRAINING,
+    (State.SYNCING, Cause.LEASE_LOST): State.JOINING,
     (State.TRAINING, Cause.LEASE_LOST): State.ORPHANED,
     (State.ORPHANED, Cause.REGISTERED_AGAIN): State.TRAINING,
     (State.TRAINING, Cause.ASKED_TO_LEAVE): State.DRAINING,

@@ -67,7 +67,7 @@ class Trainer:
         self._deaths = 0
         self._progress_at_death = -1
         self._restarting = False
-        self._made = self._loader_ready = False
+        self._made = self._begun = self._loader_ready = False
         self.samples_trained = 0
 
     @property
@@ -88,7 +88,7 @@ class Trainer:
     async def build(self) -> WeightLayout:
         """Start both children; returns when the net stands. Raises SolverDied or DataError with the cause."""
         self._solver, self._loader = self._make_solver(None), self._make_loader()
-        self._made = True
+        self._made, self._begun = True, False
         starting = asyncio.ensure_future(self._start_loader())
         try:
             self.layout = await self._build_solver()
@@ -103,6 +103,7 @@ class Trainer:
 
         ``history``: a .solverstate whose momentum it takes.
         """
+        self._begun = True
         while True:
             try:
                 await self._solver.start(weights, history)
@@ -123,9 +124,10 @@ class Trainer:
             return None  # whoever supervises it starts another
 
     async def renew(self) -> None:
-        """Begin again with new children, before anything was fed."""
-        await self.stop()
-        await self.build()
+        """Have children whose solver has no weights yet, before anything was fed: new ones, where one has."""
+        if self._begun:
+            await self.stop()
+            await self.build()
 
     def feed(self, chunk: ChunkId, start: int, stop: int) -> None:
         """Queue the records [start, stop) of a claimed chunk."""

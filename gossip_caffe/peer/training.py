@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from gossip_caffe.errors import Conflict, EnvironmentProblem, ExchangeFailed, StoreError
 from gossip_caffe.gossip.message import Refusal
 from gossip_caffe.gossip.outcome import Outcome, OutcomeKind
-from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.members import MembersView, PeerRecord
 from gossip_caffe.observe.events import Event
 from gossip_caffe.peer.checkpointing import Checkpointing
@@ -234,11 +233,8 @@ class Training:
                 return  # it is leaving: what it still owned is free, and it needs no new lease
             while state is State.ORPHANED:
                 try:
-                    await before.writer.look_back()
-                    await self.incarnation.session.close()
                     record = before.registration.record
-                    self.incarnation = await Incarnation.begin(self.world, record, State.TRAINING)
-                    self._note_forgotten(before.writer)
+                    self.incarnation = await self.incarnation.again(self.world, record, State.TRAINING)
                     if self.times_back.is_forgotten(await times_back(self.world.store, self.world.keys)):
                         raise EnvironmentProblem(
                             "etcd has forgotten that the job went back to a checkpoint, and calls done what no peer's "
@@ -251,14 +247,6 @@ class Training:
                     state = self._enter(Cause.REGISTERED_AGAIN, f"{lost} chunks went to others")
                 except (StoreError, Conflict):
                     await self.world.clock.sleep(STORE_AWAY_PAUSE_S)
-
-    def _note_forgotten(self, before: FencedWriter) -> None:
-        """Write down, once registered again, whether the store has lost what ``before`` had written."""
-        now = self.incarnation.writer.revision
-        forgotten = before.forgotten or ((before.revision, now) if now <= before.revision else None)
-        if forgotten is not None:
-            written, found = forgotten
-            self.world.log.emit(Event.STORE_FORGOT, written=written, found=found)
 
     @property
     def throughput(self) -> Throughput:

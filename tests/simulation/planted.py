@@ -297,6 +297,15 @@ def end_with_the_lease(patch: Patch) -> None:
     patch.setattr(Training, "_keep_registered", end)
 
 
+def end_with_the_lease_of_a_joiner(patch: Patch) -> None:
+    """A peer that loses the store, or its lease, on the way to its weights ends (a real one: test_joining.py)."""
+
+    async def end(self: agent.Agent, incarnation: Any, error: Exception) -> None:
+        raise error
+
+    patch.setattr(agent.Agent, "_start_over", end)
+
+
 def register_for_ever(patch: Patch) -> None:
     """A record does not hang on its lease: it outlives its peer."""
     publish = Registration.publish
@@ -369,6 +378,7 @@ TABLE: Mapping[str, Planted] = {
         (take_a_finished_job_back, "full-coverage", "kill,leave,freeze,skew,storm"),
         (stumble_over_no_children, "clean-exit", "etcd-away,join,kill"),
         (end_with_the_lease, "coordinator-loss", "etcd-away,store-cut,freeze"),
+        (end_with_the_lease_of_a_joiner, "coordinator-loss", "store-cut,freeze,join,kill"),
         (register_for_ever, "clean-exit", "kill"),
         (wait_for_the_store, "never-wait", "etcd-away,store-cut"),
     )

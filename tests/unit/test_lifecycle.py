@@ -22,6 +22,13 @@ def test_a_lost_lease_leads_back_to_training_after_registering_again() -> None:
     assert step(orphan.state, Cause.REGISTERED_AGAIN).state is State.TRAINING
 
 
+def test_a_lease_lost_on_the_way_to_the_weights_leads_back_to_the_start() -> None:
+    again = step(State.SYNCING, Cause.LEASE_LOST, "not renewed in time")
+    assert again.state is State.JOINING
+    assert step(State.JOINING, Cause.LEASE_LOST).state is State.JOINING
+    assert step(again.state, Cause.BUILT).state is State.SYNCING
+
+
 @given(st.sampled_from([State.LEFT, State.FAILED]), st.sampled_from(Cause))
 def test_nothing_happens_after_the_end(state: State, cause: Cause) -> None:
     assert step(state, cause).state is state

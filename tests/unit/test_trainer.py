@@ -136,6 +136,18 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def test_children_are_renewed_only_when_the_solver_has_weights() -> None:
+    on = await stage()
+    await on.trainer.renew()
+    assert (len(on.solvers), len(on.loaders)) == (2, 2)
+    assert on.solvers[0].ended.done()
+    assert on.loaders[0].ended.done()
+    await on.trainer.renew()
+    assert (len(on.solvers), len(on.loaders)) == (2, 2), "these have not begun yet"
+    await on.trainer.start(np.ones(LAYOUT.size, np.float32))
+    assert on.trainer.board is on.solvers[1].board
+
+
 async def first_solver_dies(on: Stage) -> None:
     """It has published four batches, and trained three more."""
     on.solvers[0].train(4, publish=True)

@@ -130,7 +130,7 @@ def _checkpoint_violations(run: Run) -> Iterator[Violation]:
 
 
 def coordinator_loss(run: Run) -> Finding:
-    """Who loses the store, and its lease with it, trains on and registers again; nobody ends because of it."""
+    """Who loses the store, and its lease with it, trains on or joins anew, and registers again; nobody ends of it."""
     return concluded(
         "coordinator-loss",
         _loss_violations(run),
@@ -138,7 +138,7 @@ def coordinator_loss(run: Run) -> Finding:
             bool(run.faults("etcd-away"))
             or any(True for life in run.lives for _ in life.of(Event.LEASE_LOST, Event.BORROWED))
         ),
-        holds="whoever lost the store trained on, and came back",
+        holds="whoever lost the store went on, and came back",
         unseen="nobody lost the store",
     )
 
@@ -153,16 +153,17 @@ _OF_THE_STORE = frozenset(
 def _loss_violations(run: Run) -> Iterator[Violation]:
     for life in run.lives:
         lost: Line | None = None
-        training = False
+        did = ""
         for event in life.of(Event.STATE, Event.LEASE_LOST, Event.LEFT):
             if event["event"] == Event.STATE:
-                training = training or event["new"] == "training"
-                lost = None if event["new"] in {"training", "draining", "left"} else lost
+                # Before it could register it may end: whoever started it is still there to be told why.
+                did = {"syncing": did or "joined", "training": "trained"}.get(event["new"], did)
+                lost = None if event["new"] in {"syncing", "training", "draining", "left"} else lost
             elif event["event"] == Event.LEASE_LOST:
                 lost = event
-            elif training and event.get("error") in _OF_THE_STORE:
+            elif did and event.get("error") in _OF_THE_STORE:
                 lines = (event,) if lost is None else (lost, event)
-                yield Violation(f"{life.peer} trained and ended because the store was away", lines)
+                yield Violation(f"{life.peer} {did} and ended because the store was away", lines)
                 lost = None
         if lost is not None and life.left is not None and not run.finished:
             yield Violation(f"{life.peer} lost its lease and never registered again", (lost, life.left))
