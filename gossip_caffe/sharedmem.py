@@ -38,6 +38,11 @@ class SharedMemory:
         """
         return cls(fd, os.fstat(fd).st_size, present)
 
+    def __del__(self) -> None:
+        # What nobody closed, such as the weights of a solver that another took the place of, would stay until the end.
+        if hasattr(self, "_map"):
+            self.close()
+
     @property
     def view(self) -> memoryview:
         """The segment's bytes, writable; release every view of it (arrays too) before ``close``."""

@@ -90,6 +90,8 @@ class Said:
                 self.joined = True
             case Event.STATE:
                 self.state = line["new"]
+                if self.state == State.JOINING:  # it had lost its lease on the way, and begins anew
+                    self.loaded = self.joined = False
             case Event.MEMBER:
                 self.members.add(line["member"])
             case Event.TRAINED:
@@ -130,7 +132,7 @@ def phase_of(peer: str, said: Mapping[str, Said], copies: Copies, now: float) ->
             return Phase.MEETING if own.joined else Phase.SYNCING
         case State.TRAINING:
             return _exchanging(peer, said, now)
-        case State.ORPHANED:
+        case State.ORPHANED | State.JOINING:
             return Phase.AWAY
     return Phase.LEAVING
 

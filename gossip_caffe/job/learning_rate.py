@@ -89,8 +89,8 @@ class Ramp:
 
     def at(self, samples: int, length_samples: float) -> float:
         """The factor after so many samples, when the way takes ``length_samples``."""
-        gone = samples - self.since_samples
-        way = 1.0 if gone >= length_samples else max(0.0, gone / length_samples)
+        gone = max(0, samples - self.since_samples)  # before it began where etcd forgot what was done
+        way = 1.0 if gone >= length_samples else gone / length_samples
         return self.begun + (self.target - self.begun) * way
 
     def turned(self, target: float, samples: int, length_samples: float) -> Ramp:

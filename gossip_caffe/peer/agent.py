@@ -101,15 +101,6 @@ class Agent:
         await self._tasks.beside(self._view.known.wait())
         return self._incarnation
 
-    async def _register(self) -> Incarnation:
-        """For the first time: a store that does not answer, or a peer of this name, ends this one. A pause does not."""
-        while True:
-            try:
-                return await Incarnation.begin(self._world, self._record, self.state)
-            except LeaseLost as error:
-                self._world.say(f"{self._record.peer}: {error.message}; it registers again")
-                await self._world.clock.sleep(STORE_AWAY_PAUSE_S)
-
     async def _start_over(self, incarnation: Incarnation, error: GossipCaffeError) -> Incarnation:
         """After ``error`` on the way to the weights: register again if the lease is lost, and forget those weights.
 
@@ -124,23 +115,34 @@ class Agent:
             session.give_up(error.message)
             self._world.log.emit(Event.LEASE_LOST, reason=session.reason)
             self._enter(Cause.LEASE_LOST, session.reason)
-            self._incarnation = incarnation = await self._register_again(incarnation)
+            self._incarnation = incarnation = await self._register(incarnation)
         await self._trainer.renew()
         return incarnation
 
-    async def _register_again(self, incarnation: Incarnation) -> Incarnation:
-        clock = self._world.clock
-        refused_at: float | None = None
+    async def _register(self, before: Incarnation | None = None) -> Incarnation:
+        """Register, in the place of ``before`` where it was registered already, or had a lease that is over.
+
+        For the first time a store that does not answer ends it: whoever started it is still there to be told.
+        """
+        clock, settings = self._world.clock, self._world.spec.settings
+        had_a_lease, refused_at = before is not None, None
         while True:
             try:
-                return await incarnation.again(self._world, self._record, self.state)
+                if before is not None:
+                    return await before.again(self._world, self._record, self.state)
+                return await Incarnation.begin(self._world, self._record, self.state)
             except Conflict:
-                # For so long it may be our own lease, of which a store that was away knows no better.
+                # For so long it may be a lease of its own, of which a store that was away knows no better.
                 refused_at = clock.monotonic() if refused_at is None else refused_at
-                if clock.monotonic() > refused_at + 2 * incarnation.session.ttl_s:
+                if not had_a_lease or clock.monotonic() > refused_at + 2 * settings.lease_ttl_s:
                     raise
-            except StoreError:
-                pass
+            except StoreError as error:
+                if isinstance(error, LeaseLost):  # it was stopped for so long meanwhile
+                    had_a_lease = True
+                    self._world.log.emit(Event.LEASE_LOST, reason=error.message)
+                if not had_a_lease:
+                    raise
+                refused_at = None
             await clock.sleep(STORE_AWAY_PAUSE_S)
 
     async def _leave_when_asked(self) -> None:

@@ -9,6 +9,8 @@ import signal
 from pathlib import Path
 
 from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.control import ask
+from gossip_caffe.cluster.state import ClusterState
 from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
@@ -48,7 +50,7 @@ def stopped_joiner(run: ClusterRun, endpoint: str) -> PeerRecord:
         def newcomer(before: dict[str, PeerRecord] = before) -> PeerRecord | None:
             return next((record for name, record in members(endpoint).items() if name not in before), None)
 
-        run.start("cluster", "scale", str(len(before) + 1))
+        ask(ClusterState("local", run.folder), {"do": "scale", "peers": len(before) + 1})
         record: PeerRecord = wait_for("one more peer registers", newcomer, look_every_s=LOOK_EVERY_S)
         os.kill(record.pid, signal.SIGSTOP)
         if members(endpoint)[record.peer].state != "training":

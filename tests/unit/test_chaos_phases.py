@@ -72,6 +72,19 @@ def test_who_is_without_a_lease_or_leaves_is_in_no_other_phase() -> None:
     assert at(said(TRAINING, OFFERED, ("state", {"new": "draining"}))) is Phase.LEAVING
 
 
+def test_a_joiner_that_lost_its_lease_is_away_and_then_passes_through_the_phases_again() -> None:
+    lost: tuple[tuple[str, dict[str, Any]], ...] = (
+        STARTED,
+        ("loaded", {}),
+        SYNCING,
+        ("joined", {}),
+        ("state", {"new": "joining"}),
+    )
+    assert at(said(*lost)) is Phase.AWAY
+    assert at(said(*lost, SYNCING)) is Phase.SYNCING
+    assert at(said(*lost, SYNCING, ("joined", {}))) is Phase.MEETING
+
+
 def test_logs_are_read_as_they_grow_and_a_torn_line_waits_for_its_end(tmp_path: Path) -> None:
     watch = Watch(tmp_path, {"p0": tmp_path / "checkpoints"})
     watch.look(["p0"])

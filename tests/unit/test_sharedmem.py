@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import resource
 
 import numpy as np
+import pytest
 
 from gossip_caffe.sharedmem import SharedMemory
 
@@ -28,3 +30,16 @@ def test_a_segment_that_is_attached_present_has_every_page_before_the_first_touc
     del pages
     for memory in (made, other):
         memory.close()
+
+
+def test_a_segment_that_nobody_has_any_more_is_closed() -> None:
+    made = SharedMemory.create("test", mmap.PAGESIZE)
+    kept, fd = np.frombuffer(made.view, np.uint8), made.fd
+    other = SharedMemory.attach(os.dup(fd))
+    del made
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    kept[:] = 7
+    assert (np.frombuffer(other.view, np.uint8) == 7).all(), "its pages go with the last who looks at them"
+    other.close()

@@ -148,6 +148,8 @@ _OF_THE_STORE = frozenset(
     for name in NAMED_ERRORS
     if issubclass(getattr(errors, name), errors.StoreError) or name == "StoreError"
 )
+_OF_A_STORE_AWAY = _OF_THE_STORE - {"StoreError"}
+"""Who did not train yet may end where the store refuses something, or holds what nobody can read."""
 
 
 def _loss_violations(run: Run) -> Iterator[Violation]:
@@ -161,7 +163,7 @@ def _loss_violations(run: Run) -> Iterator[Violation]:
                 lost = None if event["new"] in {"syncing", "training", "draining", "left"} else lost
             elif event["event"] == Event.LEASE_LOST:
                 lost = event
-            elif did and event.get("error") in _OF_THE_STORE:
+            elif event.get("error") in {"": (), "joined": _OF_A_STORE_AWAY, "trained": _OF_THE_STORE}[did]:
                 lines = (event,) if lost is None else (lost, event)
                 yield Violation(f"{life.peer} {did} and ended because the store was away", lines)
                 lost = None
