@@ -296,6 +296,8 @@ class Case:
                     # Of itself: the call is over. What is held is let go only then, or b could have the whole of a
                     # streamed offer, and rightly apply it, before it sees that a has hung up.
                     self.conclude(self.b)
+                if self.phase == "offer connecting":
+                    self.proxy.up.lose()  # for the same reason: it never came there
             case "cut":
                 for proxy in self.cuttable():
                     proxy.cut()
