@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
 from pathlib import Path
 
 import pytest
 
 from gossip_caffe.checkpoint.announce import Announcement, announced
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.clock import SystemClock
 from gossip_caffe.data.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.keys import JobKeys
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
+from tests.etcd_read import asked
 from tests.tiny_job import write_job
 
 POINTS: tuple[str, ...] = (
@@ -37,14 +34,7 @@ EVERY = 30_000
 
 
 def listed(run: ClusterRun) -> list[Announcement]:
-    async def read() -> list[Announcement]:
-        store = EtcdStore([run.status()["etcd"]], SystemClock(), random.Random(1))
-        try:
-            return await announced(store, JobKeys("solver"))
-        finally:
-            await store.close()
-
-    return asyncio.run(read())
+    return asked(run.status()["etcd"], lambda store: announced(store, JobKeys("solver")))
 
 
 def test_the_maker_dies_at_every_point_and_the_next_checkpoint_comes_from_somebody_else(

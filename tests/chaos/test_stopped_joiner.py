@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
 import signal
 from pathlib import Path
 
-from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.control import ask
 from gossip_caffe.cluster.state import ClusterState
-from gossip_caffe.membership.etcd_store import EtcdStore
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.observe.events import Event
 from gossip_caffe.observe.verdict import Standing, verdict_of
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
+from tests.etcd_read import asked
 from tests.event_logs import read_logs, wait_for_more_done
 from tests.tiny_job import write_job
 
@@ -26,16 +23,9 @@ LOOK_EVERY_S = 0.02
 
 
 def members(endpoint: str) -> dict[str, PeerRecord]:
-    async def read() -> dict[str, PeerRecord]:
-        store = EtcdStore([endpoint], SystemClock(), random.Random(1))
-        try:
-            listed = await store.list(JobKeys("solver").peers)
-        finally:
-            await store.close()
-        records = [PeerRecord.from_json(item.value) for item in listed.items]
-        return {record.peer: record for record in records}
-
-    return asyncio.run(read())
+    listed = asked(endpoint, lambda store: store.list(JobKeys("solver").peers))
+    records = [PeerRecord.from_json(item.value) for item in listed.items]
+    return {record.peer: record for record in records}
 
 
 def trains(run: ClusterRun, peer: str) -> None:

@@ -135,15 +135,16 @@ def test_a_cluster_goes_on_from_a_snapshot(run: ClusterRun, tmp_path: Path, deta
         for log in run.folder.rglob("events/*.jsonl")
         for line in log.read_text().splitlines()
     ]
-    # Each once: where etcd answers late one of them is borrowed, and trained twice.
-    records = {
+    records = [
         (epoch, record)
         for event in events
         if event["event"] == "trained"
         for epoch, start, stop in event["parts"]
         for record in range(start, stop)
-    }
-    assert len(records) == 20 * 16
+    ]
+    assert len(set(records)) == 20 * 16
+    if not any(event["event"] == "borrowed" for event in events):  # as where etcd answers late
+        assert len(records) == 20 * 16
 
 
 def test_a_peer_without_the_file_waits_for_one_that_has_it(

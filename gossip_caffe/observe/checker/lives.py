@@ -148,8 +148,9 @@ _OF_THE_STORE = frozenset(
     for name in NAMED_ERRORS
     if issubclass(getattr(errors, name), errors.StoreError) or name == "StoreError"
 )
-_OF_A_STORE_AWAY = _OF_THE_STORE - {"StoreError"}
-"""Who did not train yet may end where the store refuses something, or holds what nobody can read."""
+_ENDS_NOBODY = {"": frozenset[str](), "joined": _OF_THE_STORE - {"StoreError"}, "trained": _OF_THE_STORE}
+"""Errors that must not end a peer, by what it has done. Before it could register it may end by any: whoever started it
+is still there to be told. Before it trained it may where the store refuses something, or holds what nobody can read."""
 
 
 def _loss_violations(run: Run) -> Iterator[Violation]:
@@ -158,12 +159,11 @@ def _loss_violations(run: Run) -> Iterator[Violation]:
         did = ""
         for event in life.of(Event.STATE, Event.LEASE_LOST, Event.LEFT):
             if event["event"] == Event.STATE:
-                # Before it could register it may end: whoever started it is still there to be told why.
                 did = {"syncing": did or "joined", "training": "trained"}.get(event["new"], did)
                 lost = None if event["new"] in {"syncing", "training", "draining", "left"} else lost
             elif event["event"] == Event.LEASE_LOST:
                 lost = event
-            elif event.get("error") in {"": (), "joined": _OF_A_STORE_AWAY, "trained": _OF_THE_STORE}[did]:
+            elif event.get("error") in _ENDS_NOBODY[did]:
                 lines = (event,) if lost is None else (lost, event)
                 yield Violation(f"{life.peer} {did} and ended because the store was away", lines)
                 lost = None
