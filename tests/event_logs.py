@@ -21,6 +21,7 @@ class PeerLog:
     done: set[ChunkId] = field(default_factory=set)
     released: set[ChunkId] = field(default_factory=set)
     unknown: set[ChunkId] = field(default_factory=set)
+    borrowed: set[ChunkId] = field(default_factory=set)
     events: list[Mapping[str, Any]] = field(default_factory=list)
 
     def count(self, event: Event) -> int:
@@ -38,6 +39,14 @@ class PeerLog:
 def read_logs(run_dir: Path) -> dict[str, PeerLog]:
     """The logs of all peers, as they are now."""
     return {path.stem: read_log(read_events(path)) for path in sorted((run_dir / "events").glob("*.jsonl"))}
+
+
+def chunks_on_credit(logs: Mapping[str, PeerLog]) -> int:
+    """How many chunks were trained without being owned: what each of them may cost in records trained twice.
+
+    None where the store answers: but a machine that is busy with other things may keep it from that for a moment.
+    """
+    return sum(len(log.borrowed) for log in logs.values())
 
 
 def wait_for_more_done(run_dir: Path, chunks: int) -> None:
@@ -64,6 +73,8 @@ def read_log(events: Iterable[Mapping[str, Any]]) -> PeerLog:
                 log.owned -= chunks
             case Event.UNKNOWN:
                 log.unknown |= chunks
+            case Event.BORROWED:
+                log.borrowed |= chunks
             case Event.RELEASED:
                 log.released |= chunks
                 log.owned -= chunks

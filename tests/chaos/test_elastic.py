@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gossip_caffe.data.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec import JobSettings, JobSpec
@@ -20,15 +18,14 @@ from gossip_caffe.observe.events import Event
 from gossip_caffe.observe.history import account_of
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
-from tests.event_logs import PeerLog, read_logs
+from tests.event_logs import PeerLog, chunks_on_credit, read_logs
 from tests.tiny_job import TinyJob, write_job
 
 RECORDS, BATCH, PACE_MS = 64_000, 16, 100
 """Two epochs take four peers over three minutes; once all has happened that is to happen on the way, seconds."""
 
-LEASE_TTL_S = 5.0
-FROZEN_S = 1.0
-"""An event log that is silent for so long, where a line a second is written, is that of a machine that stood still."""
+CLAIMED_BEFORE = 3
+"""So many chunks, a second's work each, may be claimed before one of a dead peer: survivors plan apart for a moment."""
 
 
 def two_epochs(folder: Path) -> TinyJob:
@@ -138,10 +135,11 @@ def test_from_two_peers_to_six_to_three_to_five_every_record_is_trained_once(tmp
 
         spec = spec_of(job)
         found = account_of(run_dir(run), spec)
-        assert (found.records_lost, found.records_twice) == (0, 0)
+        logs = read_logs(run_dir(run))
+        assert found.records_lost == 0
+        assert found.records_twice <= chunks_on_credit(logs) * spec.data.chunk_records
         assert found.records_trained == spec.budget_samples
         assert (found.peers_joined, found.peers_killed) == (8, 0)
-        logs = read_logs(run_dir(run))
         for name in ("p3", "p4", "p5"):
             assert_left_in_order(name, logs[name])
         geometry = Epochs.of(spec)
@@ -179,14 +177,38 @@ def test_a_peer_that_is_asked_to_leave_hands_back_what_it_has_not_begun(tmp_path
         run.assert_nothing_is_left()
 
 
-def stood_still(logs: Mapping[str, PeerLog], begin: float, end: float) -> bool:
-    """Whether any survivor's log, which has a line a second at the least, has a gap in between."""
-    for log in logs.values():
-        times = [begin, *(event["m"] for event in log.events if begin <= event["m"] <= end), end]
-        alive = log.events and log.events[0]["m"] <= begin and log.events[-1]["m"] >= end
-        if alive and max(np.diff(times)) > FROZEN_S + 0.5:
-            return True
-    return False
+def claimed_before(
+    chunk: ChunkId, dead: str, died_at: float, logs: Mapping[str, PeerLog], geometry: Epochs
+) -> int:
+    """How many chunks that come later whoever claimed this one claimed first, though it knew that its peer is dead.
+
+    What was under way when it learned of the death is not counted. That is how long it took, in a measure that is the
+    same on a machine of any speed; tests/simulation/test_reclaiming.py has it in seconds of no machine.
+    """
+    again = {
+        name: min(times)
+        for name, log in logs.items()
+        if (times := [at for at, its in log.claims if its == chunk and at > died_at])
+    }
+    if not again:  # nobody claims it again that was settled: the peer died before it could write that down
+        return 0
+    name = min(again, key=lambda owner: again[owner])
+    log = logs[name]
+    known = [at for at in log.at(Event.MEMBER, member=dead, old="training", new="") if at > died_at]
+    # Who joined afterwards knew nothing of it; who has lost the store claims when it is back.
+    if not known or log.count(Event.LEASE_LOST) or log.count(Event.BORROWED):
+        return 0
+    claims = [at for at in log.at(Event.CLAIMED) if known[0] < at < again[name]]
+    later = [its for at, its in log.claims if at in claims[1:] and comes_later(its, chunk, geometry)]
+    return len(later)
+
+
+def comes_later(one: ChunkId, other: ChunkId, geometry: Epochs) -> bool:
+    """Whether it is trained after the other one by whoever trains both."""
+    if one.epoch != other.epoch:
+        return one.epoch > other.epoch
+    places = geometry.places(one.epoch)
+    return places[one.chunk] > places[other.chunk]
 
 
 def kill_one(run: ClusterRun, rng: random.Random) -> tuple[str, float]:
@@ -236,23 +258,12 @@ def test_after_kills_nothing_is_lost_and_only_what_was_in_flight_is_trained_twic
             if not log.count(Event.LEASE_LOST):
                 assert not log.owned, name
 
-        late: list[float] = []
-        for name, at in kills:
-            others = [claim for other, log in logs.items() if other != name for claim in log.claims]
-            # One that nobody claims again was settled: it died before it could write that down.
-            again_at = [[m for m, its in others if its == chunk and m > at] for chunk in in_flight[name]]
-            delays = [min(times) - at for times in again_at if times]
-            frozen = stood_still(survivors, at, at + LEASE_TTL_S + 2.0)
-            print(
-                f"{name}: {len(delays)} chunks in flight, claimed again after {np.round(delays, 2)}, {frozen=}"
-            )
-            if not frozen:
-                late += delays
-        if late:
-            p99 = float(np.quantile(late, 0.99))
-            print(
-                f"re-claimed after {p99:.2f} s (p99 of {len(late)} chunks; the lease lasts {LEASE_TTL_S:g} s)"
-            )
-            # Aimed at: the lease and one second; what else this machine does meanwhile is given some slack.
-            assert p99 <= LEASE_TTL_S + 3.0
+        geometry = Epochs.of(spec)
+        waited = [
+            claimed_before(chunk, name, at, survivors, geometry)
+            for name, at in kills
+            for chunk in in_flight[name]
+        ]
+        print(f"chunks that were claimed before what a dead peer had in flight: {waited}")
+        assert max(waited, default=0) <= CLAIMED_BEFORE
         run.assert_nothing_is_left()

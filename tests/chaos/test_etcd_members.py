@@ -11,7 +11,7 @@ from gossip_caffe.observe.events import Event
 from gossip_caffe.observe.history import account_of
 from tests.cluster_run import cluster_run, wait_for
 from tests.etcd_trio import MEMBERS, etcd_trio
-from tests.event_logs import read_logs, wait_for_more_done
+from tests.event_logs import chunks_on_credit, read_logs, wait_for_more_done
 from tests.tiny_job import write_job
 
 PACE_MS = 10
@@ -45,7 +45,9 @@ def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> 
         assert run.run("cluster", "down").returncode == 0
         run.assert_nothing_is_left()
         logs = read_logs(run_dir)
-        found = account_of(run_dir, read_job("job", job.solver, JobSettings(), measure))
+        spec = read_job("job", job.solver, JobSettings(), measure)
+        found = account_of(run_dir, spec)
     assert not [event for log in logs.values() for event in log.events if event["event"] == Event.LEASE_LOST]
-    assert found.records_twice == 0
+    # On credit is trained where an election takes longer than a renewal may be late.
+    assert found.records_twice <= chunks_on_credit(logs) * spec.data.chunk_records
     assert found.peers_killed == 0
