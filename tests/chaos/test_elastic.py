@@ -183,12 +183,13 @@ def claimed_before(
     """How many chunks that come later whoever claimed this one claimed first, though it knew that its peer is dead.
 
     What was under way when it learned of the death is not counted. That is how long it took, in a measure that is the
-    same on a machine of any speed; tests/simulation/test_reclaiming.py has it in seconds of no machine.
+    same on a machine of any speed; tests/simulation/test_reclaiming.py has it in seconds of no machine. Whoever claimed
+    it may have been killed after that.
     """
     again = {
         name: min(times)
         for name, log in logs.items()
-        if (times := [at for at, its in log.claims if its == chunk and at > died_at])
+        if name != dead and (times := [at for at, its in log.claims if its == chunk and at > died_at])
     }
     if not again:  # nobody claims it again that was settled: the peer died before it could write that down
         return 0
@@ -260,9 +261,7 @@ def test_after_kills_nothing_is_lost_and_only_what_was_in_flight_is_trained_twic
 
         geometry = Epochs.of(spec)
         waited = [
-            claimed_before(chunk, name, at, survivors, geometry)
-            for name, at in kills
-            for chunk in in_flight[name]
+            claimed_before(chunk, name, at, logs, geometry) for name, at in kills for chunk in in_flight[name]
         ]
         print(f"chunks that were claimed before what a dead peer had in flight: {waited}")
         assert max(waited, default=0) <= CLAIMED_BEFORE
