@@ -186,30 +186,28 @@ def claimed_before(
     same on a machine of any speed; tests/simulation/test_reclaiming.py has it in seconds of no machine. Whoever claimed
     it may have been killed after that.
     """
-    again = {
-        name: min(times)
+    again = [
+        (at, name)
         for name, log in logs.items()
-        if name != dead and (times := [at for at, its in log.claims if its == chunk and at > died_at])
-    }
+        for at, its in log.claims
+        if name != dead and its == chunk and at > died_at
+    ]
     if not again:  # nobody claims it again that was settled: the peer died before it could write that down
         return 0
-    name = min(again, key=lambda owner: again[owner])
+    again_at, name = min(again)
     log = logs[name]
     known = [at for at in log.at(Event.MEMBER, member=dead, old="training", new="") if at > died_at]
     # Who joined afterwards knew nothing of it; who has lost the store claims when it is back.
     if not known or log.count(Event.LEASE_LOST) or log.count(Event.BORROWED):
         return 0
-    claims = [at for at in log.at(Event.CLAIMED) if known[0] < at < again[name]]
-    later = [its for at, its in log.claims if at in claims[1:] and comes_later(its, chunk, geometry)]
-    return len(later)
+    under_way = min((at for at, _ in log.claims if at > known[0]), default=again_at)
+    its_place = place(chunk, geometry)
+    return sum(place(its, geometry) > its_place for at, its in log.claims if under_way < at < again_at)
 
 
-def comes_later(one: ChunkId, other: ChunkId, geometry: Epochs) -> bool:
-    """Whether it is trained after the other one by whoever trains both."""
-    if one.epoch != other.epoch:
-        return one.epoch > other.epoch
-    places = geometry.places(one.epoch)
-    return places[one.chunk] > places[other.chunk]
+def place(chunk: ChunkId, geometry: Epochs) -> tuple[int, int]:
+    """Where it comes in the order in which whoever trains it and others trains them."""
+    return chunk.epoch, geometry.places(chunk.epoch)[chunk.chunk]
 
 
 def kill_one(run: ClusterRun, rng: random.Random) -> tuple[str, float]:

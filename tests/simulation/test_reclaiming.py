@@ -21,7 +21,7 @@ def test_what_a_dead_peer_owned_is_claimed_within_half_a_second_of_the_end_of_it
     took = []
     for number in range(KILLS):
         plan = planned((), peers=PEERS, seed=number, for_s=20.0)
-        kill = Fault(4.0 + 0.37 * number % 6.0, Kind.KILL, target=number % PEERS)
+        kill = Fault(4.0 + (0.37 * number) % 6.0, Kind.KILL, target=number % PEERS)
         found = simulate(replace(plan, schedule=(kill,)))
         assert found.failures == ()
         assert found.verdict.counters.kills == 1
