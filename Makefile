@@ -1,14 +1,14 @@
 # gossip-caffe: `make` lists the targets. Each does first whatever is still missing (deploy/bootstrap.py).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate lint bench chaos chaos-long pycaffe clean
+.PHONY: help setup demo test simulate lint docs bench chaos chaos-long pycaffe clean
 
 PYTHON ?=
 BOOT := $(or $(PYTHON),python3)
 SETUP = @command -v "$(BOOT)" >/dev/null \
 	|| { echo "setup: there is no $(BOOT); install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 6; }; \
 	"$(BOOT)" deploy/bootstrap.py $(if $(PYTHON),--only-this-python) $(PYCAFFE) --extras
-# CUDA=1: pycaffe for NVIDIA cards too, from then on in this checkout; CUDA=0: for the CPU again.
+# CUDA=1: pycaffe for NVIDIA GPUs too, from then on in this checkout; CUDA=0: for the CPU again.
 PYCAFFE = $(if $(CUDA),--cuda $(CUDA)) $(if $(CUDA_ARCHS),--cuda-archs "$(CUDA_ARCHS)") $(if $(CUDNN),--cudnn $(CUDNN))
 VENV := .venv/bin
 
@@ -16,7 +16,7 @@ help: ## list what can be made
 	@echo "make TARGET [PYTHON=/path/to/python3]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 	@echo "A fresh machine needs only make, python3 and root or sudo; pycaffe is built once (minutes) and kept in the cache."
-	@echo "CUDA=1 with setup or pycaffe builds it for NVIDIA cards too, CUDA_ARCHS=80,90 for these alone, CUDNN=0 without cuDNN."
+	@echo "CUDA=1 with setup or pycaffe builds it for NVIDIA GPUs too, CUDA_ARCHS=80,90 for these alone, CUDNN=0 without cuDNN."
 	@echo "GOSSIP_CAFFE_PYCAFFE=/folder/with/caffe uses a pycaffe that you have; GOSSIP_CAFFE_CACHE moves the cache."
 
 setup: ## install what is missing, and nothing else
@@ -40,6 +40,11 @@ lint: ## ruff and mypy
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 
+docs: ## the pages as a site in site/; a link that leads nowhere is an error
+	$(SETUP) docs
+	@$(VENV)/python deploy/generated_files.py
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict
+
 bench: ## all benchmarks, or one (make bench NAME=overhead)
 	$(SETUP) dev
 	@$(VENV)/python benchmarks/run.py $(NAME)
@@ -58,11 +63,11 @@ chaos-long: ## more than 1,000 kills, an hour; interrupted, it goes on
 	@$(VENV)/python -m tests.chaos_job $(CHAOS)/long-job 8
 	@PACE_MS=20 $(VENV)/gossip-caffe chaos run examples/chaos/long.toml --solver $(CHAOS)/long-job/solver.prototxt --folder $(CHAOS)/long
 
-pycaffe: ## build the pycaffe wheel and print where it is (make pycaffe CUDA=1: for NVIDIA cards too)
+pycaffe: ## build the pycaffe wheel and print where it is (make pycaffe CUDA=1: for NVIDIA GPUs too)
 	$(SETUP) demo
 	@$(VENV)/python deploy/pycaffe/build.py $(PYCAFFE)
 
 clean: ## remove what was made in this checkout; the cache stays
-	rm -rf .venv .chaos build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f gossip_caffe/wire/*_pb2.py gossip_caffe/wire/*_pb2.pyi gossip_caffe/gossip/*.so
+	rm -rf .venv .chaos build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f gossip_caffe/wire/*_pb2.py gossip_caffe/wire/*_pb2.pyi gossip_caffe/system/*.so gossip_caffe/gossip/averaging/*.so
 	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +

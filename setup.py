@@ -1,4 +1,4 @@
-"""Generates gossip_caffe/wire from protos/ and compiles the exchange's arithmetic when the package is built."""
+"""Generates gossip_caffe/wire from protos/, and compiles arithmetic and fences, when the package is built."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ ROOT = Path(__file__).parent
 WIRE = ROOT / "gossip_caffe" / "wire"
 
 ARITHMETIC = Extension(
-    "gossip_caffe.gossip.arithmetic",
-    ["gossip_caffe/gossip/arithmetic.c"],
+    "gossip_caffe.gossip.averaging.arithmetic",
+    ["gossip_caffe/gossip/averaging/arithmetic.c"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     extra_compile_args=["-O3", "-ffp-contract=off", "-Wno-psabi"],
     py_limited_api=True,
     optional=True,  # without a compiler, or on another processor, NumPy does the same more slowly
+)
+FENCES = Extension(
+    "gossip_caffe.system.fences",
+    ["gossip_caffe/system/fences.c"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    py_limited_api=True,
+    optional=True,  # x86-64 does without; any other machine is refused without it
 )
 
 
@@ -42,4 +49,4 @@ class BuildWithWire(build_py):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    setup(cmdclass={"build_py": BuildWithWire}, ext_modules=[ARITHMETIC])
+    setup(cmdclass={"build_py": BuildWithWire}, ext_modules=[ARITHMETIC, FENCES])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.job.spec.spec import JobSpec
 
 RING_SLOTS = 4
 

@@ -10,9 +10,12 @@ from pathlib import Path
 LEAVE_S = 30.0
 
 
-def start_peer(endpoint: str, job: str, name: str, run_dir: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start one, with one BLAS thread; what it says goes to ``log``."""
-    command = [sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", endpoint]
+def start_peer(
+    endpoint: str, job: str, name: str, run_dir: Path, log: Path, descriptors: int = 0
+) -> subprocess.Popen[bytes]:
+    """Start one, with one BLAS thread; what it says goes to ``log``. ``descriptors``: its limit on open files."""
+    limited = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(descriptors)] if descriptors else []
+    command = [*limited, sys.executable, "-m", "gossip_caffe", "peer", "start", "--etcd", endpoint]
     command += ["--job", job, "--name", name, "--run-dir", str(run_dir)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
     with log.open("wb") as said:

@@ -1,4 +1,4 @@
-"""A peer that does not train, for benchmarks of exchanges: plain weights behind the product's own exchanger."""
+"""A peer that does not train, for benchmarks of exchanges: plain weights behind the product's own exchange."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import NotFound
-from gossip_caffe.gossip.exchange import Exchanger, Weights
-from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.gossip.protocol.answering import Answering
+from gossip_caffe.gossip.protocol.local_peer import LocalPeer
+from gossip_caffe.gossip.protocol.offering import Offering
+from gossip_caffe.gossip.protocol.ports import Weights
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.solver.board import SnapshotInfo
 
 Flat = NDArray[np.float32]
@@ -48,18 +51,19 @@ class NoFiles:
         raise NotFound(f"there is no {file} of {checkpoint} from {offset} on")
 
 
-def exchanger(peer: str, weights: Weights, codec: str, transport: GrpcTransport) -> Exchanger:
-    """One that answers from now on."""
-    made = Exchanger(
-        peer=peer,
-        job="bench",
-        fingerprint="bench",
-        codec=codec,
-        weights=weights,
-        transport=transport,
-        clock=SystemClock(),
-        rng=random.Random(peer),
-        offload=asyncio.to_thread,
-    )
-    made.accepting = None
-    return made
+class PlainPeer:
+    """One peer in its exchanges, which answers from its construction on."""
+
+    def __init__(self, name: str, weights: Weights, codec: str, transport: GrpcTransport) -> None:
+        local = LocalPeer(
+            name=name,
+            job="bench",
+            fingerprint="bench",
+            weights=weights,
+            clock=SystemClock(),
+            rng=random.Random(name),
+            offload=asyncio.to_thread,
+        )
+        local.accepting = None
+        self.offering = Offering(local, transport, codec)
+        self.answering = Answering(local)

@@ -1,8 +1,8 @@
 """AlexNet's iterations a second in PyTorch, eager, float32 without TF32; run by gpu.py with a Python that has torch.
 
-    python _torch_alexnet.py BATCH SECONDS CARD
+    python _torch_alexnet.py BATCH SECONDS GPU
 
-prints one JSON number. Without torch, or without a card that it can use, the exit status is 4.
+prints one JSON number. Without torch, or without a GPU that it can use, the exit status is 4.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 WARM_UP = 10
 AT_ONCE = 20
-"""Iterations between two looks at the clock, each of which waits for the card."""
+"""Iterations between two looks at the clock, each of which waits for the GPU."""
 
 
 def net_of(torch: Any) -> Any:
@@ -33,19 +33,19 @@ def net_of(torch: Any) -> Any:
 
 
 def main() -> int:
-    batch, seconds, card = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    batch, seconds, gpu = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     try:
         import torch  # noqa: PLC0415
     except ImportError:
         return 4
-    if torch.cuda.device_count() <= card:
+    if torch.cuda.device_count() <= gpu:
         return 4
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    device = torch.device("cuda", card)
+    device = torch.device("cuda", gpu)
     net = net_of(torch).to(device)
     solver = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, weight_decay=0.0005)
     loss_of = torch.nn.CrossEntropyLoss()
-    # As a batch of a data loader: in locked memory, copied to the card in each iteration.
+    # As a batch of a data loader: in locked memory, copied to the GPU in each iteration.
     data = torch.rand(batch, 3, 227, 227).pin_memory()
     labels = torch.randint(0, 10, (batch,)).pin_memory()
 

@@ -4,7 +4,7 @@
 
 The agents are the product's own membership, lease, fence, plan, choice, claims and ledger over its own etcd client, a
 connection each; training a chunk is a pause. All join at once, work for a while, and a tenth leaves at once.
-docs/benchmarks.md says what each figure means.
+docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ import numpy as np
 from gossip_caffe.checkpoint.announce import announced
 from gossip_caffe.checkpoint.duty import take
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.errors import GossipCaffeError, StoreError
-from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import MembersView, PeerRecord, Registration
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.observe.events import MemoryLog
-from gossip_caffe.observe.status import PeerStatus
-from gossip_caffe.peer.claiming import SETTLE_EVERY_S
-from gossip_caffe.peer.claims import Claims
-from gossip_caffe.peer.pace import claims_wanted
-from gossip_caffe.peer.progress import look_after_s
+from gossip_caffe.observe.log.events import MemoryLog
+from gossip_caffe.observe.log.status import PeerStatus
 from gossip_caffe.peer.reporting import Reporting
+from gossip_caffe.peer.work.claiming import SETTLE_EVERY_S
+from gossip_caffe.peer.work.claims import Claims
+from gossip_caffe.peer.work.progress import look_after_s
+from gossip_caffe.peer.work.throughput import claims_wanted
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import Ledger
@@ -54,6 +54,8 @@ LEASE_TTL_S = 30.0
 """Longer than a peer's: hundreds of agents share a process here, and must not lose their leases for that."""
 JOINS_AT_ONCE = 32
 SEEN_DEADLINE_S = 300.0
+EARLIER = "0.27 revisions and 976 bytes"
+"""Of a trained chunk, as `--agents 3 --chunk-seconds 0.02` counted it before etcd was to stay small (docs/etcd.md)."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CLOCK = SystemClock()
 
@@ -95,7 +97,7 @@ class Agent:
     async def join(self) -> None:
         """Register and become known to all, as a peer does."""
         await self._register("joining")
-        self.view.on_change.append(self._changed)
+        self.view.listen(self._changed)
         self._spawn(self.view.follow())
         await self.view.known.wait()
         await self.publish(state="syncing", fingerprint="0" * 64)
@@ -149,7 +151,7 @@ class Agent:
         reporting = Reporting(
             status=lambda: PeerStatus(self.name, "training", chunks_done=self.trained),
             key=KEYS.status(self.name),
-            lease=lambda: self.session.id,
+            session=lambda: self.session,
             store=self.store,
             clock=CLOCK,
             log=MemoryLog(),
@@ -207,7 +209,7 @@ class Agent:
                     records_per_s=1 / self._chunk_s,
                 )
                 if want:
-                    pause_s = await self.claims.claim(want)
+                    pause_s = (await self.claims.claim(want)).rest_s
             except StoreError:
                 pass
             await asyncio.sleep(pause_s)
@@ -350,6 +352,8 @@ class Mark:
     transactions: float
     requests: float
     bytes: float
+    revisions: float
+    asked_bytes: float
 
     @classmethod
     def now(cls, server: EtcdServer) -> Mark:
@@ -369,6 +373,8 @@ class Mark:
             total("grpc_server_msg_received_total"),
             total("etcd_network_client_grpc_received_bytes_total")
             + total("etcd_network_client_grpc_sent_bytes_total"),
+            total("etcd_debugging_mvcc_current_revision"),
+            total("etcd_network_client_grpc_received_bytes_total"),
         )
 
 
@@ -433,6 +439,12 @@ def measure(agents: int, processes: int, seconds: float, chunk_s: float, folder:
         last = hosts.all(f"seen {agents - sum(gone)}")
         left = Mark.now(server)
         print(row(agents, "leave", before, left, (0.0, 0.0)), flush=True)
+        print(
+            f"{agents:>10}  a trained chunk is {(steady.revisions - begun.revisions) / max(1, trained):.3f} revisions"
+            f" and {(steady.asked_bytes - begun.asked_bytes) / max(1, trained):,.0f} bytes asked of etcd"
+            + (f", before {EARLIER}" if (agents, chunk_s) == (3, 0.02) else ""),
+            flush=True,
+        )
         if not all(reply["in_time"] for reply in last):
             print(
                 f"{agents:>10}  the agents did not get over the leave: they starve for CPU in these processes"
@@ -452,6 +464,10 @@ def measure(agents: int, processes: int, seconds: float, chunk_s: float, folder:
         f"etcd_cpu_share_{agents}": round((steady.cpu_s - begun.cpu_s) / took, 4),
         f"etcd_cpu_s_per_agent_hour_{agents}": round(3600 * (steady.cpu_s - begun.cpu_s) / took / agents, 2),
         f"etcd_cpu_ms_per_chunk_{agents}": round(1000 * (steady.cpu_s - begun.cpu_s) / max(1, trained), 2),
+        f"revisions_per_chunk_{agents}": round((steady.revisions - begun.revisions) / max(1, trained), 4),
+        f"asked_bytes_per_chunk_{agents}": round(
+            (steady.asked_bytes - begun.asked_bytes) / max(1, trained), 1
+        ),
         f"chunks_per_agent_s_{agents}": round(trained / took / agents, 4),
         f"transactions_per_s_{agents}": round((steady.transactions - begun.transactions) / took, 1),
         f"requests_per_s_{agents}": round((steady.requests - begun.requests) / took, 1),

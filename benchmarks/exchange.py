@@ -5,7 +5,7 @@
 
 With --others-python also against torch.distributed's gloo, mpi4py and hivemind, as far as that Python has them.
 
-docs/benchmarks.md says what each figure means.
+docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from _plain_peer import NoFiles, PlainWeights, exchanger
+from _plain_peer import NoFiles, PlainPeer, PlainWeights
 from numpy.typing import NDArray
 
-from gossip_caffe.gossip.codec import CODECS
-from gossip_caffe.gossip.exchange import OutcomeKind
-from gossip_caffe.gossip.grpc_server import PeerServer
-from gossip_caffe.gossip.grpc_transport import GrpcTransport
-from gossip_caffe.gossip.offering import SWAP_FROM_VALUES
+from gossip_caffe.gossip.averaging.average import halve
+from gossip_caffe.gossip.averaging.bound import WARM_AFTER, Bound
+from gossip_caffe.gossip.codecs.codec import CODECS
+from gossip_caffe.gossip.protocol.offering import SWAP_FROM_VALUES
+from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.gossip.transport.grpc_server import PeerServer
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 
 Flat = NDArray[np.float32]
 
@@ -81,7 +83,7 @@ def used() -> tuple[float, int]:
 async def answer(values: int, codec: str, nearby: bool) -> None:
     """Be the other peer until stdin closes; then say what it took."""
     server = PeerServer("127.0.0.1:0", NoFiles())
-    server.serve(exchanger("b", PlainWeights(values, 2), codec, GrpcTransport()))
+    server.serve(PlainPeer("b", PlainWeights(values, 2), codec, GrpcTransport()).answering)
     print(await server.start(), flush=True)
     if not nearby:
         server.hide_nearby()
@@ -104,7 +106,7 @@ async def offers(
 ) -> tuple[list[float], list[float], float]:
     """Seconds of each exchange, and of each plain push and pull of as many bytes, by turns; CPU seconds of all."""
     transport = GrpcTransport()
-    own = exchanger("a", PlainWeights(values, 1), codec, transport)
+    own = PlainPeer("a", PlainWeights(values, 1), codec, transport)
     exchanges, plain = [], []
     cpu_s = 0.0
     payload = bytearray(b"\1") * CODECS[codec].payload_bytes(
@@ -113,7 +115,7 @@ async def offers(
     for repeat in range(repeats + WARM_UP):
         pushed = await asyncio.to_thread(push_pull, echo_port, payload)
         began, cpu_began_s = time.perf_counter(), used()[0]
-        outcome = await own.offer_to("b", f"127.0.0.1:{port}")
+        outcome = await own.offering.offer_to("b", f"127.0.0.1:{port}")
         took = time.perf_counter() - began
         cpu_s += used()[0] - cpu_began_s
         if outcome.kind is not OutcomeKind.APPLIED:
@@ -172,6 +174,26 @@ def measure(megabytes: int, values: int, codec: str, repeats: int, nearby: bool)
         f"{way:>16} {4 * values / 1e6:>9.1f}", *(f"{figure:>18}" for figure in figures.values()), flush=True
     )
     return {f"{name}_{way}_{megabytes}": figure for name, figure in figures.items()}
+
+
+def bounded(values: int, repeats: int) -> float:
+    """How many times as long a half takes with its bound as without, by turns: CPU time, the least of each.
+
+    The bound needs the own length, which the pass takes where it took the partner's before there was a bound.
+    """
+    mine, theirs = (np.random.default_rng(seed).standard_normal(values, dtype=np.float32) for seed in (1, 2))
+    out = np.empty_like(mine)
+    off, on = (Bound(limit, values, lambda: True) for limit in (0.0, 0.25))
+    for bound in (off, on):
+        for _ in range(WARM_AFTER):
+            bound.note_applied()
+    least = {id(off): float("inf"), id(on): float("inf")}
+    for repeat in range(4 * repeats):
+        for bound in (off, on) if repeat % 2 else (on, off):
+            began = time.thread_time()
+            bound.reach(halve(mine, theirs, out, bound.warming))
+            least[id(bound)] = min(least[id(bound)], time.thread_time() - began)
+    return least[id(on)] / least[id(off)]
 
 
 def others(
@@ -238,6 +260,7 @@ def main() -> int:
             keys = {way: f"exchange_s_{way}_{megabytes}" for way in ("float32", "float32_apart")}
             own_s = {way: figures[key] for way, key in keys.items() if key in figures}
             figures |= others(options.others_python, megabytes, MODELS[megabytes], options.repeats, own_s)
+        figures[f"ratio_bounded_{megabytes}"] = round(bounded(MODELS[megabytes], options.repeats), 4)
         rates = [figures.get(f"model_bytes_per_s_{codec}_{megabytes}") for codec in ("float16", "float32")]
         if rates[0] and rates[1]:
             figures[f"ratio_float16_over_float32_{megabytes}"] = round(rates[0] / rates[1], 3)

@@ -1,10 +1,10 @@
-"""What being a peer costs on a card: its iterations against a bare ``solver.step`` in the same process, by turns.
+"""The cost of being a peer on a GPU: its iterations against a bare ``solver.step`` in the same process, by turns.
 
-    python benchmarks/gpu.py [--card 0] [--batch 256] [--rounds 5] [--seconds 6] [--torch-python PYTHON]
+    python benchmarks/gpu.py [--gpu 0] [--batch 256] [--rounds 5] [--seconds 6] [--torch-python PYTHON]
 
 AlexNet, with cuDNN and without. The peer's agent exchanges with a partner on this machine every 16 iterations. Where a
-PYTHON has torch, the same net is trained by it as well. ``--card cpu`` tries the script where there is no card; what it
-prints then says nothing. docs/benchmarks.md says what each figure means.
+PYTHON has torch, the same net is trained by it as well. ``--gpu cpu`` tries the script where there is no GPU; what it
+prints then says nothing. docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from _models import LENET, Model, write_solver
 from never_wait import Role
 from numpy.typing import NDArray
 
-from gossip_caffe.data import source
+from gossip_caffe.data.sources import source
 from gossip_caffe.errors import ExitCode, GossipCaffeError
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings, JobSpec
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.card_trial import look_at_cards
-from gossip_caffe.solver.cards import Card, chosen
-from gossip_caffe.solver.device import CPU, on_card
-from gossip_caffe.solver.engine import engine_spec
+from gossip_caffe.solver.checks.gpu_trial import look_at_gpus
+from gossip_caffe.solver.engines.engine import engine_spec
+from gossip_caffe.solver.gpu.device import CPU, gpu_device
+from gossip_caffe.solver.gpu.gpus import Gpu, chosen
 from gossip_caffe.solver.loop import SolverLoop
 
 EXCHANGE_EVERY = 16
@@ -53,12 +53,12 @@ Flat = NDArray[np.float32]
 
 
 class Worker:
-    """The product's engine and loop on a card, with batches that are always there; and the same solver without them."""
+    """The product's engine and loop on a GPU, with batches that are always there; and the same solver without them."""
 
     def __init__(self, job: JobSpec, device: str) -> None:
         import caffe  # noqa: PLC0415 - only this child may load Caffe
 
-        from gossip_caffe.solver.pycaffe_engine import PycaffeEngine  # noqa: PLC0415
+        from gossip_caffe.solver.engines.pycaffe_engine import PycaffeEngine  # noqa: PLC0415
 
         assert caffe.__file__
         spec = engine_spec(job, "pycaffe", device=device)
@@ -110,16 +110,16 @@ class Worker:
     def _repeated(self, one: Callable[[], None], seconds: float) -> dict[str, float]:
         for _ in range(WARM_UP):
             one()
-        self._wait_for_the_card()
+        self._wait_for_the_gpu()
         self.copying_s, done, began = 0.0, 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             one()
             done += 1
-        self._wait_for_the_card()
+        self._wait_for_the_gpu()
         took = time.perf_counter() - began
         return {"per_s": done / took, "step_s": took / done, "copying_share": self.copying_s / took}
 
-    def _wait_for_the_card(self) -> None:
+    def _wait_for_the_gpu(self) -> None:
         self._engine._loss()  # Caffe's own copy of the loss to the host waits for all before it
 
 
@@ -196,18 +196,18 @@ def measure(model: Model, device: str, rounds: int, seconds: float) -> dict[str,
     return {f"{name}_{model.name}": round(value, 5) for name, value in found.items()}
 
 
-def in_torch(python: str, batch: int, seconds: float, card: int) -> float | None:
+def in_torch(python: str, batch: int, seconds: float, gpu: int) -> float | None:
     """Iterations a second of the same net in PyTorch; None where it is not."""
-    command = [python, str(HERE.with_name("_torch_alexnet.py")), str(batch), str(seconds), str(card)]
+    command = [python, str(HERE.with_name("_torch_alexnet.py")), str(batch), str(seconds), str(gpu)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     return float(json.loads(done.stdout)) if done.returncode == 0 else None
 
 
-def card_of(words: str) -> Card | None:
-    """The card to measure on; None for the CPU. Raises GossipCaffeError where there is none."""
+def gpu_of(words: str) -> Gpu | None:
+    """The GPU to measure on; None for the CPU. Raises GossipCaffeError where there is none."""
     if words == CPU:
         return None
-    return chosen(asyncio.run(look_at_cards()), int(words))
+    return chosen(asyncio.run(look_at_gpus()), int(words))
 
 
 def main() -> int:
@@ -217,7 +217,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--card", default="0", help="its number, or cpu to try the script itself")
+    parser.add_argument("--gpu", default="0", help="its number, or cpu to try the script itself")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument(
         "--net", default="alexnet", choices=("alexnet", "lenet"), help="lenet: to try the script"
@@ -227,23 +227,23 @@ def main() -> int:
     parser.add_argument("--torch-python", default=sys.executable, help="a Python that has torch")
     options = parser.parse_args()
     try:
-        card = card_of(options.card)
+        gpu = gpu_of(options.gpu)
     except GossipCaffeError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return ExitCode.ENVIRONMENT
-    device = CPU if card is None else on_card(card.index)
-    print(card.words() if card else "on the CPU: what follows says nothing of a card")
+    device = CPU if gpu is None else gpu_device(gpu.index)
+    print(gpu.words() if gpu else "on the CPU: what follows says nothing of a GPU")
     nets = (
         [LENET]
         if options.net == "lenet"
         else [alexnet(options.batch, cudnn=cudnn) for cudnn in (True, False)]
     )
     print(f"{'':<16}", *(f"{heading:>14}" for heading in HEADINGS))
-    found: dict[str, Any] = {"card": card.name if card else CPU}
+    found: dict[str, Any] = {"gpu": gpu.name if gpu else CPU}
     for model in nets:
         found |= measure(model, device, options.rounds, options.seconds)
-    if card is not None and options.net == "alexnet":
-        torch_per_s = in_torch(options.torch_python, options.batch, options.seconds, card.index)
+    if gpu is not None and options.net == "alexnet":
+        torch_per_s = in_torch(options.torch_python, options.batch, options.seconds, gpu.index)
         if torch_per_s is not None:
             found["torch_per_s"] = round(torch_per_s, 5)
             found["ratio_torch"] = round(found["peer_per_s_alexnet_cudnn"] / torch_per_s, 5)

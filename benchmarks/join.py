@@ -5,7 +5,7 @@
 A peer trains alone; another one, without a copy of the checkpoint, joins it. Its time is split by what its event log
 says: until its process has begun, until its net stands (the checkpoint is fetched and verified meanwhile), until it has
 met the other, and until its first step. Then the checkpoint's files are pulled from a holder in another process, beside
-as many bytes over a bare TCP connection. docs/benchmarks.md says what each figure means.
+as many bytes over a bare TCP connection. docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd_server import EtcdServer
-from gossip_caffe.data import source
-from gossip_caffe.gossip.grpc_server import PeerServer
-from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.cluster.etcd.server import EtcdServer
+from gossip_caffe.data.sources import source
+from gossip_caffe.gossip.transport.grpc_server import PeerServer
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import create_job
-from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.observe.log.events import Event
+from gossip_caffe.observe.log.reading import read_history
+from gossip_caffe.observe.log.runs import one_by_one
 
 DEADLINE_S = 300.0
 TCP_PIECE_BYTES = 1 << 20
@@ -75,10 +77,9 @@ class Peers:
         return began_at
 
     def first(self, name: str, kind: Event, **fields: object) -> dict[str, float] | None:
-        path = self.folder / name / "events" / f"{name}.jsonl"
-        for event in read_events(path) if path.exists() else ():
+        for event in one_by_one(read_history(self.folder / name / "events", name).events):
             if event["event"] == kind and all(event.get(key) == value for key, value in fields.items()):
-                return event  # type: ignore[return-value]
+                return dict(event)
         return None
 
     def wait_for(self, name: str, kind: Event, **fields: object) -> dict[str, float]:
@@ -173,7 +174,7 @@ def serve(root: str) -> None:
     """The holder, in a process of its own: prints its port, and serves until its stdin ends."""
 
     async def run() -> None:
-        server = PeerServer("127.0.0.1:0", CheckpointFolder(Path(root), sweep=False))
+        server = PeerServer("127.0.0.1:0", CheckpointFolder(Path(root), own=False))
         print(await server.start(), flush=True)
         await asyncio.to_thread(sys.stdin.read)
         await server.stop()
@@ -225,7 +226,7 @@ async def pull_s(port: int, announcement: Announcement, folder: Path, transport:
 
 async def measure_pulls(root: Path, scratch: Path, repeats: int) -> tuple[float, float, float]:
     """Bytes a second of pulls, of a bare connection, and of one whose receiver writes what comes, in turns."""
-    folder = CheckpointFolder(root, sweep=False)
+    folder = CheckpointFolder(root, own=False)
     manifest = folder.manifest(folder.ids()[0])
     size = sum(entry.size_bytes for entry in manifest.files)
     announcement = Announcement(manifest.checkpoint, manifest.digest, 0, 0.0, {})

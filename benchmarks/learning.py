@@ -5,7 +5,7 @@
 LeNet on Fashion-MNIST, whose four files FOLDER (or GOSSIP_CAFFE_FASHION_MNIST) holds as they are published; without
 them a smaller LeNet on scikit-learn's digits. The peers are the product's own agents and Caffe's own solvers, on
 virtual time in one process, so how busy the machine is changes nothing; a course takes about as long as one solver.
-docs/benchmarks.md says what each figure means.
+docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ from numpy.typing import NDArray
 
 from gossip_caffe.demo import digits
 from gossip_caffe.demo.model import write_model
-from gossip_caffe.sim.course import Course, Learned, by_all_reduce, by_gossip, by_one_solver
+from gossip_caffe.sim.training_comparison import (
+    TrainingComparison,
+    TrainingResult,
+    by_all_reduce,
+    by_gossip,
+    by_one_solver,
+)
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 DATA = "GOSSIP_CAFFE_FASHION_MNIST"
@@ -55,7 +61,7 @@ _CLIPPED = "clip_gradients: 2\n"
 class Way:
     """One way to train: ``like`` is the all-reduce that is fair to it, "" for those that are compared with nothing."""
 
-    train: Callable[[Course], Learned]
+    train: Callable[[TrainingComparison], TrainingResult]
     settings: Mapping[str, str] = field(default_factory=dict)
     like: str = ""
     clipped: bool = False
@@ -132,13 +138,13 @@ def digits_solver(data: Path, folder: Path, *, epochs: float, seed: int, clipped
 
 def trained(
     write: Callable[..., Path], data: Path, way: str, seed: int, epochs: float, peers: int
-) -> tuple[Learned, float]:
+) -> tuple[TrainingResult, float]:
     """Train one way in this process; also the seconds that it took."""
     began = time.perf_counter()
     chosen = WAYS[way]
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-learning-") as folder:
         solver = write(data, Path(folder), epochs=epochs, seed=seed, clipped=chosen.clipped)
-        course = Course(
+        course = TrainingComparison(
             solver,
             seed,
             (STEP_S,) * peers,
@@ -149,12 +155,12 @@ def trained(
         return chosen.train(course), time.perf_counter() - began
 
 
-def all_reduce_bytes(reduced: Learned, peers: int) -> int:
+def all_reduce_bytes(reduced: TrainingResult, peers: int) -> int:
     """What its peers send in all, by a ring and in float32: 2(n - 1)/n vectors a peer and step, the least there is."""
     return sum(reduced.iterations.values()) * 2 * (peers - 1) * 4 * reduced.weights
 
 
-def figures(found: Mapping[str, Mapping[int, Learned]], peers: int) -> dict[str, float]:
+def figures(found: Mapping[str, Mapping[int, TrainingResult]], peers: int) -> dict[str, float]:
     """From what was learned by way and seed to what is told; differences are paired by seed."""
     told: dict[str, float] = {}
     for way, by_seed in found.items():
@@ -173,7 +179,10 @@ def figures(found: Mapping[str, Mapping[int, Learned]], peers: int) -> dict[str,
 
 
 def _tell_gap(
-    told: dict[str, float], name: str, ours: Mapping[int, Learned], others: Mapping[int, Learned]
+    told: dict[str, float],
+    name: str,
+    ours: Mapping[int, TrainingResult],
+    others: Mapping[int, TrainingResult],
 ) -> None:
     """Points by which ours is worse: the mean of the differences, and its standard error where it has one."""
     gaps = [others[seed].accuracy - ours[seed].accuracy for seed in sorted(set(ours) & set(others))]
@@ -199,7 +208,7 @@ def main() -> int:
         parser.error(f"no course {', '.join(unknown)}; there are: {', '.join(WAYS)}")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("GLOG_minloglevel", "2")
-    found: dict[str, dict[int, Learned]] = {way: {} for way in ways}
+    found: dict[str, dict[int, TrainingResult]] = {way: {} for way in ways}
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-learning-") as folder:
         data = Path(folder)
         if options.data is not None:
@@ -209,7 +218,7 @@ def main() -> int:
         train = functools.partial(trained, write, data, epochs=epochs, peers=options.peers)
         spawning = multiprocessing.get_context("spawn")  # Caffe's threads do not survive a fork
         with ProcessPoolExecutor(options.workers, spawning) as pool:
-            running: dict[Future[tuple[Learned, float]], tuple[str, int]] = {
+            running: dict[Future[tuple[TrainingResult, float]], tuple[str, int]] = {
                 pool.submit(train, way=way, seed=seed): (way, seed)
                 for seed in range(1, options.seeds + 1)
                 for way in ways

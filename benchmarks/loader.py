@@ -5,7 +5,7 @@
 The same net (a source layer and nothing to learn), the same data and transformation, by turns in one run. Ours is the
 whole road of a peer: loader process, ring of batches in shared memory, source layer. Both have their reader beside the
 process that takes the batches. And the share of a solver's time that waits for data, while LeNet and CIFAR-10 quick
-train as one peer. docs/benchmarks.md says what each figure means.
+train as one peer. docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from _models import CIFAR10_QUICK, LENET, Model, write_data, write_solver
 
 from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings, JobSpec
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
+from gossip_caffe.observe.log.reading import read_history
 
 SLOTS = 8
 AHEAD = 4 * SLOTS
@@ -96,8 +97,8 @@ def peer_child(spec_json: str, fds: str, seconds: float) -> None:
     """Forward passes of the peer's net over a ring that a loader fills."""
     import caffe  # noqa: PLC0415 - only this child may load Caffe
 
-    from gossip_caffe.solver import source_layer  # noqa: PLC0415
-    from gossip_caffe.solver.pycaffe_engine import solver_of  # noqa: PLC0415
+    from gossip_caffe.solver.engines import source_layer  # noqa: PLC0415
+    from gossip_caffe.solver.engines.pycaffe_engine import solver_of  # noqa: PLC0415
 
     caffe.set_mode_cpu()
     spec = JobSpec.from_json(Path(spec_json).read_bytes())
@@ -207,10 +208,10 @@ def wait_share(model: Model, seconds: float, folder: Path) -> float:
         timeout=900,
         check=True,
     )
-    (log,) = run.glob("clusters/*/run/events/*.jsonl")
+    (folder,) = run.glob("clusters/*/run/events")
     shares: list[float] = [
         event["stalled_share"]
-        for event in map(json.loads, log.read_text().splitlines())
+        for event in read_history(folder, "p0").events
         if event["event"] == "progress" and 0.1 < event["samples"] / (iterations * model.batch) < 0.9
     ]
     if not shares:

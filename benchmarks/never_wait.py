@@ -3,7 +3,8 @@
     python benchmarks/never_wait.py [--nets lenet,244] [--rounds 10] [--seconds 2]
 
 The solver has a core of its own. On the other core there are by turns: agent and partner, which exchange without pause
-or as often as by default; a solver that never exchanges; nobody. docs/benchmarks.md says what each figure means.
+or as often as by default; a solver that never exchanges; nobody.
+docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from typing import Any
 import numpy as np
 from _full_ring import full_ring, refill
 from _models import LENET, WIDE, Model, write_solver
-from _plain_peer import NoFiles, PlainWeights, exchanger
+from _plain_peer import NoFiles, PlainPeer, PlainWeights
 from numpy.typing import NDArray
 
-from gossip_caffe.data import source
-from gossip_caffe.gossip.exchange import OutcomeKind
-from gossip_caffe.gossip.grpc_server import PeerServer
-from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.data.sources import source
+from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.gossip.transport.grpc_server import PeerServer
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings, JobSpec
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.engine import engine_spec
+from gossip_caffe.solver.engines.engine import engine_spec
 from gossip_caffe.solver.history import HistoryRoom
 from gossip_caffe.solver.loop import SolverLoop
 
@@ -62,7 +63,7 @@ class TimedSolver:
     """The product's solver loop on the product's Caffe engine, with batches that are always there."""
 
     def __init__(self, job: JobSpec) -> None:
-        from gossip_caffe.solver.pycaffe_engine import PycaffeEngine  # noqa: PLC0415 - only this child may load Caffe
+        from gossip_caffe.solver.engines.pycaffe_engine import PycaffeEngine  # noqa: PLC0415 - only this child may load Caffe
 
         spec = engine_spec(job, "caffe")
         self._ring = full_ring(job)
@@ -137,7 +138,7 @@ def solve(solver_file: str, control_fd: int) -> None:
 async def answer(values: int) -> None:
     """Be the partner until stdin closes."""
     server = PeerServer("127.0.0.1:0", NoFiles())
-    server.serve(exchanger("b", PlainWeights(values, 2, scale=0.01), CODEC, GrpcTransport()))
+    server.serve(PlainPeer("b", PlainWeights(values, 2, scale=0.01), CODEC, GrpcTransport()).answering)
     print(await server.start(), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop()
@@ -146,18 +147,18 @@ async def answer(values: int) -> None:
 async def exchange(board_fd: int, port: int) -> None:
     """Be the agent: between "on SECONDS" and "off" begin an exchange so often; then say how many were applied."""
     board = WeightBoard.attach(board_fd)
-    own = exchanger("a", board, CODEC, GrpcTransport())
+    own = PlainPeer("a", board, CODEC, GrpcTransport())
     print(board.size, flush=True)
     while (line := await asyncio.to_thread(sys.stdin.readline)).startswith("on"):
         every_s = float(line.split()[1])
         off = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
-        applied = own.outcomes[OutcomeKind.APPLIED]
+        applied = own.offering.outcomes[OutcomeKind.APPLIED]
         while not off.done():
             due = asyncio.ensure_future(asyncio.sleep(every_s))
-            await own.offer_to("b", f"127.0.0.1:{port}")
+            await own.offering.offer_to("b", f"127.0.0.1:{port}")
             await asyncio.wait((off, due), return_when=asyncio.FIRST_COMPLETED)
         board.pump()
-        print(own.outcomes[OutcomeKind.APPLIED] - applied, flush=True)
+        print(own.offering.outcomes[OutcomeKind.APPLIED] - applied, flush=True)
 
 
 # ── all of them ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,8 +3,8 @@
     python benchmarks/recover.py [--peers 4] [--repeats 3] [--net lenet] [--torchrun /venv/with/torch/bin/torchrun]
 
 Survivors are to train on as if nothing had happened, so what is measured is the longest pause between two steps of
-any of them after the kill, beside the longest in as much time before it. docs/benchmarks.md says what each figure
-means.
+any of them after the kill, beside the longest in as much time before it.
+docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from _models import MODELS, write_solver
 from _peer_process import start_peer, wait_for_end
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd_server import EtcdServer
-from gossip_caffe.data import source
+from gossip_caffe.cluster.etcd.server import EtcdServer
+from gossip_caffe.data.sources import source
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import create_job
-from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.observe.log.events import Event
+from gossip_caffe.observe.log.reading import read_history
+from gossip_caffe.observe.log.runs import one_by_one
 
 DEADLINE_S = 300.0
 AFTER_S = 10.0
@@ -58,12 +61,10 @@ class Fleet:
         self.processes[name] = start_peer(self.endpoint, JOB, name, self.folder, log)
         return name
 
-    def events(self, name: str, *kinds: Event) -> list[tuple[float, dict[str, object]]]:
+    def events(self, name: str, *kinds: Event) -> list[tuple[float, Mapping[str, Any]]]:
         """(monotonic seconds, event) of these kinds, in order."""
-        path = self.folder / "events" / f"{name}.jsonl"
-        if not path.exists():
-            return []
-        return [(float(str(entry["m"])), entry) for entry in read_events(path) if entry["event"] in kinds]
+        found = one_by_one(read_history(self.folder / "events", name).events)
+        return [(float(entry["m"]), entry) for entry in found if entry["event"] in kinds]
 
     def steps(self, name: str) -> list[float]:
         return [at for at, _ in self.events(name, Event.TRAINED)]
@@ -72,7 +73,7 @@ class Fleet:
         """(epoch, chunk) that it owned at its end."""
         owned: set[tuple[object, object]] = set()
         for _, entry in self.events(name, Event.CLAIMED, Event.DONE, Event.RELEASED):
-            chunks = {(entry["epoch"], chunk) for chunk in entry["chunks"]}  # type: ignore[attr-defined]
+            chunks = {(entry["epoch"], chunk) for chunk in entry["chunks"]}
             owned = owned | chunks if entry["event"] == Event.CLAIMED else owned - chunks
         return owned
 
@@ -123,7 +124,7 @@ def kill(fleet: Fleet, rng: random.Random) -> Death:
         (when, (entry["epoch"], chunk))
         for name in survivors
         for when, entry in fleet.events(name, Event.CLAIMED)
-        for chunk in entry["chunks"]  # type: ignore[attr-defined]
+        for chunk in entry["chunks"]
         if when > at
     ]
     return Death(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NOT_HERE = 6
-"""The exit code of a benchmark whose machine lacks something (docs/errors.md), for example a card."""
+"""The exit code of a benchmark whose machine lacks something (docs/errors.md), for example a GPU."""
 
 
 def names() -> list[str]:

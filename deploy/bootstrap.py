@@ -1,10 +1,12 @@
 """Makes a checkout ready for ``make demo`` and ``make test``: does what is missing, and says what and how far it is.
 
-    python3 deploy/bootstrap.py [--extras demo|dev] [--only-this-python] [--cuda 0|1 [--cuda-archs …] [--cudnn 0|1]]
+    python3 deploy/bootstrap.py [--extras demo|dev|docs] [--only-this-python]
+                                [--cuda 0|1 [--cuda-archs …] [--cudnn 0|1]]
 
-System packages come from apt-get (as root, or through sudo), everything else goes into ``.venv`` and the cache. When
-nothing is missing it takes a fraction of a second. ``GOSSIP_CAFFE_PYCAFFE=/folder/with/caffe`` uses that pycaffe and
-builds none. Which pycaffe was asked for, with CUDA or without, is kept until another one is. Standard library only.
+System packages come from apt-get (as root, or through sudo), everything else goes into ``.venv`` and the cache.
+Packages that only some tests use are left out where none can be installed: these tests are skipped then. When nothing
+is missing it takes a fraction of a second. ``GOSSIP_CAFFE_PYCAFFE=/folder/with/caffe`` uses that pycaffe and builds
+none. Which pycaffe was asked for, with CUDA or without, is kept until another one is. Standard library only.
 """
 
 from __future__ import annotations
@@ -25,9 +27,13 @@ import json
 import os
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parent / "pycaffe"))
+
+import needs
 import setup_plan
 from setup_plan import Kind, SetupError, Step, SystemPackage, Wanted
 
@@ -112,6 +118,7 @@ def wanted(extras: str, words: Sequence[str], *, only_this_python: bool) -> Want
     recipe = [path for path in BUILD.parent.iterdir() if path.is_file()]
     recipe += [path for path in (BUILD.parent / "cuda").iterdir() if words]
     package = [ROOT / "pyproject.toml", ROOT / "setup.py", *(ROOT / "protos").glob("*.proto")]
+    package += (ROOT / "gossip_caffe").rglob("*.c")
     other = os.environ.get("GOSSIP_CAFFE_PYCAFFE", "")
     return Wanted(
         python=this_python() if only_this_python else "",
@@ -149,24 +156,39 @@ def probe(python: Path | str, folder: str = "") -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def rights() -> dict[str, bool]:
+    """Whether system packages can be installed, as setup_plan asks it."""
+    return {
+        "is_root": os.geteuid() == 0,
+        "has_apt": shutil.which("apt-get") is not None,
+        "has_sudo": shutil.which("sudo") is not None,
+    }
+
+
 def missing_for_pycaffe() -> list[SystemPackage]:
     """The system packages that building pycaffe asks for."""
     python = str(PYTHON) if PYTHON.exists() else sys.executable
     done = subprocess.run(
         [python, str(BUILD), "--missing-packages"], capture_output=True, text=True, check=True
     )
-    return [SystemPackage(*line.split("\t")) for line in done.stdout.splitlines()]
+    listed = (line.split("\t") for line in done.stdout.splitlines())
+    return [SystemPackage(name, why) for name, why in listed]
+
+
+def missing_for_package(extras: str) -> list[SystemPackage]:
+    """The system packages that the package, with these extras, and its tests ask for."""
+    if not setup_plan.covers(extras, "dev"):
+        return []
+    python = sys.version_info[:2]
+    wanted = needs.leveldb_binding(python, Path(sysconfig.get_path("include")))
+    required = [SystemPackage(need.package, need.why) for need in wanted if not needs.installed(need)]
+    optional = [need for need in needs.TESTS if not needs.installed(need)]
+    return required + [SystemPackage(need.package, need.why, optional=True) for need in optional]
 
 
 def install_system(packages: Sequence[SystemPackage], log: Path) -> None:
     """Install with apt-get."""
-    commands = setup_plan.install_commands(
-        packages,
-        is_root=os.geteuid() == 0,
-        has_apt=shutil.which("apt-get") is not None,
-        has_sudo=shutil.which("sudo") is not None,
-    )
-    for command in commands:
+    for command in setup_plan.install_commands(packages, **rights()):
         run(command, log, "apt-get")
 
 
@@ -188,16 +210,19 @@ def install_package(target: Wanted, log: Path) -> None:
 
 
 def install_pycaffe(target: Wanted, elsewhere: str, words: Sequence[str], log: Path) -> None:
-    """Install our wheel, built if need be as ``words`` say, or a path to another pycaffe."""
+    """Install our wheel, built if need be as ``words`` say, or a path to another pycaffe.
+
+    The old one stays until the new one is there: a build takes minutes, may fail, and peers may be running.
+    """
     by_path = next((VENV / "lib").glob("python3*/site-packages")) / BY_PATH
-    by_path.unlink(missing_ok=True)
-    run([PYTHON, "-m", "pip", "uninstall", "--yes", WHEEL], log, "removing the old pycaffe")
+    removing: list[str | Path] = [PYTHON, "-m", "pip", "uninstall", "--yes", WHEEL]
     if elsewhere:
         if probe(PYTHON, elsewhere) is None:
             raise SetupError(
                 f"{PYTHON} cannot use the pycaffe in {elsewhere} (see: PYTHONPATH={elsewhere} {PYTHON} "
                 "-c 'import caffe'); name another in GOSSIP_CAFFE_PYCAFFE, or take a PYTHON that has none"
             )
+        run(removing, log, "removing the old pycaffe")
         by_path.write_text(f"{elsewhere}\n")
         say(f"using the pycaffe in {elsewhere}")
     else:
@@ -205,6 +230,8 @@ def install_pycaffe(target: Wanted, elsewhere: str, words: Sequence[str], log: P
         if built.returncode:
             raise SetupError("pycaffe was not built, see the line above")
         wheel = built.stdout.strip()
+        by_path.unlink(missing_ok=True)
+        run(removing, log, "removing the old pycaffe")
         run([PYTHON, "-m", "pip", "install", "--disable-pip-version-check", wheel], log, "installing pycaffe")
         say(f"using the pycaffe that was built here: {wheel}")
     write_stamp(pycaffe=target.pycaffe, pycaffe_words=" ".join(words))
@@ -243,8 +270,10 @@ def set_up(options: argparse.Namespace, log: Path) -> None:
         steps,
         python=sys.version_info[:2],
         python_has_venv=importlib.util.find_spec("ensurepip") is not None,
+        missing_for_package=missing_for_package(target.extras),
         missing_for_pycaffe=missing_for_pycaffe() if for_pycaffe and not elsewhere else (),
     )
+    packages = setup_plan.without_optional(packages, **rights())
     planned = setup_plan.with_system(steps, packages)
     for number, step in enumerate(planned, 1):
         say(f"{number}/{len(planned)} {step.kind}: {step.reason}")
@@ -280,7 +309,7 @@ def main() -> int:
     parser.add_argument(
         "--only-this-python", action="store_true", help="make .venv anew if it was made with another Python"
     )
-    parser.add_argument("--cuda", type=int, choices=(0, 1), help="which pycaffe: 1 for NVIDIA cards too")
+    parser.add_argument("--cuda", type=int, choices=(0, 1), help="which pycaffe: 1 for NVIDIA GPUs too")
     parser.add_argument(
         "--cuda-archs", default="", metavar="N[,N…]", help="for these compute capabilities alone"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-EXTRAS = ("demo", "dev")  # each holds the one before it
+EXTRAS = ("demo", "dev", "docs")  # each holds the one before it
 
 
 class SetupError(Exception):
@@ -34,10 +34,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class SystemPackage:
-    """A package of Debian or Ubuntu, and what it is for."""
+    """A package of Debian or Ubuntu, and what it is for; ``optional``: setup succeeds without it as well."""
 
     name: str
     why: str
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def digest(files: Iterable[Path]) -> str:
 
 
 def pycaffe_words(cuda: int, architectures: str, cudnn: int) -> list[str]:
-    """What pycaffe's build is told: nothing for the CPU; for cards which, and whether with cuDNN."""
+    """The options of pycaffe's build: none for the CPU; for GPUs their architectures, and whether with cuDNN."""
     if not cuda:
         return []
     words = ["--cuda", "1"]
@@ -139,16 +140,28 @@ def system_packages(
     *,
     python: tuple[int, int],
     python_has_venv: bool,
+    missing_for_package: Sequence[SystemPackage],
     missing_for_pycaffe: Sequence[SystemPackage],
 ) -> list[SystemPackage]:
-    """The system packages that these steps need and that are missing."""
+    """The system packages that these steps need and that are missing; each once."""
     kinds = {step.kind for step in steps}
     packages = []
     if Kind.VENV in kinds and not python_has_venv:
         packages.append(SystemPackage(f"python{python[0]}.{python[1]}-venv", "virtual environments"))
+    if Kind.PACKAGE in kinds:
+        packages += missing_for_package
     if Kind.PYCAFFE in kinds:
         packages += missing_for_pycaffe
-    return packages
+    return list({package.name: package for package in packages}.values())
+
+
+def without_optional(
+    packages: Sequence[SystemPackage], *, is_root: bool, has_apt: bool, has_sudo: bool
+) -> list[SystemPackage]:
+    """The packages to ask for: where none can be installed, the optional ones are not."""
+    if has_apt and (is_root or has_sudo):
+        return list(packages)
+    return [package for package in packages if not package.optional]
 
 
 def install_commands(

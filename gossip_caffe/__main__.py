@@ -1,6 +1,15 @@
-"""``python -m gossip_caffe`` is the ``gossip-caffe`` command."""
+"""``python -m gossip_caffe`` runs the ``gossip-caffe`` command."""
 
-from gossip_caffe.cli.main import main
+from gossip_caffe.begin import (
+    libraries_choose_for_themselves,
+    warnings_stay_warnings,
+    working_folder_last,
+)
 
 if __name__ == "__main__":
+    working_folder_last()
+    warnings_stay_warnings()
+    libraries_choose_for_themselves()
+    from gossip_caffe.cli.main import main
+
     main()

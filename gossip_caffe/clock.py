@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the product may ask about time."""
+    """The time as the product may use it."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back; the origin means nothing."""
+        """Seconds that never decrease, from an arbitrary origin."""
         ...
 
     def wall(self) -> float:
-        """Seconds since the Unix epoch; for people and logs only, never for decisions."""
+        """Seconds since the Unix epoch; for users and logs only, never for decisions."""
         ...
 
     async def sleep(self, seconds: float) -> None:

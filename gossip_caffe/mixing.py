@@ -1,4 +1,4 @@
-"""Random-looking numbers that are a function of their input: alike on every machine, whoever asks."""
+"""Pseudo-random numbers that are a function of their input: the same on every machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ _TWO_TO_53 = 2.0**53
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser, twice: inputs that differ in one bit come out independent (Steele et al. 2014)."""
+    """SplitMix64's finaliser, applied twice (Steele et al. 2014): shape and dtype as ``values``.
+
+    Inputs that differ in one bit give independent outputs.
+    """
     result = values.copy()
     shifted = np.empty_like(result)
     for _ in range(2):

@@ -1,4 +1,7 @@
-"""Fields of protobuf messages written and read by hand, for what is too large to be a message in memory."""
+"""Fields of protobuf messages, encoded and decoded without the library.
+
+They serve for data that is too large for one message object.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ _LONGEST_VARINT = 10
 
 
 def varint(value: int) -> bytes:
-    """A number that is not negative, seven bits a byte, the lowest first."""
+    """The varint of a non-negative number: seven bits per byte, the lowest first."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -18,12 +21,12 @@ def varint(value: int) -> bytes:
 
 
 def number_field(field: int, value: int) -> bytes:
-    """A whole field that holds a number which is not negative (wire type 0)."""
+    """A whole field with a non-negative number (wire type 0)."""
     return varint(field << 3) + varint(value)
 
 
 def head(field: int, length: int) -> bytes:
-    """What stands before the ``length`` bytes of a field of text, bytes, packed numbers or a message (wire type 2)."""
+    """The bytes before the ``length`` bytes of a field of text, bytes, packed numbers or a message (wire type 2)."""
     return varint(field << 3 | 2) + varint(length)
 
 
@@ -33,10 +36,17 @@ def text_field(field: int, text: str) -> bytes:
     return head(field, len(content)) + content
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Number, wire type and value of each field: a number, or the field's own bytes, of which none is copied.
+def field_bytes(field: int, kind: int, value: int | memoryview) -> bytes:
+    """The original bytes of a field that ``fields`` yielded."""
+    if isinstance(value, int):
+        return number_field(field, value)
+    return (head(field, len(value)) if kind == 2 else varint(field << 3 | kind)) + bytes(value)
 
-    Raises ValueError when the message is torn, or of no protobuf.
+
+def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    """Field number, wire type and value of each field. A value is a number, or a view of the field's bytes.
+
+    Raises ValueError when the message is torn or is no protobuf.
     """
     at = 0
     while at < len(message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec, RateSchedule
+from gossip_caffe.job.spec.spec import DataSpec, JobSettings, JobSpec, RateSchedule
 
 
 def bare_job(**differs: Any) -> JobSpec:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings, JobSpec
-from gossip_caffe.solver.engine import EngineSpec, engine_spec
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
+from gossip_caffe.solver.engines.engine import EngineSpec, engine_spec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 RECORDS, BATCH, SIZE = 400, 8, 6

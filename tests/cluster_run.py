@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.cluster.control import ask
-from gossip_caffe.cluster.state import ClusterState
+from gossip_caffe.cluster.state.folder import ClusterState
+from gossip_caffe.cluster.supervision.control import ask
 from gossip_caffe.errors import NotFound
 
 ROOT = Path(__file__).parent.parent

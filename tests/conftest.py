@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.optional import SkipsWhatIsMissing
+
 # A shared machine may stall any example; what a test must bound in time it bounds itself.
 settings.register_profile("gossip-caffe", deadline=None)
 settings.load_profile("gossip-caffe")
 
 # A shell ignores it in what it starts in the background, and every process of a test would, too: some get Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup does the same to the signal of a terminal that closes.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests run side by side: a BLAS with a thread for each core would only wait for its own threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -23,6 +27,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _HERE = Path(__file__).parent
 _FOLDERS = ("unit", "integration", "chaos", "simulation", "gpu")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Skip what cannot run here, with the reason."""
+    config.pluginmanager.register(SkipsWhatIsMissing())
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -37,3 +46,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for folder in _FOLDERS:
             if folder in parts:
                 item.add_marker(folder)
+        if "chaos" in parts:
+            item.add_marker(pytest.mark.needs("etcd"))  # its own, or that of a cluster

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd_server import EtcdServer
-from gossip_caffe.membership.etcd_channel import EtcdSettings
-from gossip_caffe.membership.etcd_store import EtcdStore
-from gossip_caffe.membership.store import Operation
+from gossip_caffe.cluster.etcd.server import EtcdServer
+from gossip_caffe.membership.etcd.etcd_channel import EtcdSettings
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
+from gossip_caffe.membership.etcd.store import Operation
 
 
 def store_of(server: EtcdServer) -> EtcdStore:

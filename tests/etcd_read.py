@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.membership.etcd_store import EtcdStore
-from gossip_caffe.membership.store import Store
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
+from gossip_caffe.membership.etcd.store import Store
 
 T = TypeVar("T")
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.observe.log.events import Event
+from gossip_caffe.observe.log.reading import read_histories
+from gossip_caffe.observe.log.runs import one_by_one
 from gossip_caffe.shards.epochs import ChunkId
 from tests.cluster_run import wait_for
 
@@ -21,7 +23,7 @@ class PeerLog:
     done: set[ChunkId] = field(default_factory=set)
     released: set[ChunkId] = field(default_factory=set)
     unknown: set[ChunkId] = field(default_factory=set)
-    borrowed: set[ChunkId] = field(default_factory=set)
+    unclaimed: set[ChunkId] = field(default_factory=set)
     events: list[Mapping[str, Any]] = field(default_factory=list)
 
     def count(self, event: Event) -> int:
@@ -37,16 +39,19 @@ class PeerLog:
 
 
 def read_logs(run_dir: Path) -> dict[str, PeerLog]:
-    """The logs of all peers, as they are now."""
-    return {path.stem: read_log(read_events(path)) for path in sorted((run_dir / "events").glob("*.jsonl"))}
+    """The logs of all peers, as they are now; with an event for each batch."""
+    return {
+        peer: read_log(one_by_one(history.events))
+        for peer, history in read_histories(run_dir / "events").items()
+    }
 
 
-def chunks_on_credit(logs: Mapping[str, PeerLog]) -> int:
+def chunks_unclaimed(logs: Mapping[str, PeerLog]) -> int:
     """How many chunks were trained without being owned: what each of them may cost in records trained twice.
 
     None where the store answers: but a machine that is busy with other things may keep it from that for a moment.
     """
-    return sum(len(log.borrowed) for log in logs.values())
+    return sum(len(log.unclaimed) for log in logs.values())
 
 
 def wait_for_more_done(run_dir: Path, chunks: int) -> None:
@@ -74,7 +79,7 @@ def read_log(events: Iterable[Mapping[str, Any]]) -> PeerLog:
             case Event.UNKNOWN:
                 log.unknown |= chunks
             case Event.BORROWED:
-                log.borrowed |= chunks
+                log.unclaimed |= chunks
             case Event.RELEASED:
                 log.released |= chunks
                 log.owned -= chunks

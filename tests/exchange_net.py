@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from gossip_caffe.clock import SystemClock
+from gossip_caffe.clock import Clock, SystemClock
 from gossip_caffe.errors import ExchangeFailed
-from gossip_caffe.gossip.average import distance
-from gossip_caffe.gossip.exchange import Exchanger
-from gossip_caffe.gossip.memory_transport import MemoryNetwork
-from gossip_caffe.gossip.message import Message, Undelivered
+from gossip_caffe.gossip.averaging.average import distance
+from gossip_caffe.gossip.codecs.message import Message, Undelivered
+from gossip_caffe.gossip.protocol.answering import Answering
+from gossip_caffe.gossip.protocol.local_peer import LocalPeer
+from gossip_caffe.gossip.protocol.offering import Offering
+from gossip_caffe.gossip.protocol.transport import Transport
+from gossip_caffe.gossip.transport.memory_transport import MemoryNetwork
 from gossip_caffe.solver.board import SnapshotInfo
 
 SIZE = 33
@@ -44,6 +47,38 @@ class Weights:
         self.applied += 1
 
 
+class ExchangingPeer:
+    """One peer in its exchanges: its state, its own offers, and its answers."""
+
+    def __init__(
+        self,
+        name: str,
+        weights: Any,
+        transport: Transport,
+        *,
+        codec: str = "float32",
+        job: str = "job",
+        fingerprint: str = "layout",
+        clock: Clock | None = None,
+        seed: int | str | None = None,
+        accepts: bool = True,
+        **more: Any,
+    ) -> None:
+        self.local = LocalPeer(
+            name=name,
+            job=job,
+            fingerprint=fingerprint,
+            weights=weights,
+            clock=clock or SystemClock(),
+            rng=random.Random(name if seed is None else seed),
+            **more,
+        )
+        self.offering = Offering(self.local, transport, codec)
+        self.answering = Answering(self.local)
+        if accepts:
+            self.local.accepting = None
+
+
 class Net:
     """Some peers on one network."""
 
@@ -54,26 +89,27 @@ class Net:
         self.network = MemoryNetwork()
         self.offload = offload
         self.weights = {f"p{index}": Weights(index) for index in range(count)}
-        self.peers = {name: self.exchanger(name, weights, codec) for name, weights in self.weights.items()}
-        self.network.peers.update(self.peers)
+        self.peers: dict[str, ExchangingPeer] = {}
+        for name, weights in self.weights.items():
+            self.put(name, self.peer(name, weights, codec))
 
-    def exchanger(
+    def peer(
         self, name: str, weights: Weights, codec: str, fingerprint: str = "layout", offload: Any = None
-    ) -> Exchanger:
-        made = Exchanger(
-            peer=name,
-            job="job",
-            fingerprint=fingerprint,
+    ) -> ExchangingPeer:
+        return ExchangingPeer(
+            name,
+            weights,
+            self.network,
             codec=codec,
-            weights=weights,
-            transport=self.network,
-            clock=SystemClock(),
-            rng=random.Random(name),
+            fingerprint=fingerprint,
             offload=offload or self.offload,
             blobs=self.blobs,
         )
-        made.accepting = None
-        return made
+
+    def put(self, name: str, peer: ExchangingPeer) -> None:
+        """This peer answers under this name from now on."""
+        self.peers[name] = peer
+        self.network.peers[name] = peer.answering
 
     @property
     def total(self) -> np.ndarray:
@@ -112,6 +148,6 @@ async def offered_by_p0(net: Net) -> Message:
         raise Undelivered("caught")
 
     before, net.network.before_offer = net.network.before_offer, catch
-    await net.peers["p0"].offer_to("p1", "p1")
+    await net.peers["p0"].offering.offer_to("p1", "p1")
     net.network.before_offer = before
     return caught[0]

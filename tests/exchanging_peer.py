@@ -22,18 +22,20 @@ import numpy as np
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.gossip import bulk, grpc_server, offering, party
-from gossip_caffe.gossip.exchange import Exchanger
-from gossip_caffe.gossip.grpc_server import PeerServer
-from gossip_caffe.gossip.grpc_transport import GrpcTransport
-from gossip_caffe.gossip.message import Message
-from gossip_caffe.gossip.offering import Offering
-from gossip_caffe.gossip.payload import decoded
-from gossip_caffe.gossip.transport import Carry
-from gossip_caffe.job.spec import JobSettings, RateSchedule, TopSpec
-from gossip_caffe.observe.events import JsonLinesLog
-from gossip_caffe.peer.exchanging import Exchanging
-from gossip_caffe.solver.engine import EngineSpec
+from gossip_caffe.gossip.codecs.message import Message
+from gossip_caffe.gossip.protocol import local_peer, offering
+from gossip_caffe.gossip.protocol.answering import Answering
+from gossip_caffe.gossip.protocol.local_peer import LocalPeer
+from gossip_caffe.gossip.protocol.offering import Offering
+from gossip_caffe.gossip.protocol.payload import decoded
+from gossip_caffe.gossip.protocol.transport import Carry
+from gossip_caffe.gossip.transport import grpc_server, weights_socket
+from gossip_caffe.gossip.transport.grpc_server import PeerServer
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
+from gossip_caffe.job.spec.spec import JobSettings, RateSchedule, TopSpec
+from gossip_caffe.observe.log.writing import JsonLinesLog
+from gossip_caffe.peer.sharing.pairwise import PairwiseStrategy
+from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.stepped_solver import SteppedSolver
 
 P = ParamSpec("P")
@@ -66,19 +68,19 @@ class Gate:
 
 
 class HeldAnswerer:
-    """An exchanger that is held between applying and answering, and says when an offer comes and when it is over."""
+    """The answering side, held between applying and answering; it says when an offer comes and when it is over."""
 
-    def __init__(self, exchanger: Exchanger, gate: Gate) -> None:
-        self._exchanger = exchanger
+    def __init__(self, answering: Answering, gate: Gate) -> None:
+        self._answering = answering
         self._gate = gate
 
     async def receive(
         self, header: Message, payload_bytes: int, read: Callable[[], Awaitable[Message]]
     ) -> Message:
-        return await self._told(header, self._exchanger.receive(header, payload_bytes, read))
+        return await self._told(header, self._answering.receive(header, payload_bytes, read))
 
     async def receive_swap(self, header: Message, carry: Carry) -> Message:
-        return await self._told(header, self._exchanger.receive_swap(header, carry))
+        return await self._told(header, self._answering.receive_swap(header, carry))
 
     async def _told(self, header: Message, answering: Awaitable[Message]) -> Message:
         say(receiving=header.exchange_id)
@@ -90,10 +92,10 @@ class HeldAnswerer:
             say(over=header.exchange_id)
 
     async def answer(self, offer: Message) -> Message:
-        return await self._exchanger.answer(offer)
+        return await self._answering.answer(offer)
 
     async def show(self, request: Message) -> Message:
-        return await self._exchanger.show(request)
+        return await self._answering.show(request)
 
 
 class Life:
@@ -107,25 +109,29 @@ class Life:
         ring = BatchRing.create((TopSpec("data", (FEATURES,)), TopSpec("label", ())), 1, 1)
         spec = EngineSpec("numpy", "", iter_size=1, batch_records=1, seed=seed)
         self._solver = SteppedSolver(spec, FIXED, ring, monotonic=time.monotonic)
-        self._log = JsonLinesLog(log, name, SystemClock())
+        self._log = JsonLinesLog(log.parent, name, SystemClock())
         self._seed = seed
-        self.exchanger: Exchanger
+        self.local: LocalPeer
+        self.offering: Offering
+        self.answering: Answering
 
     async def begin(self) -> None:
         layout = await self._solver.build()
         await self._solver.start(None)
-        self.exchanger = Exchanger(
-            peer=self._name,
+        self.local = LocalPeer(
+            name=self._name,
             job="job",
             fingerprint=layout.fingerprint,
-            codec="float32",
             weights=self._solver.board,
-            transport=self._transport,
             clock=SystemClock(),
             rng=random.Random(self._seed),
             offload=self._elsewhere,
         )
-        self.exchanger.accepting = None
+        self.offering = Offering(
+            self.local, self._transport, "float32"
+        )  # it remembers the offers that it gave up
+        self.answering = Answering(self.local)
+        self.local.accepting = None
         self._exchanging(0)  # its log is that of the answers, too
 
     async def _elsewhere(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -134,9 +140,11 @@ class Life:
             await self.gate.reached("checked")
         return result
 
-    def _exchanging(self, port: int) -> Exchanging:
-        return Exchanging(
-            exchanger=self.exchanger,
+    def _exchanging(self, port: int) -> PairwiseStrategy:
+        return PairwiseStrategy(
+            peer=self.local,
+            offering=self.offering,
+            answering=self.answering,
             board=self._solver.board,
             settings=JobSettings(),
             own=lambda: (self._name, ""),
@@ -166,7 +174,7 @@ class Life:
 
 
 async def serve(name: str, patience_s: float) -> None:
-    party.OFFLOAD_FROM_VALUES = 1
+    local_peer.OFFLOAD_FROM_VALUES = 1
     server, transport = PeerServer("127.0.0.1:0", CheckpointFolder(Path())), GrpcTransport()
     port = await server.start()
     weights_port = server.weights_port
@@ -181,13 +189,13 @@ async def serve(name: str, patience_s: float) -> None:
         command = json.loads(line)
         match command.pop("do"):
             case "begin":
-                bulk.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = patience_s
+                weights_socket.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = patience_s
                 lives = [Life(name, command["seed"], command["hold"], Path(command["log"]), transport)]
                 await lives[0].begin()
                 offering.SWAP_FROM_VALUES = 0 if command["swaps"] else 1 << 60
                 server._listener.port = command["weights_port"] or weights_port
                 server.hide_nearby()  # the faults strike TCP
-                server.serve(HeldAnswerer(lives[0].exchanger, lives[0].gate))
+                server.serve(HeldAnswerer(lives[0].answering, lives[0].gate))
                 say(begun=name)
             case "offer":
                 task = asyncio.ensure_future(offer(lives[0], **command))
@@ -195,7 +203,7 @@ async def serve(name: str, patience_s: float) -> None:
                 task.add_done_callback(tasks.discard)
             case "straight":
                 server._listener.port = weights_port
-                bulk.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = LONG_S
+                weights_socket.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = LONG_S
             case "go":
                 lives[0].gate.go()
             case "weights":

@@ -1,7 +1,7 @@
 """A twin of the little of CuPy that the product uses, over NumPy, and of Caffe's blobs with two sides.
 
 Device memory is NumPy memory that only this module reads; addresses are real ones. ``Blob`` keeps its values on the
-host, on the card or on both, with Caffe's rules (``SyncedMemory`` in syncedmem.cpp): whoever writes to one side without
+host, on the GPU or on both, with Caffe's rules (``SyncedMemory`` in syncedmem.cpp): whoever writes to one side without
 saying so is overwritten by the other, here as there.
 """
 
@@ -29,14 +29,14 @@ class Head(Enum):
 
 
 class Blob:
-    """A blob of pycaffe in GPU mode. ``copied``: values that went to the card and from it, by Caffe itself."""
+    """A blob of pycaffe in GPU mode. ``copied``: values that went to the GPU and from it, by Caffe itself."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.head = Head.UNINITIALIZED
-        self.copied = {"to card": 0, "to host": 0}
+        self.copied = {"to GPU": 0, "to host": 0}
         self._host = np.full(shape, np.nan, dtype=np.float32)
-        self._card = np.full(shape, np.nan, dtype=np.float32)
+        self._gpu = np.full(shape, np.nan, dtype=np.float32)
 
     @property
     def data(self) -> Values:
@@ -44,26 +44,26 @@ class Blob:
         if self.head is Head.UNINITIALIZED:
             self._host[...] = 0
         elif self.head is Head.AT_GPU:
-            self._host[...] = self._card
-            self.copied["to host"] += self._card.size
+            self._host[...] = self._gpu
+            self.copied["to host"] += self._gpu.size
         self.head = Head.AT_CPU
         return self._host
 
     def gpu_data_ptr(self) -> int:
-        """The card's side, which counts from now on (mutable_gpu_data)."""
+        """The GPU's side, which counts from now on (mutable_gpu_data)."""
         if self.head is Head.UNINITIALIZED:
-            self._card[...] = 0
+            self._gpu[...] = 0
         elif self.head is Head.AT_CPU:
-            self._card[...] = self._host
-            self.copied["to card"] += self._card.size
+            self._gpu[...] = self._host
+            self.copied["to GPU"] += self._gpu.size
         self.head = Head.AT_GPU
-        return self._card.ctypes.data
+        return self._gpu.ctypes.data
 
     def kernel(self, factor: float, term: float) -> None:
-        """What a step does: the card computes on its side."""
+        """What a step does: the GPU computes on its side."""
         self.gpu_data_ptr()
-        self._card *= np.float32(factor)
-        self._card += np.float32(term)
+        self._gpu *= np.float32(factor)
+        self._gpu += np.float32(term)
 
 
 class CUDARuntimeError(RuntimeError):
@@ -89,7 +89,7 @@ class MemoryPointer:
 
 
 class ndarray:  # noqa: N801 - as CuPy calls it
-    """An array on the card. What is asked for without blocking is done when the stream is synchronized."""
+    """An array on the GPU. What is asked for without blocking is done when the stream is synchronized."""
 
     def __init__(
         self, shape: Any, dtype: Any = np.float32, memptr: MemoryPointer | None = None, *, of: Any = None
@@ -112,25 +112,25 @@ class ndarray:  # noqa: N801 - as CuPy calls it
 
     def set(self, arr: Values) -> None:
         assert arr.shape == self.values.shape
-        _CARD.to_card += arr.size
+        _GPU.to_gpu += arr.size
         np.copyto(self.values, arr)
 
     def get(self, *, out: Values, blocking: bool = True) -> None:
         assert out.shape == self.values.shape
         assert out.flags.c_contiguous
-        _CARD.to_host += out.size
+        _GPU.to_host += out.size
         source = self.values.copy()  # in the order of the stream: what is written later is not seen
         if blocking:
             np.copyto(out, source)
         else:
-            _CARD.waiting.append((out, source))
+            _GPU.waiting.append((out, source))
 
 
-class Card:
+class FakeGpu:
     """What the fake has done: values copied each way, pages locked, and copies that are still to be waited for."""
 
     def __init__(self) -> None:
-        self.to_card = self.to_host = 0
+        self.to_gpu = self.to_host = 0
         self.locked: list[tuple[int, int]] = []
         self.used = -1
         self.waiting: list[tuple[Values, Values]] = []
@@ -141,13 +141,13 @@ class Card:
         self.waiting.clear()
 
 
-_CARD = Card()
+_GPU = FakeGpu()
 
 
-def make_cupy(*, compiles: bool = True, locks: bool = True) -> tuple[Any, Card]:
+def make_cupy(*, compiles: bool = True, locks: bool = True) -> tuple[Any, FakeGpu]:
     """The module, and what it did. ``compiles``: it finds NVRTC; ``locks``: pages can be locked."""
-    global _CARD  # noqa: PLW0603 - one card at a time, as one process has
-    _CARD = card = Card()
+    global _GPU  # noqa: PLW0603 - one GPU at a time, as one process has
+    _GPU = gpu = FakeGpu()
 
     def add(one: ndarray, other: ndarray, out: ndarray | None = None) -> ndarray:
         if not compiles:
@@ -160,10 +160,10 @@ def make_cupy(*, compiles: bool = True, locks: bool = True) -> tuple[Any, Card]:
         if not locks:
             raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
         assert flags == 1
-        card.locked.append((ptr, size))
+        gpu.locked.append((ptr, size))
 
     def device(index: int) -> Any:
-        return SimpleNamespace(use=lambda: setattr(card, "used", index))
+        return SimpleNamespace(use=lambda: setattr(gpu, "used", index))
 
     runtime = SimpleNamespace(CUDARuntimeError=CUDARuntimeError, hostRegister=register)
     cuda = SimpleNamespace(
@@ -171,15 +171,15 @@ def make_cupy(*, compiles: bool = True, locks: bool = True) -> tuple[Any, Card]:
         MemoryPointer=MemoryPointer,
         UnownedMemory=UnownedMemory,
         compiler=SimpleNamespace(CompileException=CompileException),
-        get_current_stream=lambda: SimpleNamespace(synchronize=card.synchronize),
+        get_current_stream=lambda: SimpleNamespace(synchronize=gpu.synchronize),
         runtime=runtime,
     )
     module = SimpleNamespace(add=add, cuda=cuda, empty=ndarray, ndarray=ndarray)
-    return module, card
+    return module, gpu
 
 
 def blobs_of(shapes: Sequence[tuple[int, ...]]) -> list[Blob]:
-    """Blobs of these shapes, on the card, counting up from 1."""
+    """Blobs of these shapes, on the GPU, counting up from 1."""
     counted: Iterator[int] = iter(range(1, 1 << 30))
     blobs = [Blob(shape) for shape in shapes]
     for blob in blobs:

@@ -8,18 +8,19 @@ import os
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.solver.board import Flat
-from gossip_caffe.solver.device import CPU
-from gossip_caffe.solver.engine import engine_spec
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.solver.engines.engine import engine_spec
+from gossip_caffe.solver.engines.layout import WeightLayout
+from gossip_caffe.solver.engines.place import ALONE, LayerRank
+from gossip_caffe.solver.gpu.device import CPU
 from gossip_caffe.solver.solver_port import SolverProcess
 
 DEADLINE_S = 120.0
@@ -78,11 +79,17 @@ class OnePeer:
     """A peer's children, fed with a job's records in their order."""
 
     def __init__(
-        self, spec: JobSpec, *, modules: Path | None = None, noise_seed: int = 0, device: str = CPU
+        self,
+        spec: JobSpec,
+        *,
+        modules: Path | None = None,
+        noise_seed: int = 0,
+        device: str = CPU,
+        place: LayerRank = ALONE,
     ) -> None:
         self._spec = spec
         self.ring = BatchRing.create(spec.data.tops, spec.data.batch_records, max(SLOTS, 2 * spec.iter_size))
-        engine = engine_spec(spec, "pycaffe", noise_seed, device)
+        engine = replace(engine_spec(spec, "pycaffe", noise_seed, device), place=place)
         environment = dict(ENVIRONMENT)
         if modules is not None:
             environment["PYTHONPATH"] = os.pathsep.join(

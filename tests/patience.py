@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gossip_caffe.gossip import deadline, grpc_transport
+from gossip_caffe.gossip.policy import deadline
+from gossip_caffe.gossip.transport import grpc_transport
 
 PATIENCE_S = 60.0
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import plyvel
 import pytest
 from numpy.typing import NDArray
 
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import job_of, read_model
-from gossip_caffe.job.spec import JobSettings, JobSpec
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 from tests.caffe_jobs import HIDDEN
 from tests.hdf5_data import write_hdf5
@@ -40,6 +39,8 @@ def _database(backend: str, transform: str) -> str:
 
 
 def _write_leveldb(path: Path, pixels: Pixels, labels: Labels) -> None:
+    import plyvel  # noqa: PLC0415 - optional: only the test that writes one is skipped without it
+
     database = plyvel.DB(str(path), create_if_missing=True)
     for index, (pixel, label) in enumerate(zip(pixels, labels, strict=True)):
         datum = wire.Datum(

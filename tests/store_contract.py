@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gossip_caffe.errors import StoreError
-from gossip_caffe.membership.store import (
+from gossip_caffe.membership.etcd.store import (
     Absent,
     Changed,
     CreatedAt,
@@ -85,6 +85,28 @@ class StoreContract:
         await store.transact([], [Put(key, b"3")])
         assert not (await store.transact([CreatedAt(key, made)], [])).succeeded
 
+    async def test_history_is_forgotten_once_and_what_stands_is_not(self, store: Store, prefix: str) -> None:
+        key = f"{prefix}k"
+        watch = store.watch(prefix)
+        assert isinstance((await items(watch, 1))[0], Reset)
+        revisions = [(await store.transact([], [Put(key, b"%d" % n)])).revision for n in range(3)]
+        changes = await items(watch, 3)
+        assert [change.revision for change in changes if isinstance(change, Changed)] == revisions
+        newest = (await store.transact([], [Put(key, b"3")])).revision
+        await store.compact(newest)  # just written: nobody can have forgotten it
+        for refused in (revisions[0], newest + 1_000_000):
+            with pytest.raises(StoreError):
+                await store.compact(refused)
+        found = await store.get(key)
+        assert found is not None
+        assert (found.value, found.create_revision, found.mod_revision) == (b"3", revisions[0], newest)
+        assert (await store.transact([CreatedAt(key, revisions[0])], [Put(key, b"4")])).succeeded
+        third, fourth = await items(watch, 2)
+        for change, value in ((third, b"3"), (fourth, b"4")):
+            assert isinstance(change, Changed)
+            assert change.value is not None
+            assert change.value.value == value
+
     async def test_listing_and_counting_see_a_prefix_and_nothing_else(
         self, store: Store, prefix: str
     ) -> None:
@@ -101,6 +123,38 @@ class StoreContract:
         assert await store.count(f"{prefix}many/") == 2500
         await store.transact([], [DeletePrefix(f"{prefix}many/")])
         assert await store.count(prefix) == 1
+
+    async def test_values_that_are_too_much_for_one_reply_are_read_all_the_same(
+        self, store: Store, prefix: str
+    ) -> None:
+        keys = [f"{prefix}large/{n:02d}" for n in range(14)]
+        for key in keys:
+            await store.transact([], [Put(key, b"x" * 1_400_000)])
+        await store.transact([], [Put(f"{prefix}large/small", b"")])
+        listing = await store.list(f"{prefix}large/")
+        assert [len(item.value) for item in listing.items] == [1_400_000] * 14 + [0]
+        result = await store.transact([Absent(key) for key in keys], [Put(f"{prefix}no", b"")])
+        assert not result.succeeded
+        assert sorted(item.key for item in result.found) == keys
+
+    async def test_a_key_that_is_no_text_is_read_watched_guarded_and_removed_as_it_is(
+        self, store: Store, prefix: str
+    ) -> None:
+        one, two = f"{prefix}\udcff", f"{prefix}\udcfe"  # the bytes 0xff and 0xfe
+        await store.transact([], [Put(one, b"1")])
+        watching = store.watch(prefix)
+        first = await anext(watching)
+        assert isinstance(first, Reset)
+        assert [item.key for item in first.listing.items] == [one]
+        await store.transact([], [Put(two, b"2")])
+        change = await anext(watching)
+        assert not isinstance(change, Reset)
+        assert change.key == two
+        assert set(await store.keys(prefix)) == {one, two}
+        (item,) = [entry for entry in (await store.list(prefix)).items if entry.key == one]
+        assert (await store.transact([ModifiedAt(one, item.mod_revision)], [Delete(one)])).succeeded
+        assert await store.keys(prefix) == (two,)
+        assert await store.get(one) is None
 
     async def test_a_transaction_that_etcd_would_refuse_for_its_size_is_refused_here(
         self, store: Store, prefix: str

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gossip_caffe.gossip.frames import to_frames
-from gossip_caffe.gossip.message import Message
-from gossip_caffe.gossip.piece import serialized
+from gossip_caffe.gossip.codecs.message import Message
+from gossip_caffe.gossip.transport.frame_codec import serialized
+from gossip_caffe.gossip.transport.frames import to_frames
 from gossip_caffe.wire import gossip_pb2 as wire
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

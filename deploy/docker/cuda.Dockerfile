@@ -1,4 +1,4 @@
-# A peer for NVIDIA cards: pycaffe with CUDA 13 and cuDNN 9, built in a first stage with nvcc, run in a second without.
+# A peer for NVIDIA GPUs: pycaffe with CUDA 13 and cuDNN 9, built in a first stage with nvcc, run in a second without.
 # Not built yet: docs/gpu.md says what was tried.
 #
 #   docker build -f deploy/docker/cuda.Dockerfile -t gossip-caffe:cuda13 .

@@ -56,6 +56,16 @@ CHANGES = (
     Change(
         "src/caffe/net.cpp", '#include "caffe/test/test_caffe_main.hpp"\n', "", "a header of the C++ tests"
     ),
+    *(
+        Change(
+            "src/caffe/net.cpp",
+            f'    DLOG_IF(INFO, Caffe::root_solver())\n        << "    [{part}] ',
+            f'    LOG_IF(INFO, Caffe::root_solver())\n        << "    [{part}] ',
+            "debug_info prints in every build, as in BVLC's",
+            times=2,
+        )
+        for part in ("Forward", "Backward", "Update")
+    ),
     _with_limits("src/caffe/layers/detection_output_layer.cpp"),
     _with_limits("src/caffe/util/bbox_util.cpp"),
     _with_limits("src/caffe/util/sampler.cpp"),

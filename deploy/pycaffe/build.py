@@ -6,7 +6,7 @@ CMakeLists.txt) and packed (wheel_file.py) into a cache outside of the checkout:
     ${GOSSIP_CAFFE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/gossip-caffe}/pycaffe/<python>-<numpy>-<platform>-<recipe>/
 
 With --cuda 1 it gets the device's half too (cuda_toolkit.py, adaptations_cuda.py, cuda.cmake, cuda/); that wheel trains
-on the CPU as well, on machines without a card and without any of CUDA. How far it is goes to stderr, the wheel's path
+on the CPU as well, on machines without a GPU and without any of CUDA. How far it is goes to stderr, the wheel's path
 to stdout.
 """
 
@@ -221,7 +221,7 @@ def arguments() -> argparse.ArgumentParser:
         type=int,
         choices=(0, 1),
         default=0,
-        help="1: for NVIDIA cards too, with nvcc of $CUDA_HOME, PATH or /usr/local/cuda",
+        help="1: for NVIDIA GPUs too, with nvcc of $CUDA_HOME, PATH or /usr/local/cuda",
     )
     parser.add_argument(
         "--cuda-archs",

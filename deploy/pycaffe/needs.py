@@ -49,6 +49,19 @@ BOOST = (
     Need("libboost-regex-dev", "patterns", library="libboost_regex.so"),
 )
 
+TESTS = (Need("iproute2", "networks of their own for some tests", program="ip"),)
+LEVELDB_WHEELS_BEFORE = (3, 13)
+"""The LevelDB binding (plyvel) has wheels for older Pythons; pip builds it for newer ones."""
+
+
+def leveldb_binding(version: tuple[int, int], include: Path) -> list[Need]:
+    """What pip needs to build the LevelDB binding for this Python; nothing where there is a wheel."""
+    if version < LEVELDB_WHEELS_BEFORE:
+        return []
+    wanted = {"g++", "libleveldb-dev"}
+    headers = python_headers(version, include)
+    return [need for need in (*TOOLS, *LIBRARIES) if need.package in wanted] + ([headers] if headers else [])
+
 
 def python_headers(version: tuple[int, int], include: Path) -> Need | None:
     """The package with this Python's headers, unless it brought them along."""

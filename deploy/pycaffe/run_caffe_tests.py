@@ -2,7 +2,7 @@
 
 The tests come from the pinned source and are unpacked into a folder that goes away. They were written for
 older Pythons: names that unittest has dropped since are given back to it here; nothing else is changed. With
-``--card N`` they run in GPU mode on that card; the one that asks for the CPU's mode does not get it then.
+``--gpu N`` they run in GPU mode on that GPU; the one that asks for the CPU's mode does not get it then.
 
 The last line is ``RESULT {json}`` with the number run and the tests that failed; exit code 1 when one did.
 """
@@ -43,12 +43,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--card", type=int, metavar="N", help="in GPU mode, on this card")
+    parser.add_argument("--gpu", type=int, metavar="N", help="in GPU mode, on this GPU")
     options = parser.parse_args()
-    if options.card is not None:
+    if options.gpu is not None:
         import caffe  # noqa: PLC0415 - the tests' own
 
-        caffe.set_device(options.card)
+        caffe.set_device(options.gpu)
         caffe.set_mode_gpu()
         caffe.set_mode_cpu = lambda: None
     give_back_old_names()

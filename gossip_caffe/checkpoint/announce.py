@@ -1,29 +1,48 @@
-"""Checkpoints in the store: what there is, and who holds it. Announced only once it is whole on a disk."""
+"""The announcements of checkpoints in the store: each names one checkpoint and its holders.
+
+A checkpoint is announced only after all of it is on a disk.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
+import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 
+from gossip_caffe.addresses import is_address, is_host
 from gossip_caffe.checkpoint.manifest import Manifest
+from gossip_caffe.json_records import read_record, to_object
+from gossip_caffe.membership.etcd.store import Guard, ModifiedAt, Put, Store
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.store import Guard, ModifiedAt, Put, Store
-from gossip_caffe.stored import read_record, to_object
+from gossip_caffe.observe.log.ignored import Note, discard_note
+from gossip_caffe.plain import is_plain, shown
+from gossip_caffe.system.unix_sockets import is_peer_socket
 
 HOLDERS_ENOUGH = 32
-"""So many living holders share what joiners pull. An announcement of a thousand would be read by a thousand, and when a
-thousand join at once each of them would have to write it after all the others."""
+"""This many living holders are enough to serve the joiners.
+
+An announcement with a thousand holders would be read by a thousand peers; and if a thousand peers joined at once, each
+would have to rewrite it after all the others.
+"""
+
+MOST_BYTES = 1 << 18
+"""Limit of an announcement, in bytes. One with two thousand holders that have died has half of that."""
+MOST_SAMPLES = 1 << 62
+LAST_SECOND = 253402300799.0
+"""The last second of a calendar with four-digit years, in seconds since 1970."""
+_DIGEST = re.compile(r"[0-9a-f]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """One checkpoint. ``digest``: BLAKE3 of its manifest; ``holders``: peer → address.
+    """One announced checkpoint. ``digest``: BLAKE3 of its manifest. ``holders``: peer → address.
 
-    ``score``: of the test of the consensus that was nearest to it, more is better; None while there is none.
-    ``scored_samples``: where the job was at that test.
+    ``score``: the result of the consensus test nearest to the checkpoint, higher is better; None while there is none.
+    ``scored_samples``: the job's progress at that test.
     """
 
     checkpoint: str
@@ -35,52 +54,84 @@ class Announcement:
     scored_samples: int = -1
 
     def to_json(self) -> bytes:
-        """The announcement as it stands in the store."""
+        """The announcement as it is stored."""
         return json.dumps(to_object(self)).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> Announcement:
-        """Read one. Raises ValueError when it is none."""
+        """Parse an announcement. Raises ValueError for any other value."""
         return _announcement(value)
 
 
 @functools.lru_cache(maxsize=64)
 def _announcement(value: bytes) -> Announcement:
-    """Remembered: every peer looks at all of them now and then, and they hardly change."""
-    return read_record(Announcement, value)
+    """Parse an announcement, with a cache: every peer reads all announcements often, and they rarely change."""
+    if len(value) > MOST_BYTES:
+        raise ValueError(f"an announcement of {len(value):,} bytes")
+    read = read_record(Announcement, value)
+    if why := _objection(read):
+        raise ValueError(f"no Announcement: {why}")
+    return read
+
+
+def _objection(read: Announcement) -> str:
+    """The reason why no peer can have written this announcement; "" when every field is valid."""
+    if not is_plain(read.checkpoint) or not _DIGEST.fullmatch(read.digest):
+        return f"{shown(read.checkpoint)} is no checkpoint's id, or {shown(read.digest)} no digest"
+    if not 0 <= read.progress_samples <= MOST_SAMPLES or not -1 <= read.scored_samples <= MOST_SAMPLES:
+        return "its samples are out of range"
+    if not 0 <= read.made_at <= LAST_SECOND:
+        return f"it was made at {read.made_at!r:.40}"
+    if read.score is not None and not math.isfinite(read.score):
+        return f"its score is {read.score}"
+    for peer, address in read.holders.items():
+        if not is_plain(peer) or not (is_address(address) or is_host(address) or is_peer_socket(address)):
+            return f"a holder is {shown(peer)} at {shown(address)}"
+    return ""
 
 
 def checkpoint_id(progress_samples: int, maker: str) -> str:
-    """A name that sorts by progress and that no two makers share."""
+    """A checkpoint's id. Ids sort by progress, and two makers never produce the same id."""
     return f"{progress_samples:014d}-{maker}"
 
 
 async def announce(
-    writer: FencedWriter, keys: JobKeys, manifest: Manifest, address: str, guards: tuple[Guard, ...] = ()
+    writer: FencedWriter,
+    keys: JobKeys,
+    manifest: Manifest,
+    address: str,
+    guards: tuple[Guard, ...] = (),
+    holder: str = "",
 ) -> bool:
-    """Say that a checkpoint is there, held by its maker; False when a guard (the maker's duty) failed."""
+    """Announce a checkpoint that its maker, or another ``holder``, holds at ``address``.
+
+    Returns False when one of ``guards`` (the maker's duty) failed.
+    """
     announcement = Announcement(
         manifest.checkpoint,
         manifest.digest,
         manifest.progress_samples,
         manifest.made_at,
-        {manifest.maker: address},
+        {holder or manifest.maker: address},
     )
     put = Put(keys.checkpoint(manifest.checkpoint), announcement.to_json())
     return (await writer.transact(list(guards), [put])).succeeded
 
 
-async def announced(store: Store, keys: JobKeys) -> list[Announcement]:
-    """All announced checkpoints, newest first."""
+async def announced(store: Store, keys: JobKeys, ignored: Note = discard_note) -> list[Announcement]:
+    """All announced checkpoints, newest first. ``ignored`` is called for every key that is no announcement."""
     listing = await store.list(keys.checkpoints)
     found = []
     for item in reversed(listing.items):
         try:
             announcement = Announcement.from_json(item.value)
-        except ValueError:
-            continue  # somebody else's, or of a version that we cannot read
+        except ValueError as error:  # written by another program, or by a version that this one cannot read
+            ignored(item.key, item.mod_revision, str(error))
+            continue
         if item.key == keys.checkpoint(announcement.checkpoint):
             found.append(announcement)
+        else:
+            ignored(item.key, item.mod_revision, f"it announces {announcement.checkpoint}")
     return found
 
 
@@ -93,9 +144,10 @@ async def add_holder(
     address: str,
     living: Container[str],
 ) -> None:
-    """Say that another peer holds a whole copy; nothing happens when the checkpoint is no longer announced.
+    """Add a peer to the holders of a checkpoint. Does nothing when the checkpoint is no longer announced.
 
-    ``living``: who can be asked; when HOLDERS_ENOUGH of them hold it already, one more is not written down.
+    ``living``: the peers that can be asked. When HOLDERS_ENOUGH of them hold the checkpoint already, no holder is
+    added.
     """
 
     def held(now: Announcement) -> Announcement:
@@ -109,7 +161,7 @@ async def add_holder(
 async def add_score(
     store: Store, writer: FencedWriter, keys: JobKeys, checkpoint: str, score: float, samples: int
 ) -> None:
-    """Say what a test at ``samples`` gave; a test that was nearer to the checkpoint stands."""
+    """Add the score of a test at ``samples``. A score from a test nearer to the checkpoint is kept instead."""
 
     def scored(now: Announcement) -> Announcement:
         before = abs(now.scored_samples - now.progress_samples)
@@ -131,7 +183,7 @@ async def _change(
         try:
             before = Announcement.from_json(item.value)
         except ValueError:
-            return  # somebody wrote over it
+            return  # another writer replaced it
         if (after := changed(before)) == before:
             return
         put = Put(item.key, after.to_json())

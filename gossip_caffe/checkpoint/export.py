@@ -1,4 +1,4 @@
-"""A checkpoint as the two files that plain Caffe goes on from: PREFIX.caffemodel and PREFIX.solverstate."""
+"""A checkpoint as the two files from which plain Caffe resumes: PREFIX.caffemodel and PREFIX.solverstate."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 from gossip_caffe.checkpoint.manifest import MODEL, STATE
 from gossip_caffe.checkpoint.solverstate import learned_net_field
 from gossip_caffe.errors import EnvironmentProblem
+from gossip_caffe.system.folders import flush
 
 
 def export(checkpoint: Path, prefix: Path) -> list[Path]:
-    """Copy the files of a checkpoint's folder, which was verified; returns what was written, the model first.
+    """Copy the files of a verified checkpoint's folder. Returns the written files, the model first.
 
-    Each is written whole or not at all, and replaces what was there. The state names the model by its absolute path, as
-    Caffe's own does; where the checkpoint has none an older state goes, since it would name a model that it is not of.
-    Raises EnvironmentProblem when they cannot be written.
+    Each file is written whole or not at all, and replaces an older one. The state names the model by its absolute
+    path, as Caffe does. If the checkpoint has no state, an older state file is removed, because it would name a model
+    that is not its own. Raises EnvironmentProblem when the files cannot be written.
     """
     model = prefix.with_name(f"{prefix.name}.caffemodel").absolute()
     state = prefix.with_name(f"{prefix.name}.solverstate").absolute()
@@ -44,7 +45,7 @@ def _copy(source: Path, target: Path, end: bytes) -> None:
             shutil.copyfileobj(read, write, 1 << 20)
             write.write(end)
             write.flush()
-            os.fsync(write.fileno())
+            flush(write.fileno())
         unfinished.replace(target)
     except OSError:
         unfinished.unlink(missing_ok=True)

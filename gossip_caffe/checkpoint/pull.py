@@ -1,4 +1,8 @@
-"""A checkpoint from its holders: verified while it arrives, resumed at the next holder where one breaks off."""
+"""Pulling a checkpoint from its holders. It is verified as it arrives, and resumed at the next holder after a break.
+
+After the last holder the pull starts again at the first one, as long as a round of all holders brings a part that is
+worth it: a holder with many joiners may have ended this transfer for another one.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +10,66 @@ import asyncio
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from gossip_caffe.checkpoint.announce import Announcement
-from gossip_caffe.checkpoint.digest import digest_of, new_digest, read_into_digest
+from gossip_caffe.checkpoint.expected import Expected, disagreement, total_bytes
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.checkpoint.manifest import MANIFEST, FileEntry, Manifest
+from gossip_caffe.checkpoint.formats.digest import digest_of, new_digest, read_into_digest
+from gossip_caffe.checkpoint.manifest import MANIFEST, MOST_BYTES, FileEntry, Manifest
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, GossipCaffeError, NotFound
-from gossip_caffe.gossip.file_transfer import Into
+from gossip_caffe.gossip.policy.contact import Contact, NoContact
+from gossip_caffe.gossip.transport.file_transfer import FileSink
 
 BULK_BYTES = 1 << 18
-"""Files from this size on come over a connection of their own."""
+"""Files of at least this many bytes use a connection of their own."""
+MOST_PARTS = 1024
+"""Another round of all holders follows if a round brought at least one such part of the checkpoint."""
 
 
 class FileClient(Protocol):
-    """Reads a file of a checkpoint at a peer. Raises NotFound or CheckpointRefused when the holder fails."""
+    """Reads a file of a checkpoint from a peer. Raises NotFound or CheckpointRefused when the holder fails."""
 
     def pull(self, address: str, job: str, checkpoint: str, file: str, offset: int) -> AsyncIterator[bytes]:
-        """The file's bytes from an offset on."""
+        """The file's bytes from an offset on, in pieces."""
         ...
 
 
 @runtime_checkable
 class BulkFileClient(FileClient, Protocol):
-    """One that can bring a large file faster than in pieces."""
+    """A client that can also transfer a large file over a faster connection."""
 
     async def fetch(
-        self, address: str, job: str, checkpoint: str, file: str, offset: int, into: Into
+        self, address: str, job: str, checkpoint: str, file: str, offset: int, into: FileSink
     ) -> None:
-        """As ``pull``, into a file. What broke off just ends."""
+        """Transfer a file from an offset on into ``into``.
+
+        A broken connection just ends the transfer; the caller checks the size.
+        """
         ...
 
 
 class Torn(GossipCaffeError):
-    """A holder's copy is not what was announced: start the file again elsewhere."""
+    """A holder's copy differs from the announced checkpoint: begin the file again at another holder."""
+
+
+class NoHolder(CheckpointRefused):
+    """No holder has the whole checkpoint. ``reasons``: one per holder."""
+
+    def __init__(self, checkpoint: str, reasons: tuple[str, ...]) -> None:
+        super().__init__(
+            f"no holder has checkpoint {checkpoint} whole ({'; '.join(reasons) or 'no holders'})",
+            remedy="wait for the next checkpoint",
+        )
+        self.reasons = reasons
 
 
 def silent(done_bytes: int, total_bytes: int) -> None:
-    """Show no progress."""
+    """Report no progress."""
     del done_bytes, total_bytes
 
 
@@ -58,39 +81,44 @@ async def pull(
     folder: CheckpointFolder,
     rng: random.Random,
     on_progress: Callable[[int, int], None] = silent,
-    elsewhere: FileClient | None = None,
+    remote_store: FileClient | None = None,
+    expected: Expected | None = None,
+    contact: Contact = NoContact(),  # noqa: B008 - it has no state
 ) -> Manifest:
-    """Bring a checkpoint into ``folder``; ``on_progress`` gets (bytes here, bytes in all).
+    """Pull a checkpoint into ``folder``. ``on_progress`` receives (bytes received, bytes in total).
 
-    ``elsewhere`` is asked for what no holder has. Raises CheckpointRefused with every holder's reason when none has it
-    whole, EnvironmentProblem when the disk does not take it.
+    The manifest comes first, and is checked completely, also against ``expected``, before any file is requested.
+    ``remote_store`` is used for files that no holder has. ``contact`` is told which holders answer. Raises NoHolder
+    with each holder's reason when none has the whole checkpoint, and EnvironmentProblem when the disk fails.
     """
     holders = [(peer, client, address) for peer, address in sorted(announcement.holders.items())]
     rng.shuffle(holders)
-    if elsewhere is not None:
-        holders.append(("the job's store", elsewhere, ""))
-    reasons: list[str] = []
+    if remote_store is not None:
+        holders.append(("the job's store", remote_store, ""))
     unfinished: Path | None = None
     try:
-        unfinished = folder.unfinished(announcement.checkpoint)
-        for peer, source, address in holders:
-            try:
-                manifest = await _manifest(announcement, job, source, address, unfinished)
-                total = sum(entry.size_bytes for entry in manifest.files)
-                done = 0
-                for entry in manifest.files:
-                    copy = _Source(source, address, job, announcement.checkpoint)
-                    before = done
-                    await _file(copy, entry, unfinished, lambda size: on_progress(before + size, total))  # noqa: B023
-                    done += entry.size_bytes
-                await asyncio.to_thread(folder.finish, unfinished, announcement.checkpoint)
-                return manifest
-            except (NotFound, CheckpointRefused, Torn) as error:
-                reasons.append(f"{peer}: {error.message}")
-        raise CheckpointRefused(
-            f"no holder has checkpoint {announcement.checkpoint} whole ({'; '.join(reasons) or 'no holders'})",
-            remedy="wait for the next checkpoint",
-        )
+        unfinished = await asyncio.to_thread(folder.unfinished, announcement.checkpoint)
+        before = 0
+        while True:
+            reasons: list[str] = []
+            for peer, source, address in holders:
+                copy = _Source(source, address, job, announcement.checkpoint)
+                try:
+                    if address:
+                        contact.trying(peer)
+                    manifest = await _manifest(announcement, copy, unfinished, expected)
+                    contact.answered(peer)
+                    await _files(copy, manifest, unfinished, on_progress)
+                    await asyncio.to_thread(folder.finish, unfinished, announcement.checkpoint)
+                    return manifest
+                except (NotFound, CheckpointRefused, Torn) as error:
+                    if address:
+                        contact.failed(peer, address, error.message)
+                    reasons.append(f"{peer}: {error.message}")
+            here, total = await asyncio.to_thread(_so_far, unfinished)
+            if here - before < max(1, total / MOST_PARTS):
+                raise NoHolder(announcement.checkpoint, tuple(reasons))
+            before = here
     except OSError as error:
         raise EnvironmentProblem(
             f"cannot write checkpoint {announcement.checkpoint} to {folder.root} ({error.strerror})",
@@ -98,19 +126,49 @@ async def pull(
         ) from error
     finally:
         if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
+
+
+def _so_far(unfinished: Path) -> tuple[int, int]:
+    """The bytes of the checkpoint's files that are here, and of all of them (0 before the manifest is here)."""
+    here = sum(path.stat().st_size for path in unfinished.iterdir() if path.name != MANIFEST)
+    manifest = unfinished / MANIFEST
+    return here, total_bytes(Manifest.from_json(manifest.read_bytes())) if manifest.exists() else 0
 
 
 async def _manifest(
-    announcement: Announcement, job: str, client: FileClient, address: str, unfinished: Path
+    announcement: Announcement, source: _Source, unfinished: Path, expected: Expected | None
 ) -> Manifest:
-    content = b"".join(
-        [piece async for piece in client.pull(address, job, announcement.checkpoint, MANIFEST, 0)]
-    )
+    received = bytearray()
+    pieces = source.client.pull(source.address, source.job, source.checkpoint, MANIFEST, 0)
+    async for piece in pieces:
+        received += piece
+        if len(received) > MOST_BYTES:
+            raise Torn(f"its manifest has more than {MOST_BYTES:,} bytes")
+    content = bytes(received)
     if digest_of(content) != announcement.digest:
         raise Torn("its manifest is not the one that was announced")
-    (unfinished / MANIFEST).write_bytes(content)
-    return Manifest.from_json(content)
+    manifest = await asyncio.to_thread(Manifest.from_json, content)
+    why = disagreement(manifest, announcement) or (expected.objection(manifest) if expected else "")
+    if why:
+        raise CheckpointRefused(why, remedy="use another checkpoint")
+    await asyncio.to_thread((unfinished / MANIFEST).write_bytes, content)
+    return manifest
+
+
+async def _files(
+    source: _Source, manifest: Manifest, unfinished: Path, on_progress: Callable[[int, int], None]
+) -> None:
+    """Bring all files of a checkpoint. Raises the errors of ``_file``."""
+    total, done = total_bytes(manifest), 0
+    for entry in manifest.files:
+        told = partial(_told, on_progress, done, total)
+        await _file(source, entry, unfinished, told)
+        done += entry.size_bytes
+
+
+def _told(on_progress: Callable[[int, int], None], before: int, total: int, size: int) -> None:
+    on_progress(before + size, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +180,25 @@ class _Source:
     job: str
     checkpoint: str
 
-    async def bring(self, file: str, offset: int, into: Into) -> None:
-        """What is missing of a file, from ``offset`` on."""
+    async def bring(self, file: str, offset: int, into: FileSink) -> None:
+        """Transfer a file from ``offset`` to its end."""
         where = self.address, self.job, self.checkpoint, file, offset
         if isinstance(self.client, BulkFileClient) and into.most_bytes >= BULK_BYTES:
             await self.client.fetch(*where, into)
             return
-        async for piece in self.client.pull(*where):
-            into.take(piece)
+        pieces = self.client.pull(*where)
+        async for piece in pieces:
+            await into.take(piece)
             if into.came >= into.most_bytes:
                 break
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()  # ends the call now, and not at a later garbage collection
 
 
 async def _file(source: _Source, entry: FileEntry, unfinished: Path, told: Callable[[int], None]) -> None:
-    """Bring a file; what an earlier holder sent of it is kept, unless the whole is wrong with it.
+    """Transfer a file. The part that an earlier holder sent is kept, unless the digest of the whole is wrong.
 
-    Raises Torn when this holder's own copy is wrong, CheckpointRefused when it broke off.
+    Raises Torn when this holder's own copy is wrong, CheckpointRefused when the transfer broke off.
     """
     path = unfinished / entry.name
     if path.exists():
@@ -145,21 +206,25 @@ async def _file(source: _Source, entry: FileEntry, unfinished: Path, told: Calla
             await _rest(source, entry, path, told)
             return
         except Torn:
-            pass  # the earlier holder's part may be the wrong one: all of it from this one
+            pass  # the earlier holder's part may be wrong: pull the whole file from this holder
     await _rest(source, entry, path, told)
 
 
+def _digest_so_far(path: Path) -> tuple[Any, int]:
+    with path.open("rb") as before:
+        return read_into_digest(before)
+
+
 async def _rest(source: _Source, entry: FileEntry, path: Path, told: Callable[[int], None]) -> None:
-    """Append what is missing of a file. Raises Torn, and removes it, when the whole is wrong."""
+    """Append the missing part of a file. Raises Torn, and removes the file, when the digest of the whole is wrong."""
     digest, size = new_digest(), 0
     if path.exists():
-        with path.open("rb") as before:
-            digest, size = read_into_digest(before)
+        digest, size = await asyncio.to_thread(_digest_so_far, path)
     with path.open("ab", buffering=0) as file:
         if size < entry.size_bytes:
             # One byte more than announced is as wrong as one less.
             most = entry.size_bytes - size + 1
-            await source.bring(entry.name, size, Into(file, digest, most, lambda came: told(size + came)))
+            await source.bring(entry.name, size, FileSink(file, digest, most, lambda came: told(size + came)))
         size = os.fstat(file.fileno()).st_size
     if size < entry.size_bytes:
         raise CheckpointRefused(f"{entry.name} broke off after {size} of {entry.size_bytes} bytes")

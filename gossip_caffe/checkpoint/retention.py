@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: a pure decision with its reasons."""
+"""The checkpoints that are kept: a pure decision with its reasons."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from gossip_caffe.checkpoint.announce import Announcement
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Keep the ``last`` newest, one for every ``every_samples`` of the job (0: none), and the ``best`` by test."""
+    """The rule for keeping checkpoints: the ``last`` newest, and the ``best`` by test score.
+
+    In addition one per ``every_samples`` of the job; 0: none.
+    """
 
     last: int
     every_samples: int = 0
     best: int = 0
 
     def kept(self, checkpoints: Iterable[Announcement]) -> dict[str, str]:
-        """Of these the ones to keep: checkpoint → why. Each is said the first reason that it has."""
+        """The checkpoints to keep: checkpoint → the first reason that applies."""
         newest_first = sorted(checkpoints, key=lambda entry: entry.checkpoint, reverse=True)
         reasons = {entry.checkpoint: f"one of the newest {self.last}" for entry in newest_first[: self.last]}
         if self.every_samples:

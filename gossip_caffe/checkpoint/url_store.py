@@ -1,10 +1,12 @@
-"""Checkpoints at a URL (a folder that all machines have, S3, GCS …), beside those that peers hold.
+"""The remote store of a job's checkpoints: a URL (a shared folder, S3, GCS …), in addition to the peers that hold them.
 
-fsspec does the talking; names and keys come from where its file systems look for them, never from the job. A checkpoint
-is there once its manifest is, which is written last; whoever pulls one verifies it as if it came from a peer.
+The transfers use fsspec. Credentials come from the places where its file systems look for them, never from the job.
+The manifest is written last: a checkpoint exists in the store once its manifest does. A peer that pulls one verifies
+it as if it came from a peer.
 
-What stands behind fsspec is other people's: a driver raises what its own libraries raise (botocore's NoCredentialsError
-is no OSError), and none of that may end a peer. So here, and only here, every Exception of a call becomes one line.
+The drivers behind fsspec are other projects' code: a driver raises the errors of its own libraries (botocore's
+NoCredentialsError is no OSError), and none of them may end a peer. So here, and only here, every Exception of a call
+is turned into one line.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Any
 
 from gossip_caffe.checkpoint.manifest import MANIFEST, Manifest
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound, UsageError
-from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.plain import is_plain, shown
 
 PIECE_BYTES = 4 << 20
 MOST_WORDS = 200
@@ -25,17 +28,18 @@ _SECRETS = re.compile(r"(?<=/)[^/\s@]+@|(?<=\?)[^\s'\")]+")
 
 
 class UrlStore:
-    """The checkpoints of one job at a URL, in a folder of its own: nothing else there is ever touched."""
+    """The checkpoints of one job at a URL, in a folder of its own. No other folder there is ever changed."""
 
     def __init__(self, url: str, job: str) -> None:
-        """``job``: the folder's name, which no other job has."""
+        """``job``: the name of the folder, which no other job uses."""
         self.url = f"{url}/{job}"
         self._there: tuple[Any, str] | None = None
 
     def connect(self) -> tuple[Any, str]:
-        """The file system there, and the folder in it; made when it is first needed.
+        """The file system, and the job's folder in it; created on the first call.
 
-        Whoever finds a holder needs no driver. Raises UsageError when nothing here reads such URLs.
+        A peer that finds a holder never calls it, and needs no driver. Raises UsageError when no driver here reads
+        such URLs.
         """
         if self._there is None:
             import fsspec  # noqa: PLC0415 - only for jobs that have such a store
@@ -51,25 +55,34 @@ class UrlStore:
         return self._there
 
     async def put(self, folder: Path, manifest: Manifest) -> None:
-        """Copy a checkpoint's folder there. Raises EnvironmentProblem."""
+        """Copy a checkpoint's folder to the store. Raises EnvironmentProblem."""
         await asyncio.to_thread(self._put, folder, manifest)
 
+    async def try_writing(self, name: str) -> None:
+        """Write a small file of this name beside the checkpoints, and remove it.
+
+        Raises UsageError or EnvironmentProblem.
+        """
+        await asyncio.to_thread(self._try_writing, name)
+
     async def names(self) -> list[str]:
-        """The checkpoints there, also those that are not whole yet. Raises EnvironmentProblem."""
+        """The checkpoints in the store, including those that are not complete yet. Raises EnvironmentProblem."""
         return await asyncio.to_thread(self._names)
 
     async def remove(self, checkpoints: Collection[str]) -> None:
-        """Remove some. Raises EnvironmentProblem."""
+        """Remove checkpoints from the store. Raises EnvironmentProblem."""
         await asyncio.to_thread(self._remove, checkpoints)
 
     async def pull(
         self, address: str, job: str, checkpoint: str, file: str, offset: int
     ) -> AsyncIterator[bytes]:
-        """A file's bytes from an offset on, as from a peer (FileClient); ``address`` and ``job`` are not needed.
+        """A file's bytes from an offset on, in pieces (FileClient). ``address`` and ``job`` are ignored.
 
-        Raises NotFound, or CheckpointRefused when it cannot be read.
+        Raises NotFound, or CheckpointRefused when the file cannot be read.
         """
         del address, job
+        if not (is_plain(checkpoint) and is_plain(file)):
+            raise NotFound(f"no {shown(file)} of checkpoint {shown(checkpoint)} at {self.url}")
         try:
             files, root = await asyncio.to_thread(self.connect)
             opened = await asyncio.to_thread(files.open, f"{root}/{checkpoint}/{file}", "rb")
@@ -89,7 +102,7 @@ class UrlStore:
             try:
                 await asyncio.to_thread(opened.close)
             except Exception:
-                pass  # all of it was read, or it was said why not
+                pass  # the whole file was read, or the error was raised already
 
     def _put(self, folder: Path, manifest: Manifest) -> None:
         try:
@@ -101,7 +114,19 @@ class UrlStore:
         except Exception as error:
             raise EnvironmentProblem(
                 f"cannot keep checkpoint {manifest.checkpoint} at {self.url} ({_words(error)})",
-                remedy="peers hold it, and the next one is tried again; look at the store and its rights",
+                remedy="peers hold it, and the next checkpoint is tried again; check the store and its permissions",
+            ) from None
+
+    def _try_writing(self, name: str) -> None:
+        files, root = self.connect()
+        try:
+            files.makedirs(root, exist_ok=True)
+            files.pipe_file(f"{root}/{name}", b"a check of gossip-caffe doctor\n")
+            files.rm_file(f"{root}/{name}")
+        except Exception as error:
+            raise EnvironmentProblem(
+                f"cannot write to {self.url} ({_words(error)})",
+                remedy="look at the store and its rights: every peer may have to write checkpoints there",
             ) from None
 
     def _names(self) -> list[str]:
@@ -118,7 +143,7 @@ class UrlStore:
     def _remove(self, checkpoints: Collection[str]) -> None:
         try:
             files, root = self.connect()
-            for checkpoint in checkpoints:
+            for checkpoint in filter(is_plain, checkpoints):
                 files.rm(f"{root}/{checkpoint}", recursive=True)
         except Exception as error:
             raise EnvironmentProblem(
@@ -127,14 +152,14 @@ class UrlStore:
             ) from None
 
 
-def elsewhere_of(spec: JobSpec) -> UrlStore | None:
-    """The store of a job, None when it has none."""
+def remote_store_of(spec: JobSpec) -> UrlStore | None:
+    """The remote store of a job; None when it has none."""
     url = spec.settings.checkpoint_store
     return UrlStore(url, f"{spec.name}-{spec.identity}") if url else None
 
 
 def _words(error: Exception) -> str:
-    """The driver's words in short, without what a URL in them may hold before its @ or after its ?."""
+    """The driver's message, shortened, without the parts of a URL in it before an @ and after a ?."""
     said = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     line = " ".join(said.split())
     return _SECRETS.sub("…", line)[:MOST_WORDS]

@@ -1,40 +1,50 @@
-"""A cluster for the time of one command: its folder goes with it."""
+"""A cluster that lasts as long as one command. Its folder is removed at the end."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from gossip_caffe.cluster.state import ClusterState, clusters_root
-from gossip_caffe.errors import Conflict
+from gossip_caffe.checkpoint.manifest import MANIFEST
+from gossip_caffe.cluster.state.folder import ClusterState, clusters_root
+from gossip_caffe.errors import Conflict, EnvironmentProblem
 
 PREFIX = "train-"
 FRESH_S = 120.0
-"""A folder of this age may be one whose command is just about to take it."""
+"""A younger folder is not removed: its command may be about to lock it."""
+KEPT_DAYS = 7
 
 
 @contextmanager
 def temporary_cluster(name: str) -> Iterator[ClusterState]:
-    """The state of a cluster of that name, with PREFIX before it.
+    """Yield the state of a new cluster with the name PREFIX + ``name``.
 
-    Its folder is removed at the end, but left with all logs in it when the work in this block fails. Folders that an
-    earlier command left are removed before.
+    Its folder is removed at the end of the block. When the block fails, the folder stays, with all logs. Folders that
+    earlier commands left are removed first; those with trained weights only after KEPT_DAYS.
     """
     sweep()
     state = ClusterState(f"{PREFIX}{name}")
     yield state
-    shutil.rmtree(state.folder, ignore_errors=True)
+    state.remove()
 
 
 def sweep() -> None:
-    """Remove what is left of commands that failed or were killed."""
+    """Remove the folders of commands that failed or were killed."""
     for folder in (clusters_root() / "clusters").glob(f"{PREFIX}*"):
         try:
-            if time.time() - folder.stat().st_mtime < FRESH_S:
+            age_s = time.time() - folder.stat().st_mtime
+            if age_s < FRESH_S or (age_s < KEPT_DAYS * 86_400 and _holds_learning(folder)):
                 continue
-            with ClusterState(folder.name).lock():
-                shutil.rmtree(folder, ignore_errors=True)
-        except (Conflict, FileNotFoundError):
-            continue  # it is up, or somebody else has swept it
+            left = ClusterState(folder.name)
+            with left.lock():
+                left.remove()
+        except (Conflict, EnvironmentProblem, FileNotFoundError):
+            continue  # the cluster is up, another process has removed the folder, or it is another user's
+
+
+def _holds_learning(folder: Path) -> bool:
+    """True if the folder contains a checkpoint with trained weights: its progress is not 0 (see ``checkpoint_id``)."""
+    names = (path.parent.name for path in folder.glob(f"run/checkpoints/*/*/{MANIFEST}"))
+    return any(name.partition("-")[0].strip("0") for name in names)

@@ -1,4 +1,4 @@
-"""A loader without a process: fills the ring when told to, so that an agent can be tested on virtual time."""
+"""A loader without a process: it fills the ring by calls, so that an agent can run on virtual time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KILLED = -9
 
 
 class SteppedLoader:
-    """The twin of ``LoaderProcess``: loads in ``advance``, and only there.
+    """The twin of ``LoaderProcess``: it loads only within ``advance``.
 
-    ``sources`` are open, and may be shared: a record is alike for whoever loads it.
+    ``sources`` are open, and several loaders may share them: a record is the same for each loader.
     """
 
     pid = 0
@@ -28,14 +28,14 @@ class SteppedLoader:
         self._ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
-        """The sources are open."""
+        """Do nothing: the sources are open already."""
 
     def plan(self, batches: Sequence[PlannedBatch]) -> None:
-        """Append batches to what it is to load."""
+        """Append batches to the loader's plan."""
         self._planned += batches
 
     def advance(self) -> int:
-        """Load what is planned and finds a free slot; returns how many batches."""
+        """Load planned batches while there is a free slot. Returns the number of loaded batches."""
         loaded = 0
         while self._planned and (arrays := self._ring.reserve(0.0)) is not None:
             batch = self._planned.popleft()
@@ -45,16 +45,16 @@ class SteppedLoader:
         return loaded
 
     async def wait(self) -> ProcessEnd:
-        """How it ended, once it has."""
+        """Wait until the loader has ended. Returns its exit code and the cause."""
         return await asyncio.shield(self._ended)
 
     def kill(self) -> None:
-        """End it between two batches; what it has not loaded nobody has."""
+        """End the loader between two batches; the rest of its plan is dropped."""
         if not self._ended.done():
             self._planned.clear()
             self._ended.set_result(ProcessEnd(KILLED, "the loader ended (killed by SIGKILL)"))
 
     async def stop(self) -> None:
-        """End it."""
+        """End the loader."""
         if not self._ended.done():
             self._ended.set_result(ProcessEnd(0, "the loader ended (exit 0)"))

@@ -1,1 +1,1 @@
-"""The demonstration: a small job, a peer that joins, one that is killed, and what came of it."""
+"""The demonstration: a small job, a peer that joins, a peer that is killed, and the comparison with plain Caffe."""

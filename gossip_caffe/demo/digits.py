@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.errors import EnvironmentProblem
+from gossip_caffe.errors import NotInstalled
 from gossip_caffe.wire import caffe_wire_pb2
 
 TRAIN_RECORDS = 1437
@@ -32,17 +32,18 @@ class Digits:
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many records."""
+        """Return the number of records."""
         return len(self.labels)
 
 
 def load_digits() -> Digits:
     """Return the whole set in scikit-learn's order. Raises EnvironmentProblem without scikit-learn."""
     try:
-        from sklearn import datasets  # noqa: PLC0415 - an extra; nothing else of the package needs it
+        from sklearn import datasets  # noqa: PLC0415 - an extra that only the demonstration needs
     except ImportError:
-        raise EnvironmentProblem(
+        raise NotInstalled(
             "the demo's digits come with scikit-learn, which is not installed",
+            name="sklearn",
             remedy="run: pip install 'gossip-caffe[demo]'",
         ) from None
     bunch = datasets.load_digits()
@@ -50,7 +51,7 @@ def load_digits() -> Digits:
 
 
 def split(digits: Digits, seed: int) -> tuple[Digits, Digits]:
-    """Train and test set: shuffled by ``seed``, 1,437 and 360 records, no record in both."""
+    """Split the records, shuffled by ``seed``, into a training set of 1,437 and a test set of 360 records."""
     order = list(range(len(digits)))
     random.Random(seed).shuffle(order)
     train, test = (
@@ -61,7 +62,7 @@ def split(digits: Digits, seed: int) -> tuple[Digits, Digits]:
 
 
 def datums(digits: Digits) -> Iterator[tuple[bytes, bytes]]:
-    """Key and serialized Datum of every record, in ascending order of the keys."""
+    """Yield the key and the serialized Datum of each record, in ascending order of the keys."""
     for index, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
         datum = caffe_wire_pb2.Datum(
             channels=1, height=SIDE, width=SIDE, data=image.tobytes(), label=int(label)
@@ -70,7 +71,7 @@ def datums(digits: Digits) -> Iterator[tuple[bytes, bytes]]:
 
 
 def write_lmdb(path: Path, records: Iterable[tuple[bytes, bytes]]) -> None:
-    """Write a new LMDB with these records; whatever stood at ``path`` is replaced."""
+    """Write a new LMDB with these records; an existing folder at ``path`` is replaced."""
     if path.exists():
         shutil.rmtree(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def write_lmdb(path: Path, records: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def write_digits(folder: Path, seed: int) -> None:
-    """``folder``/train_lmdb and ``folder``/test_lmdb. Raises EnvironmentProblem without scikit-learn."""
+    """Write ``folder``/train_lmdb and ``folder``/test_lmdb. Raises EnvironmentProblem without scikit-learn."""
     train, test = split(load_digits(), seed)
     write_lmdb(folder / "train_lmdb", datums(train))
     write_lmdb(folder / "test_lmdb", datums(test))

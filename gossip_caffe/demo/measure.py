@@ -1,4 +1,4 @@
-"""What plain Caffe makes of the same task: one solver alone, and the accuracy of any weights."""
+"""The comparison with plain Caffe: the training of a single solver, and the accuracy of any weights."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gossip_caffe.begin import python_command
 from gossip_caffe.clock import Clock
 from gossip_caffe.demo.model import BATCH, TEST_ITER, DemoFiles
 from gossip_caffe.errors import ModelError
-from gossip_caffe.job.spec import NetTest
-from gossip_caffe.processes import spawn
-from gossip_caffe.solver.abort import abort_cause
-from gossip_caffe.solver.evaluation import CaffeEvaluator
+from gossip_caffe.job.spec.spec import NetTest
+from gossip_caffe.solver.checks.caffe_errors import abort_cause
+from gossip_caffe.solver.evaluation.evaluation import CaffeEvaluator
+from gossip_caffe.system.processes import spawn
 
 SAY_EVERY_S = 4.0
 
-# The same arithmetic as the peers': one BLAS thread. Caffe's log is kept down to what ends the process.
+# One BLAS thread, as for the peers. Caffe logs only errors (level 2).
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
 
 
 def train_single(
     files: DemoFiles, iterations: int, say: Callable[[str], None], clock: Clock
 ) -> list[tuple[int, Path]]:
-    """Train one bare Caffe solver; returns its snapshots as (samples trained, .caffemodel), oldest first.
+    """Train one bare Caffe solver. Returns its snapshots as (samples trained, .caffemodel), the oldest first.
 
     Raises ModelError with the cause that Caffe printed.
     """
@@ -47,7 +47,7 @@ def train_single(
 
 
 def accuracies(files: DemoFiles, models: Sequence[Path]) -> list[float]:
-    """Test accuracy, 0 to 1, of each of these weights. Raises ModelError with the cause that Caffe printed."""
+    """Return the test accuracy, 0 to 1, of each of these weights. Raises ModelError with Caffe's cause."""
     net = NetTest(files.net.read_text(encoding="utf-8"), TEST_ITER)
     tested = asyncio.run(CaffeEvaluator().evaluate_all([net], models))
     found = [output.scalar for outputs in tested for output in outputs if output.name == "accuracy"]
@@ -55,15 +55,9 @@ def accuracies(files: DemoFiles, models: Sequence[Path]) -> list[float]:
 
 
 def _asked(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What plain Caffe tells while it does the task, in a child that does not outlive this generator."""
-    command = [
-        sys.executable,
-        "-m",
-        "gossip_caffe.demo.plain_caffe",
-        "--parent",
-        str(os.getpid()),
-        json.dumps(task),
-    ]
+    """Run the task with plain Caffe in a child process, and yield its messages. The generator ends the child."""
+    arguments = ("--parent", str(os.getpid()), json.dumps(task))
+    command = python_command("gossip_caffe.demo.plain_caffe", *arguments)
     with tempfile.TemporaryFile() as errors:
         child = spawn(command, stdout=subprocess.PIPE, stderr=errors, environment=_ENVIRONMENT)
         try:

@@ -1,4 +1,4 @@
-"""The net and the solver of the demonstration, as the prototxts that a user would have written."""
+"""The net and the solver of the demonstration, as prototxts that a user could have written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOLVER_FILE = "solver.prototxt"
 
 @dataclass(frozen=True, slots=True)
 class DemoFiles:
-    """What the demonstration trains from, all in one folder."""
+    """The files of the demonstration's job, all in one folder."""
 
     folder: Path
 
@@ -35,17 +35,17 @@ class DemoFiles:
 
     @property
     def single(self) -> Path:
-        """Beginning of the names of the bare solver's snapshots."""
+        """The snapshot_prefix of the single solver."""
         return self.folder / "single" / "digits"
 
 
 def iterations(epochs: int) -> int:
-    """``max_iter`` that trains ``epochs`` epochs, rounded up to whole batches."""
+    """Return the ``max_iter`` that trains ``epochs`` epochs, rounded up to whole batches."""
     return -(-epochs * TRAIN_RECORDS // BATCH)
 
 
 def net_text(data: str) -> str:
-    """Return a LeNet for 8×8 pixels; ``data`` is the folder of both LMDBs as it shall stand in the text."""
+    """Return a LeNet for 8×8 pixels; ``data``: the folder of both LMDBs, as it is written into the text."""
     return f"""name: "DigitsLeNet"
 {_data_layer("TRAIN", f"{data}/train_lmdb", BATCH)}
 {_data_layer("TEST", f"{data}/test_lmdb", TEST_BATCH)}
@@ -74,7 +74,7 @@ layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top:
 
 
 def solver_text(net: str, *, max_iter: int, seed: int, snapshot_prefix: str) -> str:
-    """Return an SGD solver with momentum; its rate falls to a tenth at three quarters of ``max_iter``."""
+    """Return an SGD solver with momentum; the learning rate falls to a tenth at three quarters of ``max_iter``."""
     return f"""net: "{net}"
 test_iter: {TEST_ITER}
 test_interval: {max(1, max_iter // SNAPSHOTS)}

@@ -1,7 +1,7 @@
-"""The main of a child process that is plain Caffe and nothing else; what it is to do is one JSON object.
+"""The main function of a child process that runs plain Caffe; its task is one JSON object.
 
-{"solver": path, "iterations": n, "every": k}: steps a solver, and prints {"iteration": i} every k of them. Caffe aborts
-the process on a mistake; the cause is on stderr then.
+{"solver": path, "iterations": n, "every": k}: it steps a solver, and prints {"iteration": i} every k iterations. Caffe
+aborts the process on a mistake; the cause is on stderr then.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import json
 import sys
 from typing import Any
 
-from gossip_caffe.processes import die_with_parent
+from gossip_caffe.system.processes import die_with_parent
 
 
 def train(solver: str, iterations: int, every: int) -> None:
-    """Train; the solver's own prototxt says where its snapshots go."""
+    """Train a solver file for ``iterations`` iterations; its snapshots go to its own snapshot_prefix."""
     import caffe  # noqa: PLC0415 - only in this process
 
     caffe.set_mode_cpu()

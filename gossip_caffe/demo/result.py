@@ -1,4 +1,4 @@
-"""What came of a demonstration: its figures, its verdict and its last lines."""
+"""The result of a demonstration: its figures, its failures and its last lines."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_GAP_POINTS = 1.0
-"""How far below the single solver the consensus may end, in points of test accuracy."""
+"""The most points of test accuracy by which the consensus may end below the single solver."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
     """The figures of one run.
 
-    ``accuracy`` is that of the last consensus checkpoint, ``accuracy_single`` that of one plain Caffe solver
-    which trained as many samples, both on the test set, 0 to 1. A record counts once per epoch:
-    ``records_trained`` of the budget were learned, ``records_lost`` were not, ``records_twice`` were trained
-    more than once (a killed peer's unshared work is). ``peers_joined`` counts the peers that began to train
-    after the first peers all did; ``peers_killed`` those that were killed.
+    ``accuracy``: that of the last consensus checkpoint; ``accuracy_single``: that of one plain Caffe solver which
+    trained as many samples; both on the test set, 0 to 1. A record counts once for each epoch: ``records_trained``
+    records of the budget were trained, ``records_lost`` were not, ``records_twice`` were trained more than once, such
+    as a killed peer's unshared work. ``peers_joined``: the peers that began to train after all of the first peers;
+    ``peers_killed``: the peers that were killed.
     """
 
     accuracy: float
@@ -32,11 +32,11 @@ class DemoResult:
 
     @property
     def gap_points(self) -> float:
-        """Points by which the consensus is below the single solver; negative when it is above."""
+        """The points of accuracy by which the consensus is below the single solver; negative when it is above."""
         return round(100 * (self.accuracy_single - self.accuracy), 6)
 
     def failures(self) -> list[str]:
-        """Why this is no success, a line each; empty when it is one."""
+        """Return the reasons why the demonstration failed, one line each; empty when it succeeded."""
         reasons = []
         if not self.finished:
             reasons.append("the job did not finish before its deadline")
@@ -54,10 +54,10 @@ class DemoResult:
         return reasons
 
     def last_lines(self, picture: Path) -> list[str]:
-        """Return what stands at the end of the output; the last is ``RESULT`` and one JSON object."""
+        """Return the last lines of the output; the very last is ``RESULT`` and one JSON object."""
         return [
             f"consensus accuracy {self.accuracy:.2%} (single solver {self.accuracy_single:.2%}; "
-            f"gap {round(self.gap_points, 2) + 0.0:+.2f} points)",  # + 0.0: no gap has no sign
+            f"gap {round(self.gap_points, 2) + 0.0:+.2f} points)",  # + 0.0 turns -0.0 into 0.0
             f"records trained {self.records_trained:,}, lost {self.records_lost:,}, "
             f"trained twice {self.records_twice:,}",
             f"picture {picture}",
@@ -78,5 +78,5 @@ class DemoResult:
 
 
 def result_line(figures: dict[str, float | int]) -> str:
-    """Return ``RESULT {json}`` on one line: what a program reads of a run."""
+    """Return ``RESULT {json}`` as one line, for programs that read the output."""
     return f"RESULT {json.dumps(figures, allow_nan=False)}"

@@ -1,4 +1,4 @@
-"""What happens to the peers during the demonstration, and when: pure decisions on the job's progress."""
+"""The script of the demonstration: pure decisions, from the job's progress, when a peer joins or is killed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ KILL_AT = 1 / 2
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Start one more peer."""
+    """The action: start one more peer."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """``kill -9`` of this peer: agent, solver and loader at once."""
+    """The action: ``kill -9`` of this peer's agent, solver and loader at once."""
 
     peer: str
     reason: str
@@ -26,14 +26,17 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do now."""
+    """No action now."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What the script sees. ``training``: names of the peers that train now, sorted."""
+class DemoState:
+    """The facts for the decision. ``progress``: the trained share of the budget, 0 to 1.
+
+    ``training``: the names of the peers that train now, sorted. ``joined``, ``killed``: True if that has happened.
+    """
 
     progress: float
     training: tuple[str, ...]
@@ -41,21 +44,21 @@ class Scene:
     killed: bool = False
 
 
-def next_act(scene: Scene) -> Join | Kill | Wait:
-    """Decide the next thing to do, and say why. The join comes before the kill."""
-    if not scene.joined:
-        if scene.progress >= JOIN_AT:
-            return Join(f"{scene.progress:.0%} of the budget is trained")
+def next_action(state: DemoState) -> Join | Kill | Wait:
+    """Decide the next action, with its reason. The join comes before the kill."""
+    if not state.joined:
+        if state.progress >= JOIN_AT:
+            return Join(f"{state.progress:.0%} of the budget is trained")
         return Wait(f"a peer joins at {JOIN_AT:.0%} of the budget")
-    if scene.killed:
-        return Wait("the script is played")
-    if scene.progress < KILL_AT:
+    if state.killed:
+        return Wait("the script is done")
+    if state.progress < KILL_AT:
         return Wait(f"a peer is killed at {KILL_AT:.0%} of the budget")
-    if len(scene.training) < 2:
-        return Wait("the only peer that trains is left alone")
-    return Kill(victim(scene.training), f"{scene.progress:.0%} of the budget is trained")
+    if len(state.training) < 2:
+        return Wait("the only peer that trains is not killed")
+    return Kill(peer_to_kill(state.training), f"{state.progress:.0%} of the budget is trained")
 
 
-def victim(training: Sequence[str]) -> str:
-    """Whom to kill: one from the middle of the names, so neither the first peer nor the newest."""
+def peer_to_kill(training: Sequence[str]) -> str:
+    """Choose the peer to kill: one from the middle of the names, so neither the first nor the newest."""
     return sorted(training)[len(training) // 2]

@@ -1,1 +1,1 @@
-"""The exchange: averaging, codec, partners, protocol, transport."""
+"""The exchange: its protocol, averaging, codecs, policies and transports; and the consensus of several peers."""

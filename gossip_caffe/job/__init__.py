@@ -1,1 +1,1 @@
-"""What is trained: the job's spec, its prototxts, its learning rate."""
+"""A job as the user defines it: its spec, its prototxts and its learning rate."""

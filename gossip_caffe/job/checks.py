@@ -1,4 +1,4 @@
-"""What can be said of a model when it is known which layers its Caffe has, before Caffe is asked to build it."""
+"""Checks of a model that need Caffe's list of layer types, made before Caffe builds the net."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Collection, Sequence
 
 from gossip_caffe.errors import ModelError
-from gossip_caffe.job.nets import Layer
+from gossip_caffe.job.prototxts.nets import Layer
+from gossip_caffe.job.prototxts.source_layers import is_read_here
 from gossip_caffe.job.reading import PhaseNet
-from gossip_caffe.job.source_layers import is_read_here
 
 _ALIKE = 0.6
 
 
 def check_layer_types(nets: Sequence[PhaseNet], known: Collection[str]) -> None:
-    """Raise ModelError for the first layer of a type that Caffe does not have, with the type that may be meant."""
+    """Raise ModelError for the first layer whose type Caffe lacks. The message suggests a type with a similar name."""
     for net in nets:
         for layer in net.layers:
             if layer.type in known or is_read_here(layer):
@@ -36,31 +36,36 @@ def _meant(written: str, known: Collection[str]) -> str:
 
 
 def check_loss(net: PhaseNet) -> None:
-    """Raise ModelError when nothing in a net is a loss: no layer of such a type, and none with a loss_weight."""
+    """Raise ModelError when a net has no loss: no layer of a loss type, and no layer with a loss_weight."""
     if not any(_is_loss(layer) for layer in net.layers):
         raise no_loss(net)
 
 
 def no_loss(net: PhaseNet) -> ModelError:
-    """The error for a net in which nothing is minimised."""
+    """The error for a net without a loss."""
     layers = net.layers
     at = layers[-1].place.start if layers else 0
     return net.document.error(
         at,
-        f"the {net.state.phase} net has no loss: nothing would be learned",
+        f"the {net.state.phase} net has no loss, so it would learn nothing",
         'end it with a layer like "SoftmaxWithLoss", or give a top a loss_weight',
     )
 
 
 def check_names(net: PhaseNet, learned: Sequence[str]) -> None:
-    """Raise ModelError when two of the layers that have weights, named in ``learned``, share a name."""
+    """Raise ModelError when two layers with weights have the same name.
+
+    ``learned``: the names of the layers with weights.
+    """
     twice = next((name for name in learned if learned.count(name) > 1), None)
     if twice is None:
         return
     same = [layer for layer in net.layers if layer.name == twice]
     at = same[-1].place.start if same else 0
     what = f"two layers with weights are named {twice!r}"
-    raise net.document.error(at, what, "give each its own name: Caffe finds the weights in a model by it")
+    raise net.document.error(
+        at, what, "give each its own name: Caffe finds a layer's weights in a model by the layer's name"
+    )
 
 
 def _is_loss(layer: Layer) -> bool:

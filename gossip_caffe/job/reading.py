@@ -1,4 +1,4 @@
-"""From a user's solver.prototxt to a job: all checks that need no Caffe; messages name file and line."""
+"""From a user's solver.prototxt to a job, with all checks that do not need Caffe. Messages name file and line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gossip_caffe.job.nets import Layer, NetState, brings_data, present, source_layers
-from gossip_caffe.job.paths import Paths, read_text
-from gossip_caffe.job.prototxt import Document, Message
+from gossip_caffe.errors import ModelError
+from gossip_caffe.job.prototxts.nets import Layer, NetState, brings_data, present, source_layers
+from gossip_caffe.job.prototxts.paths import Paths, read_text
+from gossip_caffe.job.prototxts.prototxt import Document, TextMessage
+from gossip_caffe.job.prototxts.rewriting import net_for_peer, solver_for_peer
+from gossip_caffe.job.prototxts.solvers import (
+    check_regularization,
+    rate_schedule,
+    solver_type,
+    test_nets,
+    train_net,
+)
+from gossip_caffe.job.prototxts.sources import Measure, read_data, read_tested
 from gossip_caffe.job.relocation import with_paths
-from gossip_caffe.job.rewriting import net_for_peer, solver_for_peer
-from gossip_caffe.job.solvers import rate_schedule, solver_type, test_nets, train_net
-from gossip_caffe.job.sources import Measure, read_data, read_tested
-from gossip_caffe.job.spec import JobSettings, JobSpec, NetTest, StartSpec
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec, NetTest, StartSpec
 
 _FRESH = StartSpec()
 _CAFFE_MAY_NOT_READ = ("Data", "ImageData", "HDF5Data")
@@ -22,26 +29,26 @@ _CAFFE_MAY_NOT_READ = ("Data", "ImageData", "HDF5Data")
 
 @dataclass(frozen=True, slots=True)
 class PhaseNet:
-    """A net in one phase: its text, and the state that chooses its layers. ``within``: where in the text it stands."""
+    """A net in one phase: its text, and the state that selects its layers. ``within``: its position in the text."""
 
     document: Document
     state: NetState
-    within: Message | None = None
+    within: TextMessage | None = None
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers that are in it, in order."""
+        """The layers that the state selects, in order."""
         return present(self.within or self.document.root, self.state)
 
     @property
     def sources(self) -> list[Layer]:
-        """Those that bring data, or make it."""
+        """The selected layers that bring or generate data."""
         return [layer for layer in self.layers if brings_data(layer)]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a user's files describe, before anybody looked at the data. ``tests``: in the order of Caffe's test nets."""
+    """The contents of a user's files, before the data was opened. ``tests``: in the order of Caffe's test nets."""
 
     solver: Document
     paths: Paths
@@ -50,9 +57,9 @@ class Model:
 
 
 def read_model(path: Path, working: Path | None = None) -> Model:
-    """Read a solver file and its nets.
+    """Parse a solver file and its nets.
 
-    Relative paths in it begin at ``working`` (the current folder), as for Caffe, and else at the solver's
+    Relative paths in it begin at ``working`` (by default the current folder), as for Caffe, or else at the solver's
     folder. Raises ModelError with file and line.
     """
     working = working or Path.cwd()
@@ -66,6 +73,23 @@ def read_model(path: Path, working: Path | None = None) -> Model:
         for tested, given in test_nets(solver, net, paths)
     )
     return Model(solver, paths, PhaseNet(net, state), tests)
+
+
+def readable(path: Path, working: Path | None = None) -> tuple[Document, tuple[PhaseNet, ...]]:
+    """The solver and all of its nets that can be parsed, for a Caffe that will be asked about them.
+
+    Raises ModelError when the solver itself cannot be parsed.
+    """
+    try:
+        model = read_model(path, working)
+    except ModelError:
+        paths = Paths(path.absolute().parent, (working or Path.cwd()).absolute())
+        solver = Document(read_text(path, "solver"), paths.shown(path))
+        try:
+            return solver, (PhaseNet(train_net(solver, paths), NetState("TRAIN")),)
+        except ModelError:
+            return solver, ()
+    return model.solver, (model.train, *model.tests)
 
 
 def read_job(
@@ -86,13 +110,14 @@ def job_of(
     start: StartSpec = _FRESH,
     dataset: str = "",
 ) -> JobSpec:
-    """The job of a model that was read; ``dataset`` ("module:callable") fills the layers that a program fills.
+    """The job of a parsed model. ``dataset`` ("module:callable") fills the layers that a program fills in plain Caffe.
 
     Raises ModelError or DataError with file and line.
     """
     solver, paths, net = model.solver, model.paths, model.train.document
     root = solver.root
     schedule, kind = rate_schedule(solver), solver_type(solver)
+    check_regularization(solver)
     iter_size = root.integer("iter_size", 1)
     if iter_size < 1:
         entry = root.last("iter_size")
@@ -105,7 +130,8 @@ def job_of(
         what = f"max_iter is {schedule.max_iter}, and the snapshot is of iteration {start.iteration}"
         raise solver.error(entry.start if entry else 0, what, "raise max_iter")
     sources = source_layers(net, net.root, model.train.state)
-    data = read_data(net, sources, paths, iter_size, left * iter_size, measure, dataset)
+    passes, all_passes = left * iter_size, schedule.max_iter * iter_size
+    data = read_data(net, sources, paths, iter_size, passes, all_passes, measure, dataset)
     return JobSpec(
         name=name,
         solver_text=solver.text,
@@ -119,15 +145,24 @@ def job_of(
         schedule=dataclasses.replace(schedule, first_iteration=start.iteration),
         settings=settings,
         start=start,
+        source_texts=tuple(net.text[layer.place.start : layer.place.end] for layer in sources),
     )
 
 
-def _tests(model: Model, measure: Measure) -> Iterator[NetTest]:
-    """The nets that are tested, but those without any data. Raises DataError for data that is not there."""
+def tested_nets(model: Model) -> list[tuple[int, int]]:
+    """(Index, number of passes) of the model's nets that a job tests: all but those without any data."""
     iterations = [model.solver.integer_of(entry) for entry in model.solver.root.all("test_iter")]
-    for tested, passes in zip(model.tests, iterations, strict=True):
-        if not tested.sources or not passes:
-            continue
+    return [
+        (number, passes)
+        for number, (net, passes) in enumerate(zip(model.tests, iterations, strict=True))
+        if net.sources and passes
+    ]
+
+
+def _tests(model: Model, measure: Measure) -> Iterator[NetTest]:
+    """The test nets of the job. Raises DataError for missing data."""
+    for number, passes in tested_nets(model):
+        tested = model.tests[number]
         net, state = tested.document, tested.state
         fed = tuple(
             read_tested(net, layer, model.paths, measure, to_read=True)
@@ -135,9 +170,10 @@ def _tests(model: Model, measure: Measure) -> Iterator[NetTest]:
             if layer.type in _CAFFE_MAY_NOT_READ
         )
         stages = tuple(sorted(state.stages))
-        yield NetTest(located(net, model.paths), passes, state.level, stages, fed)
+        losses = model.solver.root.boolean("test_compute_loss")
+        yield NetTest(located(net, model.paths), passes, state.level, stages, fed, losses)
 
 
 def located(net: Document, paths: Paths) -> str:
-    """Rewrite a net with its data layers' paths made absolute, so that it can be read from any folder."""
+    """The net's text with its data layers' paths made absolute, so that it does not depend on the working folder."""
     return with_paths(net, lambda name: str(paths.resolve(name)))

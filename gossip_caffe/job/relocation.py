@@ -1,4 +1,4 @@
-"""A job's paths on a machine that has its data elsewhere."""
+"""The paths of a job on a machine where the job's data is in another folder."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gossip_caffe.errors import UsageError
-from gossip_caffe.job.nets import layers_of
-from gossip_caffe.job.prototxt import Document, edited
-from gossip_caffe.job.rewriting import quoted
-from gossip_caffe.job.spec import FileSpec, JobSpec, NetTest, SourceSpec
+from gossip_caffe.job.prototxts.nets import layers_of
+from gossip_caffe.job.prototxts.prototxt import Document, edited
+from gossip_caffe.job.prototxts.rewriting import quoted
+from gossip_caffe.job.spec.spec import FileSpec, JobSpec, NetTest, SourceSpec
 
 _PARAMS = ("data_param", "transform_param", "hdf5_data_param", "image_data_param", "window_data_param")
 _NAMES = ("source", "mean_file")
@@ -18,14 +18,14 @@ _NAMES = ("source", "mean_file")
 
 @dataclass(frozen=True, slots=True)
 class DataRoot:
-    """Paths that begin with the folder ``old`` begin with ``new`` here."""
+    """Paths that begin with the folder ``old`` begin with ``new`` on this machine."""
 
     old: str
     new: str
 
     @classmethod
     def parse(cls, text: str) -> DataRoot:
-        """Read "OLD=NEW". Raises UsageError when it is none, or OLD is no absolute path."""
+        """Parse "OLD=NEW". Raises UsageError for any other form, or when OLD is not absolute."""
         old, equals, new = text.partition("=")
         if not equals or not old.startswith("/") or not new:
             raise UsageError(
@@ -35,9 +35,10 @@ class DataRoot:
 
 
 def relocated(spec: JobSpec, roots: Sequence[DataRoot]) -> JobSpec:
-    """The job with its data, means, test data and first weights found here; of several roots the longest counts.
+    """The job with all paths of its files on this machine; of several roots that match, the longest ``old`` is used.
 
-    Its fingerprint is another: only what reads files may use it.
+    The paths are those of data, means, test data and first weights. The result has another fingerprint: use it only to
+    read files.
     """
     if not roots:
         return spec
@@ -82,7 +83,7 @@ def _test(test: NetTest, here: Callable[[str], str]) -> NetTest:
 
 
 def with_paths(net: Document, resolve: Callable[[str], str], fields: Sequence[str] = _NAMES) -> str:
-    """Rewrite a net with what its data layers' ``fields`` name replaced."""
+    """The net's text with the paths in its data layers' ``fields`` replaced."""
     edits = []
     for layer in layers_of(net.root):
         for name in _PARAMS:

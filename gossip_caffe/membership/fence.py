@@ -1,13 +1,16 @@
-"""Transactions of one writer that are applied exactly once, or never, and never after its lease.
+"""Transactions of one writer, each applied exactly once or never, and never after the end of the writer's lease.
 
-etcd may apply a transaction whose reply is lost, and may do so late. Every transaction of a writer therefore also
-requires and rewrites one key of the writer's own, which hangs on its lease:
+etcd may apply a transaction whose reply is lost, and may apply it late. Every transaction of a writer therefore also
+requires and rewrites one key of the writer, its fence, which is attached to the writer's lease:
 
-* the lease ended: the key is gone, and the transaction is refused;
-* the outcome is unknown: if the key holds the transaction's nonce, it was applied; if not, rewriting the key makes the
-  required revision stale, so that it never will be;
-* the store forgot what it had acknowledged (restored from a copy, or a defect: docs/dependencies.md): the key is at an
-  older revision than the writer's last, and all that the writer believes is void. It gives its lease up.
+* The lease has ended: the fence is deleted, and the transaction is refused.
+* The outcome is unknown: if the fence holds the transaction's nonce, the transaction was applied. If not, the writer
+  rewrites the fence. The revision that the transaction requires is then stale, so it can never be applied.
+* etcd refused the transaction: etcd still applies the one that uses up its quota. The fence shows here, too, whether
+  it was applied.
+* The store lost writes that it had acknowledged (it was restored from a backup, or has a defect:
+  docs/dependencies.md): the fence is at an older revision than the writer's last write. The writer's knowledge is then
+  void, and it gives up its lease.
 """
 
 from __future__ import annotations
@@ -16,11 +19,18 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from gossip_caffe.background import DetachedTasks
 from gossip_caffe.clock import Clock
-from gossip_caffe.errors import Ambiguous, LeaseLost, StoreUnavailable
-from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import (
+from gossip_caffe.errors import (
+    Ambiguous,
+    LeaseLost,
+    StoreError,
+    StoreUnavailable,
+    WritesRefused,
+)
+from gossip_caffe.membership.etcd.store import (
     Absent,
+    Delete,
     Guard,
     KeyValue,
     ModifiedAt,
@@ -29,16 +39,18 @@ from gossip_caffe.membership.store import (
     Store,
     TxnResult,
 )
+from gossip_caffe.membership.session import LeaseSession
+from gossip_caffe.membership.writing import Writing
 
 _SETTLE_PAUSE_S = 0.1
 
 
 class _NeverApplied(Exception):
-    """A bump stands where the transaction would: it is dead."""
+    """The fence holds a bump in place of the transaction, so the transaction can never be applied."""
 
 
 class FencedWriter:
-    """All guarded writes of one peer, one at a time, in order."""
+    """All guarded writes of one peer. They are sent one at a time, in order."""
 
     def __init__(self, store: Store, session: LeaseSession, key: str, clock: Clock) -> None:
         self._store = store
@@ -46,46 +58,59 @@ class FencedWriter:
         self._key = key
         self._clock = clock
         self._lock = asyncio.Lock()
+        self._sent = DetachedTasks()
         self._revision = 0
         self._nonces = 0
+        self.writing = Writing(clock)
         self.forgotten: tuple[int, int] | None = None
-        """The revision of our newest write and that of the one the store had instead, if it was seen to go back."""
+        """(revision of this peer's newest write, older revision that the store had instead); None while no loss was
+        seen.
+        """
 
     @property
     def revision(self) -> int:
-        """At which revision of the store its newest transaction was applied."""
+        """The store's revision at which this writer's newest transaction was applied; 0 before the first."""
         return self._revision
 
     async def open(self) -> None:
-        """Put the fence; raises LeaseLost when another incarnation of this peer still has one."""
+        """Create the fence. Raises LeaseLost when another incarnation of this peer still has a fence."""
         await self._unbroken(self._open())
 
     async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
-        """Apply all operations if all guards hold; the result is certain.
+        """Apply all operations if all guards hold. The outcome is certain when this returns or raises.
 
-        Raises StoreUnavailable when it was not applied and never will be, LeaseLost when the lease is over (then it
-        was not applied either, or it was before the end: ownership is gone in both cases).
+        Raises StoreUnavailable, StoreRefused or WritesRefused when the transaction was not applied and never will be.
+        Raises LeaseLost when the lease is over: the transaction was not applied, or was applied before the end of the
+        lease; the ownership is gone in both cases.
         """
         return await self._unbroken(self._transact(guards, operations))
 
     async def check(self) -> None:
-        """See that the store still has our newest write. Raises LeaseLost when it has not, or StoreUnavailable.
+        """Verify that the store still has this writer's newest write. Raises LeaseLost when not, or StoreUnavailable.
 
-        Whoever writes finds that out by it. Whoever has nothing to write has to ask, or would renew for ever a lease
-        on which hangs what it has given back long ago.
+        A peer that writes often learns this from its writes. A peer that has nothing to write must ask. Otherwise it
+        could renew its lease for ever, and so hold keys that it released long ago.
         """
         async with self._lock:
             self._check()
-            if not self._is_as_we_left_it(await self._store.get(self._key), self._revision):
-                raise self._not_ours()
+            if not self._is_unchanged(await self._store.get(self._key), self._revision):
+                raise self._fence_lost()
 
-    async def look_back(self) -> None:
-        """Note whether the store has forgotten our newest write, once there are no more. Raises StoreUnavailable."""
-        written = self._revision  # the last write may be on its way yet
-        self._is_as_we_left_it(await self._store.get(self._key), written)
+    async def check_last_write(self) -> None:
+        """Record in ``forgotten`` whether the store lost the newest write. For use after the last.
+
+        Raises StoreUnavailable.
+        """
+        written = self._revision  # read first: the last write may still be in flight
+        self._is_unchanged(await self._store.get(self._key), written)
 
     async def _open(self) -> TxnResult:
         async with self._lock:
+            item = await self._store.get(self._key)
+            if item is not None and not item.lease:
+                # This fence belongs to no peer: a peer attaches its fence to its lease. Left alone, it would block the
+                # name for ever.
+                await self._store.transact([ModifiedAt(self._key, item.mod_revision)], [Delete(self._key)])
             return await self._write_settled([Absent(self._key)], [], opening=True)
 
     async def _transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
@@ -99,37 +124,60 @@ class FencedWriter:
         A transaction that was sent must be followed up: the next one needs to know the fence's revision, and waits
         for the lock until it is known.
         """
-        task = asyncio.ensure_future(work)
-        task.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # seen, even if nobody waits
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._sent.begin(work, f"a write under {self._key}"))
 
     async def _write_settled(
         self, guards: Sequence[Guard], operations: Sequence[Operation], *, opening: bool = False
     ) -> TxnResult:
         self._check()
+        self.writing.begin()
         nonce = self._next_nonce()
         try:
-            result = await self._store.transact(
-                guards, [Put(self._key, nonce, self._session.id), *operations]
-            )
-        except Ambiguous:
-            return await self._settle(nonce)
+            try:
+                result = await self._store.transact(
+                    guards, [Put(self._key, nonce, self._session.id), *operations]
+                )
+            except Ambiguous:
+                result = await self._settle(nonce)
+            except WritesRefused as refused:
+                result = await self._after_refusal(nonce, refused)
+        except StoreError as error:
+            self.writing.failed(error)
+            raise
+        self.writing.got_through()
         if result.succeeded:
             self._revision = result.revision
             return result
         fence = next((item for item in result.found if item.key == self._key), None)
-        if opening or not self._is_as_we_left_it(fence, self._revision):
-            raise self._not_ours()
+        if opening or not self._is_unchanged(fence, self._revision):
+            raise self._fence_lost()
         found = tuple(item for item in result.found if item.key != self._key)
         return TxnResult(False, result.revision, found)
 
-    async def _settle(self, nonce: bytes) -> TxnResult:
-        """Find out whether the transaction with ``nonce`` was applied, and see to it that it is not applied later.
+    async def _after_refusal(self, nonce: bytes, refused: WritesRefused) -> TxnResult:
+        """The outcome of a transaction that the store refused. Raises the refusal again if it was not applied.
 
-        Every bump requires what the transaction required, so at most one of them all is ever applied; the value of
-        the fence says which.
+        etcd applies the transaction that uses up its quota, and refuses it all the same. The store has answered, so
+        the transaction is no longer in flight: one read of the fence decides.
+        """
+        while True:
+            self._check()
+            try:
+                item = await self._store.get(self._key)
+            except StoreError as error:
+                self.writing.failed(error)
+                await self._clock.sleep(_SETTLE_PAUSE_S)
+                continue
+            if item is not None and item.value == nonce:
+                self._revision = item.mod_revision
+                return TxnResult(True, item.mod_revision)
+            raise refused
+
+    async def _settle(self, nonce: bytes) -> TxnResult:
+        """Find out whether the transaction with ``nonce`` was applied, and prevent that it is applied later.
+
+        A bump is a transaction that only rewrites the fence. Every bump requires the same revision as the transaction,
+        so at most one of them all is ever applied. The value of the fence tells which.
         """
         bumps: set[bytes] = set()
         while True:
@@ -141,10 +189,11 @@ class FencedWriter:
                     return TxnResult(True, item.mod_revision)
                 if item is not None and item.value in bumps:
                     self._revision = item.mod_revision
+                    self.writing.got_through()
                     raise _NeverApplied
                 opened = item is not None or self._revision
-                if opened and not self._is_as_we_left_it(item, self._revision):
-                    raise self._not_ours()
+                if opened and not self._is_unchanged(item, self._revision):
+                    raise self._fence_lost()
                 bumps.add(bump := self._next_nonce())
                 guard: Guard = ModifiedAt(self._key, self._revision) if self._revision else Absent(self._key)
                 await self._store.transact([guard], [Put(self._key, bump, self._session.id)])
@@ -152,20 +201,26 @@ class FencedWriter:
                 raise StoreUnavailable(
                     "the store lost a request; it was not applied", remedy="try again"
                 ) from None
-            except (Ambiguous, StoreUnavailable):
+            except LeaseLost:
+                raise
+            except StoreError as error:  # also raised by a corrupt etcd, which answers no reads
+                self.writing.failed(error)
                 await self._clock.sleep(_SETTLE_PAUSE_S)
 
-    def _is_as_we_left_it(self, fence: KeyValue | None, written: int) -> bool:
-        """Whether the fence is at the revision ``written``, which was known before it was asked for."""
+    def _is_unchanged(self, fence: KeyValue | None, written: int) -> bool:
+        """True if the fence is at the revision ``written``.
+
+        The caller must know ``written`` before it reads the fence.
+        """
         if fence is not None and fence.mod_revision < written:
             self.forgotten = (written, fence.mod_revision)
         return fence is not None and fence.mod_revision == written
 
-    def _not_ours(self) -> LeaseLost:
-        """The error of a fence that is not as we left it.
+    def _fence_lost(self) -> LeaseLost:
+        """The error for a fence that another writer changed or removed. Creating it gives up the session.
 
-        It ends the session, which may be renewed for ever: where the store has lost our writes and still knows the
-        lease nobody but us can find out.
+        The session must end here: a store that lost this peer's writes may still know the lease and renew it for ever,
+        and only this peer can notice that.
         """
         why = "its fence is another's, or gone"
         if self.forgotten is not None:

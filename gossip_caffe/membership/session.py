@@ -1,28 +1,32 @@
-"""A lease kept alive, with a local end: this peer knows that it lost the lease before anybody else can act on it."""
+"""A lease that is kept alive and that ends locally first: this peer knows the loss before any other can act on it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 
+from gossip_caffe.background import owned
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import StoreError
-from gossip_caffe.membership.store import Store
+from gossip_caffe.membership.etcd.store import Store
 
+LOG = logging.getLogger(__name__)
 MARGIN = 0.1
-"""Share of the time to live by which we give up early: clocks run at slightly different rates."""
+"""Fraction of the time to live by which the lease ends early here: clocks run at slightly different rates."""
 
 OVERDUE_S = 0.5
-"""How much later than it should a renewal may come before the store counts as away."""
+"""Seconds that a renewal may be late before the store counts as unreachable."""
 
 _WAKE_S = 0.2
 _REVOKE_LOST_S = 2.0
 
 
 class LeaseSession:
-    """One lease, had since ``began_at`` (monotonic s), and the task that renews it at a third of its time to live.
+    """One lease, granted at ``began_at`` (monotonic s), and the task that renews it every third of its time to live.
 
-    ``owns()`` is true only while the server cannot have let the lease expire: the time counts from before the last
-    renewal was sent. When it ends, ``lost`` is set and ``reason`` says why; a new session is then needed.
+    ``owns()`` is True only while the server cannot have let the lease expire: its time counts from the moment before
+    the last renewal was sent. When the lease ends, or the renewing task ends, ``lost`` is set and ``reason`` says why;
+    the peer then needs a new session.
     """
 
     def __init__(self, store: Store, clock: Clock, ttl_s: float) -> None:
@@ -35,49 +39,54 @@ class LeaseSession:
         self.expires_at = float("-inf")
         self.began_at = float("-inf")
         self._renewed_at = float("-inf")
+        self._closing = False
         self._over = False
-        """The store has said that it has let go of it."""
+        """True once the store has confirmed that the lease does not exist."""
         self.lost = asyncio.Event()
         self.reason = ""
 
     async def start(self) -> None:
-        """Get the lease and begin to renew it. Raises StoreUnavailable."""
+        """Obtain the lease and begin to renew it. Raises StoreUnavailable."""
         sent_at = self._clock.monotonic()
         lease = await self._store.grant(self._wanted_ttl_s)
         self.id, self.ttl_s, self.began_at = lease.id, lease.ttl_s, sent_at
         self._extend(sent_at, lease.ttl_s)
-        self._renewing = asyncio.create_task(self._renew_until_lost(), name=f"lease {self.id:x}")
+        self._renewing = owned(self._renew_until_lost(), f"lease {self.id:x}", self._not_renewed)
 
     def owns(self) -> bool:
-        """True while nobody can take what hangs on this lease."""
+        """True while no other peer can take the keys that are attached to this lease."""
         return not self.lost.is_set() and self._clock.monotonic() < self.expires_at
 
     def overdue(self) -> bool:
-        """True while the store does not answer: the lease is lost, or should have been renewed a while ago."""
+        """True while the store does not answer: the lease is lost, or its renewal is more than ``OVERDUE_S`` late."""
         late_at = self._renewed_at + self.ttl_s / 3 + OVERDUE_S
         return self.lost.is_set() or self._clock.monotonic() > late_at
 
     def give_up(self, reason: str) -> None:
-        """Own nothing any more, although the store may still know the lease: ``close`` ends it."""
+        """Treat the lease as lost although the store may still know it; ``close`` then ends it in the store."""
         self._lose(reason)
 
     async def close(self, *, revoke: bool = True) -> None:
-        """Stop renewing; with ``revoke`` also end the lease at once, so that its keys are gone now.
+        """Stop renewing; with ``revoke`` also end the lease in the store, so that its keys vanish at once.
 
-        Also one that is lost here: a store that was restarted gives every lease its whole time again.
+        A lease that is lost here is revoked, too: a store that was restarted gives every lease its full time again.
         """
+        self._closing = True
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
         if revoke and self.id and not self._over:
-            # Longer than its time to live there is nothing to wait for; a lost one, which is mostly gone, waits less.
+            # After its time to live the lease ends by itself, so there is no reason to wait longer. A lost lease is
+            # mostly gone in the store, too, so the wait for it is shorter.
             patience_s = min(self.ttl_s, _REVOKE_LOST_S) if self.lost.is_set() else self.ttl_s
             try:
                 async with self._clock.timeout(patience_s):
                     await self._store.revoke(self.id)
                 self._over = True
             except (StoreError, TimeoutError):
-                pass  # the store is away: the lease ends by itself
+                pass  # the store cannot be reached: the lease ends by itself
+            finally:
+                self._lose("closed")
         self._lose("closed")
 
     def _extend(self, sent_at: float, ttl_s: float) -> None:
@@ -89,6 +98,12 @@ class LeaseSession:
             self.reason = reason
             self.expires_at = float("-inf")
             self.lost.set()
+
+    def _not_renewed(self, error: BaseException | None) -> None:
+        """Set ``lost`` when the renewing task ends for any reason: other tasks wait for ``lost`` alone."""
+        if not self._closing and not self.lost.is_set():
+            self._lose(f"its renewal ended: {type(error).__name__}: {error}")
+            LOG.error("lease %x is given up: %s", self.id, self.reason)
 
     async def _renew_until_lost(self) -> None:
         pause_s = self.ttl_s / 3
@@ -108,7 +123,7 @@ class LeaseSession:
                 continue
             if ttl_s <= 0:
                 self._over = True
-                self._lose("the store does not know it any more")
+                self._lose("the store no longer knows it")
                 return
             self._extend(sent_at, ttl_s)
             pause_s = self.ttl_s / 3

@@ -1,1 +1,1 @@
-"""What happened: events, history, status, pictures."""
+"""Records of a run: events, history, status, pictures."""

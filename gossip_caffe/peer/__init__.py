@@ -1,1 +1,1 @@
-"""The agent: wires the rooms below into one lifecycle."""
+"""A peer: the agent that connects joining, work, sharing and checkpoints into one lifecycle."""

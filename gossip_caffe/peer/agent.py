@@ -1,45 +1,66 @@
-"""The agent: one peer's life, from joining to leaving. It wires the rooms below and decides nothing of theirs."""
+"""The agent: one peer's lifecycle, from joining to leaving. It connects the other parts, which make the decisions."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
 from typing import TypeVar
 
-from gossip_caffe.errors import Conflict, GossipCaffeError, LeaseLost, StoreError, StoreUnavailable
-from gossip_caffe.membership.leaving import asked_to_leave
-from gossip_caffe.membership.members import MembersView, PeerRecord
-from gossip_caffe.observe.events import SCHEMA_VERSION, Event
-from gossip_caffe.observe.status import PeerStatus
-from gossip_caffe.peer.claiming import STORE_AWAY_PAUSE_S
-from gossip_caffe.peer.incarnation import Incarnation
-from gossip_caffe.peer.joining import JobFinished, Joining
-from gossip_caffe.peer.lifecycle import Cause, State, step
-from gossip_caffe.peer.loading import Loaded, load_early
+from gossip_caffe.background import within
+from gossip_caffe.errors import (
+    Conflict,
+    GossipCaffeError,
+    LeaseLost,
+    StoreUnavailable,
+    WritesRefused,
+)
+from gossip_caffe.membership.leave_requests import wait_for_leave_request
+from gossip_caffe.membership.members import MembersView, PeerRecord, Registration
+from gossip_caffe.observe.log.events import SCHEMA_VERSION, Event
+from gossip_caffe.observe.log.status import PeerStatus
+from gossip_caffe.observe.metrics.figures import Figures
+from gossip_caffe.peer.core.dependencies import PeerDependencies
+from gossip_caffe.peer.core.lifecycle import Cause, State, step
+from gossip_caffe.peer.core.overseer import WeightsAt
+from gossip_caffe.peer.core.tasks import Tasks, first_of
+from gossip_caffe.peer.core.trouble import publish_trouble
+from gossip_caffe.peer.core.unreached import Unreached
+from gossip_caffe.peer.joining.joining import JobFinished, Joining
+from gossip_caffe.peer.joining.loading import Loaded, load_early
+from gossip_caffe.peer.joining.registering import register
+from gossip_caffe.peer.joining.resuming import rollback_count
+from gossip_caffe.peer.measuring import figures_of
+from gossip_caffe.peer.registration.incarnation import Incarnation
+from gossip_caffe.peer.registration.own_record import OwnRecord
 from gossip_caffe.peer.reporting import Reporting, status_of
-from gossip_caffe.peer.resuming import times_back
-from gossip_caffe.peer.tasks import Tasks, first_of
-from gossip_caffe.peer.trainer import Trainer
 from gossip_caffe.peer.training import Training
-from gossip_caffe.peer.world import World
+from gossip_caffe.peer.work.claiming import STORE_AWAY_PAUSE_S
+from gossip_caffe.peer.work.ranking import tell_rank
+from gossip_caffe.peer.work.trainer import Trainer
 
 T = TypeVar("T")
 
 
-class Leaving(Exception):
-    """Asked to leave before there was anything to drain."""
+class LeaveRequested(Exception):
+    """The peer was asked to leave before it had anything to drain."""
 
 
 class Agent:
-    """One peer. ``run`` returns when it has left; ``leave`` asks it to."""
+    """One peer. ``run`` returns when the peer has left; ``leave`` asks it to leave."""
 
-    def __init__(self, world: World, record: PeerRecord, trainer: Trainer) -> None:
+    def __init__(self, world: PeerDependencies, record: PeerRecord, trainer: Trainer) -> None:
         self.state = State.JOINING
         self.reason = "started"
-        self._world = world
+        self._view = MembersView(world.store, world.keys, world.ignored.note)
+        self._unreached = Unreached(
+            record.peer, world.clock, world.warn, lambda: self._view.members, world.spec.settings.lease_ttl_s
+        )
+        self._world = world = replace(world, contact=self._unreached)
         self._record = record
         self._trainer = trainer
-        self._view = MembersView(world.store, world.keys)
         self._tasks = Tasks()
         self._leaving = asyncio.Event()
         self._leave_reason = ""
@@ -47,29 +68,40 @@ class Agent:
         self._training: Training | None = None
         self._error = ""
         self._early: Loaded | None = None
+        self._said = ""
+
+    def figures(self) -> Figures:
+        """The figures of now, for metrics."""
+        return figures_of(self._world, self._record, self.state, self._view, self._now, self._training)
 
     def leave(self, reason: str) -> None:
-        """Ask the peer to finish what it began and to go."""
+        """Ask the peer to finish the chunks that it has begun, and to leave. ``reason`` is logged and shown."""
         self._leave_reason = reason
         self._leaving.set()
 
-    async def run(self) -> None:
-        """Join, train, leave. Raises GossipCaffeError when the peer has to end before that."""
-        self._world.log.emit(Event.STARTED, pid=self._record.pid, schema=SCHEMA_VERSION, **_work(self._world))
+    async def run(self) -> Cause:
+        """Join, train and leave. Returns the cause: JOB_FINISHED or ASKED_TO_LEAVE.
+
+        Raises GossipCaffeError when the peer has to end because of an error.
+        """
+        self._world.log.emit(
+            Event.STARTED, pid=self._record.pid, schema=SCHEMA_VERSION, **_job_fields(self._world)
+        )
         try:
             try:
-                training = await self._unless_leaving(self._arrive())
-            except Leaving:
+                training = await self._unless_leaving(self._register_and_load())
+            except LeaveRequested:
                 self._enter(Cause.ASKED_TO_LEAVE, self._leave_reason)
-                return
+                return Cause.ASKED_TO_LEAVE
             except JobFinished as end:
                 self._world.log.emit(Event.FINISHED, checkpoint=str(end))
                 self._enter(Cause.JOB_FINISHED)
-                return
+                return Cause.JOB_FINISHED
             cause = await self._train(training)
             self._enter(cause, self._leave_reason if cause is Cause.ASKED_TO_LEAVE else "")
             await training.drain(self._tasks, cause)
             self._enter(Cause.DRAINED)
+            return cause
         except BaseException as error:
             self._error = type(error).__name__
             self._enter(Cause.ERROR, str(error) or self._error)
@@ -77,38 +109,43 @@ class Agent:
         finally:
             await self._close()
 
-    async def _arrive(self) -> Training:
-        """Register and come to the job's weights. Once registered, no store that was away ends that for good."""
+    async def _register_and_load(self) -> Training:
+        """Register, and load the job's weights.
+
+        Once the peer is registered, it tries again after each error of the store: an outage does not end it.
+        """
         incarnation = await self._join()
         while True:
             try:
                 return await self._sync(incarnation)
-            except (StoreUnavailable, LeaseLost, Conflict) as error:
+            except (StoreUnavailable, WritesRefused, LeaseLost, Conflict) as error:
                 incarnation = await self._tasks.beside(self._start_over(incarnation, error))
 
     async def _join(self) -> Incarnation:
-        """Register under a lease, and build the net, while the newest checkpoint is fetched."""
+        """Register under a lease, and build the net while the newest checkpoint is fetched."""
         self._incarnation = await self._register()
+        tell_rank(self._world, self._trainer, self._incarnation)
         self._tasks.spawn("members", self._view.follow())
+        self._tasks.spawn("unreached", self._unreached.follow())
+        self._tasks.spawn("trouble", publish_trouble(self._world, self._lease, self._status_before_training))
         self._tasks.spawn("requests", self._leave_when_asked())
-        loading = asyncio.ensure_future(load_early(self._world, self._record.peer))
-        try:
+        own = OwnRecord(self._world, self._record.peer, self._registration)
+        self._view.listen(own.changed)
+        self._tasks.spawn("own record", own.keep())
+        async with within(load_early(self._world, self._record.peer)) as (loading,):
             await self._tasks.beside(self._trainer.build())
             self._early = await self._tasks.beside(loading)
-        finally:
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
         await self._tasks.beside(self._view.known.wait())
         return self._incarnation
 
     async def _start_over(self, incarnation: Incarnation, error: GossipCaffeError) -> Incarnation:
-        """After ``error`` on the way to the weights: register again if the lease is lost, and forget those weights.
+        """Prepare the next attempt after ``error``: register again if the lease is lost, and discard loaded weights.
 
-        The job may have left their history meanwhile, and nobody tells that to a peer that is no member. Raises
-        Conflict when another peer has its name.
+        The weights are discarded because the job may have gone back to a checkpoint meanwhile, and a peer without a
+        lease does not notice that. Raises Conflict when another peer has this peer's name.
         """
-        self._training = None
-        self._world.say(f"{self._record.peer}: {error.message}; it joins again as soon as the store lets it")
+        self._forget_training()
+        self._say_once(f"{error}; it joins again as soon as the store lets it")
         session = incarnation.session
         await self._world.clock.sleep(STORE_AWAY_PAUSE_S)
         if isinstance(error, LeaseLost) or not session.owns():
@@ -116,62 +153,73 @@ class Agent:
             self._world.log.emit(Event.LEASE_LOST, reason=session.reason)
             self._enter(Cause.LEASE_LOST, session.reason)
             self._incarnation = incarnation = await self._register(incarnation)
+            tell_rank(self._world, self._trainer, incarnation)
         await self._trainer.renew()
         return incarnation
 
     async def _register(self, before: Incarnation | None = None) -> Incarnation:
-        """Register, in the place of ``before`` where it was registered already, or had a lease that is over.
+        return await register(self._world, self._record, lambda: self.state, self._say_once, before)
 
-        For the first time a store that does not answer ends it: whoever started it is still there to be told.
-        """
-        clock, settings = self._world.clock, self._world.spec.settings
-        had_a_lease, refused_at = before is not None, None
-        while True:
-            try:
-                if before is not None:
-                    return await before.again(self._world, self._record, self.state)
-                return await Incarnation.begin(self._world, self._record, self.state)
-            except Conflict:
-                # For so long it may be a lease of its own, of which a store that was away knows no better.
-                refused_at = clock.monotonic() if refused_at is None else refused_at
-                if not had_a_lease or clock.monotonic() > refused_at + 2 * settings.lease_ttl_s:
-                    raise
-            except StoreError as error:
-                if isinstance(error, LeaseLost):  # it was stopped for so long meanwhile
-                    had_a_lease = True
-                    self._world.log.emit(Event.LEASE_LOST, reason=error.message)
-                if not had_a_lease:
-                    raise
-                refused_at = None
-            await clock.sleep(STORE_AWAY_PAUSE_S)
+    def _say_once(self, line: str) -> None:
+        if line != self._said:
+            self._said = line
+            self._world.warn(f"{self._record.peer}: {line}")
 
     async def _leave_when_asked(self) -> None:
-        """Leave when the store says so: ``peer stop``, from any machine."""
-        if by := await asked_to_leave(self._world.store, self._world.keys, self._record.peer):
+        """Leave when the store holds a request to: ``peer stop`` writes it, from any machine."""
+        world = self._world
+        if by := await wait_for_leave_request(
+            world.store, world.keys, self._record.peer, self._lease, world.ignored.note
+        ):
             self.leave(by)
 
+    @property
+    def _now(self) -> Incarnation | None:
+        """The present incarnation; None before the peer is registered."""
+        return self._training.incarnation if self._training is not None else self._incarnation
+
+    def _lease(self) -> int:
+        return self._now.session.id if self._now is not None else 0
+
+    def _registration(self) -> Registration | None:
+        return self._now.registration if self._now is not None else None
+
     async def _sync(self, incarnation: Incarnation) -> Training:
-        """Load the consensus, or found it, and hear what others learned since: no claim before that."""
+        """Load the consensus, or found the job; then exchange with peers that train. No chunk is claimed before."""
         layout = self._trainer.layout
         await incarnation.registration.publish(fingerprint=layout.fingerprint, state=State.SYNCING.value)
+        self._world.overseer.send(WeightsAt(self._record.address, layout))
         self._enter(Cause.BUILT, f"{layout.size:,} weights")
         while True:
             joining = Joining(self._world, self._trainer, self._view, incarnation, self._early)
             self._early = None
             synced = await self._tasks.beside(joining.sync())
-            self._training = Training(self._world, self._trainer, self._view, incarnation, self._enter)
-            if synced.known or await self._tasks.beside(self._training.meet()):
+            self._forget_training()
+            self._training = Training(
+                self._world, self._trainer, self._view, incarnation, self._enter, founded=synced.founded
+            )
+            if synced.known or await self._tasks.beside(self._training.warm_up_exchanges()):
                 break
-            # All who trained have died: their learning is lost, and the account has to go back with the weights.
-            self._world.say(f"{self._record.peer}: those who trained are gone; looking for weights again")
+            # All peers that trained have died. What they learned is lost, so the ledger goes back with the weights.
+            self._world.warn(
+                f"{self._record.peer}: the peers that trained are gone; it looks for weights again"
+            )
             await self._tasks.beside(self._trainer.renew())
-        self._training.times_back = await times_back(self._world.store, self._world.keys)
+        self._training.rollback_count = await rollback_count(
+            self._world.store, self._world.keys, self._world.ignored.note
+        )
         await incarnation.registration.publish(state=State.TRAINING.value)
         self._enter(Cause.SYNCED, synced.source)
         return self._training
 
+    def _forget_training(self) -> None:
+        """End the ``Training`` of weights from which this peer does not train: it stops listening to the view."""
+        if self._training is not None:
+            self._training.end()
+            self._training = None
+
     async def _train(self, training: Training) -> Cause:
-        """Train until asked to leave or until the job's budget is done."""
+        """Train until this peer is asked to leave, or until the job's budget is done."""
         training.begin(self._tasks)
         self._tasks.spawn("status", self._reporting(training).run())
         finished = training.checkpointing.job_finished
@@ -180,19 +228,39 @@ class Agent:
             return Cause.ASKED_TO_LEAVE
         try:
             await self._unless_leaving(training.testing.finish())
-        except Leaving:
-            pass  # the last test is not made then
+        except LeaveRequested:
+            pass  # the last test is left out
         return Cause.JOB_FINISHED
 
     async def _close(self) -> None:
-        if self._training is not None:
-            self._training.end()
-            self._incarnation = self._training.incarnation
-        await self._tasks.cancel()
-        await self._trainer.stop()
+        """End every part of this peer, also after the end of another part has failed, and log how the peer ended."""
+        async with AsyncExitStack() as ends:
+            ends.push(self._log_end)
+            ends.push_async_callback(self._end_lease)
+            ends.push_async_callback(self._trainer.stop)
+            if self._training is not None:
+                ends.push_async_callback(self._training.testing.close)
+            ends.push_async_callback(self._tasks.cancel)
+            if self._training is not None:
+                self._incarnation = self._training.incarnation
+                self._training.end()
+
+    async def _end_lease(self) -> None:
         if self._incarnation is not None:
             session = self._incarnation.session
-            await session.close(revoke=not session.lost.is_set())  # one that is lost ends by itself soon
+            await session.close(revoke=not session.lost.is_set())  # a lost lease ends by itself soon
+
+    def _log_end(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Log the end of this peer with the error that ended it, or that came up while it left.
+
+        A defect of the program takes precedence over an error that a user can mend: no other line would name it.
+        """
+        del kind, trace
+        if error is not None and not (self._error and isinstance(error, GossipCaffeError)):
+            before = f"{self.reason}; as it left: " if self._error else ""
+            self._error, self.reason = type(error).__name__, f"{before}{str(error) or type(error).__name__}"
         self._world.log.emit(Event.LEFT, reason=self.reason, error=self._error)
 
     def _enter(self, cause: Cause, detail: str = "") -> State:
@@ -204,42 +272,46 @@ class Agent:
             self._world.say(f"{self._record.peer}: {after.state.value} ({after.reason})")
         return self.state
 
+    def _status_before_training(self) -> PeerStatus | None:
+        """The status of a peer that does not train yet, for tables; None once it trains."""
+        if self.state not in {State.JOINING, State.SYNCING}:
+            return None
+        trouble, record = self._unreached.trouble(""), self._record
+        return PeerStatus(record.peer, self.state.value, self.reason, agent_pid=record.pid, trouble=trouble)
+
     def _reporting(self, training: Training) -> Reporting:
         def status() -> PeerStatus:
-            return status_of(training, self.state, self.reason)
+            seen = status_of(training, self.state, self.reason)
+            return replace(seen, trouble=self._unreached.trouble(seen.trouble))
 
         return Reporting(
             status=status,
             key=self._world.keys.status(self._record.peer),
-            lease=lambda: training.incarnation.session.id,
+            session=lambda: training.incarnation.session,
             store=self._world.store,
             clock=self._world.clock,
             log=self._world.log,
             say=self._world.say,
-            living=lambda: len(training.training),
+            living=lambda: len(training.training_peers),
         )
 
     async def _unless_leaving(self, work: Awaitable[T]) -> T:
-        """Await ``work``; raises Leaving when asked to leave before it is done."""
-        main = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(self._leaving.wait())
-        try:
+        """Await ``work``. Raises LeaveRequested when the peer is asked to leave before it is done."""
+        async with within(work, self._leaving.wait()) as (main, leaving):
             await asyncio.wait({leaving, main}, return_when=asyncio.FIRST_COMPLETED)
             if not main.done():
-                raise Leaving
+                raise LeaveRequested
             return main.result()
-        finally:
-            leaving.cancel()
-            main.cancel()
-            await asyncio.gather(main, return_exceptions=True)
 
 
-def _work(world: World) -> dict[str, object]:
-    """What there is to train, for whoever has only the log."""
+def _job_fields(world: PeerDependencies) -> dict[str, object]:
+    """The work of the job, for a reader who has only the log."""
     spec = world.spec
     return {
         "job": spec.name,
         "budget_samples": spec.budget_samples,
         "records": spec.data.records,
         "chunk_records": spec.data.chunk_records,
+        "half_limit": spec.settings.half_limit,
+        "warmup": spec.settings.warmup,
     }

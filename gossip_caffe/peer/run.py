@@ -1,4 +1,4 @@
-"""A peer as a process: reads its job, makes the real store, network and children, and runs the agent."""
+"""A peer as a process: it reads its job, makes the real store, network and children, and runs the agent."""
 
 from __future__ import annotations
 
@@ -6,131 +6,152 @@ import asyncio
 import os
 import random
 import secrets
-import signal
-import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from gossip_caffe import __version__
+from gossip_caffe.checkpoint.ending import read_end
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.checkpoint.url_store import elsewhere_of
+from gossip_caffe.checkpoint.url_store import remote_store_of
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.data.loader_port import Loader, LoaderProcess
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.errors import ExitCode
-from gossip_caffe.gossip.grpc_server import PeerServer
-from gossip_caffe.gossip.grpc_transport import GrpcTransport
+from gossip_caffe.errors import ExitCode, StoreError
+from gossip_caffe.gossip.transport.grpc_server import PeerServer
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
+from gossip_caffe.job.code import check_code
 from gossip_caffe.job.relocation import relocated
-from gossip_caffe.job.spec import JobSpec
-from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import load_job
-from gossip_caffe.membership.keys import JobKeys, checked_name
+from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
-from gossip_caffe.observe.events import JsonLinesLog
-from gossip_caffe.peer.address import address_towards, choose_address
+from gossip_caffe.observe.log.events import Event, EventLog
 from gossip_caffe.peer.agent import Agent
-from gossip_caffe.peer.lifecycle import State
-from gossip_caffe.peer.options import PeerOptions
-from gossip_caffe.peer.resuming import go_back_to
-from gossip_caffe.peer.trainer import Trainer
-from gossip_caffe.peer.world import World
+from gossip_caffe.peer.checkpoints.snapshots import FOLDER as SNAPSHOTS
+from gossip_caffe.peer.core.address import Address, address_towards, choose_address, choose_metrics_address
+from gossip_caffe.peer.core.dependencies import PeerDependencies
+from gossip_caffe.peer.core.lifecycle import Cause, State
+from gossip_caffe.peer.core.options import PeerOptions
+from gossip_caffe.peer.core.overseer import Overseer, Trouble
+from gossip_caffe.peer.core.own_log import OwnLog
+from gossip_caffe.peer.joining.resuming import go_back_to
+from gossip_caffe.peer.leaving import Leaving
+from gossip_caffe.peer.metering import Metering
+from gossip_caffe.peer.registration.own_name import INSTEAD
+from gossip_caffe.peer.sharing.pairwise import pairwise
+from gossip_caffe.peer.work.suspects import SuspectBatches
+from gossip_caffe.peer.work.trainer import Trainer
+from gossip_caffe.shards.stream import Part
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.card_gauge import open_gauge
-from gossip_caffe.solver.card_trial import rehearse
-from gossip_caffe.solver.cards import GUIDE, Card
-from gossip_caffe.solver.device import CPU, on_card, parse_card
-from gossip_caffe.solver.engine import EngineSpec, engine_spec
-from gossip_caffe.solver.evaluation import CaffeEvaluator
+from gossip_caffe.solver.checks.gpu_trial import try_on_gpu
+from gossip_caffe.solver.engines.engine import EngineSpec, engine_spec
+from gossip_caffe.solver.evaluation.evaluation import CaffeEvaluator
+from gossip_caffe.solver.gpu.device import CPU, gpu_device, parse_gpu
+from gossip_caffe.solver.gpu.gpus import GUIDE, Gpu
+from gossip_caffe.solver.gpu.memory_gauge import open_gauge
 from gossip_caffe.solver.solver_port import Solver, SolverProcess
-
-TEST_NICENESS = 10
-"""A test of the consensus takes what the solvers leave of the processors, and a tenth of one where they leave none."""
+from gossip_caffe.system.folders import folder_within
+from gossip_caffe.system.host import host_name
+from gossip_caffe.system.unix_sockets import peer_socket_name, socket_path
 
 Say = Callable[[str], None]
 
+FINISHED_WITHIN_S = 1.0
+"""Seconds in which etcd may say that the job was finished while this peer left."""
+
 
 @dataclass(frozen=True, slots=True)
-class Where:
-    """Where a peer computes; ``card``: what is known of it, when it was looked at."""
+class Placement:
+    """The device on which a peer computes. ``gpu`` describes its GPU; None for a CPU, or a GPU that was not tried."""
 
     device: str
-    card: Card | None = None
+    gpu: Gpu | None = None
 
 
-def run_peer(options: PeerOptions, say: Say) -> ExitCode:
-    """Run one peer until its job is finished or it is asked to leave (SIGTERM, Ctrl-C; a second one ends it at once).
-
-    Raises GossipCaffeError for what the user can mend.
-    """
-    return asyncio.run(_run(options, say))
-
-
-async def _run(options: PeerOptions, say: Say) -> ExitCode:
-    clock, rng = SystemClock(), random.Random(secrets.randbits(64))
-    peer = checked_name(options.peer or f"p-{rng.getrandbits(24):06x}", "peer")
+async def run_alone(
+    options: PeerOptions, peer: str, say: Say, clock: SystemClock, rng: random.Random, leaving: Leaving
+) -> ExitCode:
+    """Run the peer, whose name no other process of this run folder has, until it has left. Returns the exit code."""
+    overseer = Overseer(options.overseer_fd)
+    overseer.listen()
     store = EtcdStore(options.endpoints, clock, rng)
-    folder = CheckpointFolder(options.run_dir / "checkpoints" / peer)
-    where = choose_address(options.listen, options.advertise, options.endpoints, address_towards)
+    folder = _checkpoints_of(options, peer)
+    where = choose_address(
+        options.listen, options.advertise, options.endpoints, address_towards, _socket_name()
+    )
+    metering = Metering(
+        choose_metrics_address(
+            options.metrics_listen, where, options.endpoints, address_towards, _socket_name()
+        ),
+        clock,
+        options.run_dir,
+    )
     server = PeerServer(where.listen, folder)
-    transport = GrpcTransport()
-    ring: BatchRing | None = None
-    log: JsonLinesLog | None = None
+    transport = GrpcTransport(store.sockets)
+    log: OwnLog | None = None
+
+    def warn(line: str) -> None:
+        say(line)
+        overseer.send(Trouble(line))
+
     try:
         spec = await load_job(store, options.job)
-        if not options.from_checkpoint and await _finished(store, spec.name, say):
+        check_code(spec, allowed=options.allow_code)
+        if not options.from_checkpoint and await _finished(store, spec, say):
             return ExitCode.OK
-        here = relocated(spec, options.data_roots)
+        local_spec = relocated(spec, options.data_roots)
         noise_seed = rng.getrandbits(31)
-        on = await _device(options, engine_spec(here, options.engine, noise_seed), here, peer, say)
+        built_from = engine_spec(local_spec, options.engine, noise_seed)
+        placement = await _placement(options, built_from, local_spec, peer, say)
         if options.from_checkpoint:
             back_to = await go_back_to(store, clock, spec.name, options.from_checkpoint, rng.getrandbits(32))
             say(f"job {spec.name} goes back to checkpoint {back_to.checkpoint}")
-            if await _finished(store, spec.name, say):
+            if await _finished(store, spec, say):
                 return ExitCode.OK
-        if (elsewhere := elsewhere_of(spec)) is not None:
-            elsewhere.connect()  # a peer that may have to keep checkpoints there is refused when it cannot
-        address = where.advertised(await server.start())
-        say(f"{peer}: joining job {spec.name}; others reach it at {address} ({where.why})")
-        slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
-        ring = BatchRing.create(spec.data.tops, spec.data.batch_records, slots)
-        log = JsonLinesLog(options.run_dir / "events" / f"{peer}.jsonl", peer, clock, say)
-        record = PeerRecord(
-            peer=peer,
-            incarnation="",
-            address=address,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            state=State.JOINING.value,
-            version=__version__,
-            zone=options.zone,
-            device=on.device,
-            device_name=on.card.name if on.card else "",
-            device_memory_bytes=on.card.memory_bytes if on.card else 0,
-        )
-        evaluator = CaffeEvaluator(niceness=TEST_NICENESS) if options.engine == "pycaffe" else None
-        world = World(
+        if (remote_store := remote_store_of(spec)) is not None:
+            remote_store.connect()  # every peer may have to write checkpoints there, so one that cannot is refused
+        address = await _listen(server, where)
+        say(f"{peer}: joining job {spec.name}; other peers reach it at {address} ({where.why})")
+        metrics = await metering.start(lambda line: say(f"{peer}: {line}"))
+        ring = BatchRing.create(spec.data.tops, spec.data.batch_records, spec.ring_slots)
+        log = OwnLog(options, peer, clock, warn)
+        counted = metering.log(log.events, peer)
+        built_from = engine_spec(local_spec, options.engine, noise_seed, placement.device)
+        world = PeerDependencies(
             spec=spec,
             store=store,
-            transport=transport,
-            serve=server.serve,
+            transport=metering.transport(transport),
+            serve=metering.serve(server.serve),
             folder=folder,
             files=transport,
             clock=clock,
             rng=rng,
-            log=log,
+            log=counted,
             say=say,
-            evaluator=evaluator,
-            spec_here=here,
+            strategy=pairwise,
+            evaluator=_evaluator(built_from, counted, say),
+            local_spec=local_spec,
             offload=asyncio.to_thread,
-            elsewhere=elsewhere,
-            gauge=open_gauge(on.card.bus) if on.card else None,
+            remote_store=remote_store,
+            gauge=open_gauge(placement.gpu.bus) if placement.gpu else None,
+            snapshots=options.run_dir / SNAPSHOTS / peer if options.snapshots else None,
+            overseer=overseer,
+            grace_s=options.grace_s,
         )
-        built_from = engine_spec(here, options.engine, noise_seed, on.device)
-        agent = Agent(world, record, _trainer(here, built_from, ring, clock, log))
-        _leave_on_signals(agent)
-        await agent.run()
-        return ExitCode.OK
+        agent = Agent(
+            world,
+            _record(peer, options, placement, address, metrics),
+            _trainer(local_spec, built_from, ring, clock, counted, say, _once(peer, warn)),
+        )
+        metering.show(agent.figures)
+        leaving.then = agent.leave
+        cause = await agent.run()
+        finished = await _finished_meanwhile(store, spec, clock, cause)
+        return leaving.end(spec.name, cause, finished=finished)
     finally:
+        await metering.stop()
         await server.stop()
         await transport.close()
         await store.close()
@@ -138,41 +159,144 @@ async def _run(options: PeerOptions, say: Say) -> ExitCode:
             log.close()
 
 
-async def _finished(store: EtcdStore, job: str, say: Say) -> bool:
-    """Whether there is nothing left to train, which is then said."""
-    if await store.get(JobKeys(job).finished) is None:
+async def _listen(server: PeerServer, where: Address) -> str:
+    """Let the server listen; returns the address that is advertised.
+
+    Raises EnvironmentProblem for a folder that other users may write: they could put their own sockets there.
+    """
+    if (at := socket_path(where.listen)) is not None:
+        folder_within(at.parent, "give --listen HOST:PORT")
+    return where.advertised(await server.start())
+
+
+def _record(peer: str, options: PeerOptions, placement: Placement, address: str, metrics: str) -> PeerRecord:
+    """The record with which this peer registers. ``address`` and ``metrics``: where it is called, and scraped."""
+    return PeerRecord(
+        peer=peer,
+        incarnation="",
+        address=address,
+        host=host_name(),
+        pid=os.getpid(),
+        state=State.JOINING.value,
+        version=__version__,
+        zone=options.zone,
+        device=placement.device,
+        device_name=placement.gpu.name if placement.gpu else "",
+        device_memory_bytes=placement.gpu.memory_bytes if placement.gpu else 0,
+        metrics=metrics,
+    )
+
+
+def _checkpoints_of(options: PeerOptions, peer: str) -> CheckpointFolder:
+    """The folder of this peer's checkpoints, without unfinished ones of an earlier process."""
+    checkpoints = options.run_dir / "checkpoints"
+    folder_within(checkpoints, INSTEAD)
+    folder = CheckpointFolder(checkpoints / peer)
+    folder.sweep()
+    return folder
+
+
+def _socket_name() -> str:
+    """The name of this peer's Unix socket, if it gets one. It holds the process id, for people who list the folder."""
+    return peer_socket_name(os.getpid(), secrets.token_bytes(4))
+
+
+async def _finished(store: EtcdStore, spec: JobSpec, say: Say) -> bool:
+    """Whether the job is finished; if so, a line says it."""
+
+    def unbelieved(key: str, revision: int, why: str) -> None:
+        say(f"etcd: {key} (revision {revision:,}) is ignored: {why}")
+
+    end = await read_end(store, JobKeys(spec.name), spec, unbelieved)
+    if end is None or not end.believed:
         return False
-    say(f"job {job} is finished already; nothing to do")
+    say(f"job {spec.name} is finished already; nothing to do")
     return True
 
 
-async def _device(options: PeerOptions, built_from: EngineSpec, spec: JobSpec, peer: str, say: Say) -> Where:
-    """Where this peer computes. A card is tried with the net first, before anybody hears of this peer.
+async def _finished_meanwhile(store: EtcdStore, spec: JobSpec, clock: SystemClock, cause: Cause) -> bool:
+    """Whether the job is finished although this peer left before; False if etcd does not say it soon."""
+    if cause is Cause.JOB_FINISHED:
+        return True
+    try:
+        async with clock.timeout(FINISHED_WITHIN_S):
+            return await _finished(store, spec, lambda _: None)
+    except (StoreError, TimeoutError):
+        return False
+
+
+async def _placement(
+    options: PeerOptions, built_from: EngineSpec, spec: JobSpec, peer: str, say: Say
+) -> Placement:
+    """The placement of this peer. A GPU is tried with the net before this peer registers.
 
     Raises EnvironmentProblem or ModelError when that fails.
     """
     if not options.gpu:
-        return Where(CPU)
-    wanted = parse_card(options.gpu, "--gpu")
-    if options.engine != "pycaffe":  # the stand-in of tests computes nowhere else
-        return Where(on_card(wanted or 0))
-    say(f"{peer}: trying the net on {'a card' if wanted is None else f'card {wanted}'}")
-    tried = await rehearse(wanted, built_from, spec.data.tops)
-    say(f"{peer}: trains on {tried.card.words()}")
+        return Placement(CPU)
+    wanted = parse_gpu(options.gpu, "--gpu")
+    if options.engine != "pycaffe":  # the engine of tests computes on the CPU, and has no GPU to try
+        return Placement(gpu_device(wanted or 0))
+    say(f"{peer}: trying the net on {'a GPU' if wanted is None else f'GPU {wanted}'}")
+    tried = await try_on_gpu(wanted, built_from, spec.data.tops)
+    say(f"{peer}: trains on {tried.gpu.words()}")
     if tried.remark:
         say(f"{peer}: snapshots and corrections are slower than they could be: {tried.remark} ({GUIDE})")
-    return Where(on_card(tried.card.index), tried.card)
+    return Placement(gpu_device(tried.gpu.index), tried.gpu)
+
+
+def _once(peer: str, warn: Say) -> Say:
+    """A function that warns of a child's line once, also when the next child sends the same line."""
+    said: set[str] = set()
+
+    def notice(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            warn(f"{peer}: {line}")
+
+    return notice
+
+
+def _evaluator(built_from: EngineSpec, log: EventLog, say: Say) -> CaffeEvaluator | None:
+    """The evaluator that tests the consensus; None where the engine is not Caffe."""
+    if built_from.engine != "pycaffe":
+        return None
+    displayed = partial(_display, log, say, None) if built_from.debug_info else None
+    return CaffeEvaluator(device=built_from.device, displayed=displayed)
+
+
+def _display(log: EventLog, say: Say, number: int | None, lines: Sequence[str]) -> None:
+    """Log and say the lines that Caffe prints. ``number``: of the display; None for the lines of debug_info."""
+    log.emit(Event.DISPLAYED, number=number, lines=list(lines))
+    for line in lines:
+        say(line)
 
 
 def _trainer(
-    spec: JobSpec, built_from: EngineSpec, ring: BatchRing, clock: SystemClock, log: JsonLinesLog
+    spec: JobSpec,
+    built_from: EngineSpec,
+    ring: BatchRing,
+    clock: SystemClock,
+    log: EventLog,
+    say: Say,
+    notice: Say,
 ) -> Trainer:
+    seeds = random.Random(built_from.noise_seed)
+
     def make_solver(board: WeightBoard | None) -> Solver:
-        return SolverProcess(built_from, spec.schedule, ring, board)
+        of_peer = replace(built_from, place=replace(trainer.place, seed=seeds.getrandbits(31)))
+        displayed = partial(_display, log, say)
+        return SolverProcess(of_peer, spec.schedule, ring, board, displayed=displayed, noticed=notice)
 
     def make_loader() -> Loader:
         skipped = trainer.note_skipped if spec.settings.corrupt_records == "skip" else None
-        return LoaderProcess(spec.data, spec.settings.seed, ring, skipped)
+        return LoaderProcess(spec.data, spec.settings.seed, ring, skipped, spec.first_record, notice)
+
+    async def named(parts: Sequence[Part]) -> str:
+        from gossip_caffe.data.naming import name_records  # noqa: PLC0415 - opens data, which a peer seldom must
+
+        ranges = [(part.epoch, part.start, part.stop) for part in parts]
+        return await asyncio.to_thread(name_records, spec, ranges)
 
     trainer = Trainer(
         batch_records=spec.data.batch_records,
@@ -182,20 +306,7 @@ def _trainer(
         clock=clock,
         log=log,
         begins_with=spec.start,
+        suspects=SuspectBatches(spec.iter_size, leave_out=spec.settings.corrupt_records == "skip"),
+        name_records=named,
     )
     return trainer
-
-
-def _leave_on_signals(agent: Agent) -> None:
-    """First SIGTERM or Ctrl-C: leave in good order. A second one: end now; the lease frees what is owned."""
-    loop = asyncio.get_running_loop()
-
-    def asked(number: signal.Signals) -> None:
-        agent.leave(number.name)
-        loop.remove_signal_handler(signal.SIGINT)
-        loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked, number)

@@ -1,63 +1,82 @@
-"""A peer while it trains: exchanges, claims, progress and checkpoints, each a task beside the others.
+"""A peer while it trains: exchanges, claims, progress and checkpoints, each in a task of its own.
 
-The store may be away at any moment; none of the tasks fails because of that. What is due stays due, and the solver goes
-on with what it has.
+No task fails because the store is away, which it may be at any moment. Work that is due stays due, and the solver goes
+on with the chunks that it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Mapping
 
-from gossip_caffe.errors import Conflict, EnvironmentProblem, ExchangeFailed, StoreError
-from gossip_caffe.gossip.message import Refusal
-from gossip_caffe.gossip.outcome import Outcome, OutcomeKind
-from gossip_caffe.membership.members import MembersView, PeerRecord
-from gossip_caffe.observe.events import Event
-from gossip_caffe.peer.checkpointing import Checkpointing
-from gossip_caffe.peer.claiming import LOOK_EVERY_S, STORE_AWAY_PAUSE_S, Claiming
-from gossip_caffe.peer.claims import Claims
-from gossip_caffe.peer.company import Company
-from gossip_caffe.peer.incarnation import Incarnation
-from gossip_caffe.peer.lifecycle import Cause, State
-from gossip_caffe.peer.progress import Progress, look_after_s
-from gossip_caffe.peer.resuming import TimesBack, times_back
-from gossip_caffe.peer.strategy import Surroundings
-from gossip_caffe.peer.tasks import Tasks
-from gossip_caffe.peer.testing import Testing
-from gossip_caffe.peer.throughput import Throughput
-from gossip_caffe.peer.trainer import Trainer
-from gossip_caffe.peer.weighing import tell_weight
-from gossip_caffe.peer.world import World
+from gossip_caffe.errors import StoreError
+from gossip_caffe.gossip.codecs.message import Refusal
+from gossip_caffe.gossip.protocol.outcome import Outcome
+from gossip_caffe.membership.members import MembersView, PeerRecord, Subscription
+from gossip_caffe.observe.log.events import Event
+from gossip_caffe.peer.auditing import Auditing
+from gossip_caffe.peer.checkpoints.checkpointing import Checkpointing
+from gossip_caffe.peer.checkpoints.compaction import compact_history
+from gossip_caffe.peer.checkpoints.halting import Halting
+from gossip_caffe.peer.checkpoints.snapshots import ExactSnapshots
+from gossip_caffe.peer.checkpoints.testing import Testing
+from gossip_caffe.peer.core.complaints import Complaints
+from gossip_caffe.peer.core.dependencies import PeerDependencies
+from gossip_caffe.peer.core.lifecycle import Cause, State
+from gossip_caffe.peer.core.strategy import StrategyContext
+from gossip_caffe.peer.core.tasks import Tasks
+from gossip_caffe.peer.draining import Draining
+from gossip_caffe.peer.joining.healing import Healing
+from gossip_caffe.peer.joining.renewing import Enter, Renewing
+from gossip_caffe.peer.joining.resuming import RollbackCount
+from gossip_caffe.peer.joining.warm_up import warm_up_exchanges
+from gossip_caffe.peer.registration.incarnation import Incarnation
+from gossip_caffe.peer.sharing.health import Half, OwnHealth
+from gossip_caffe.peer.sharing.partners_view import LivePartners
+from gossip_caffe.peer.store_news import StoreNews
+from gossip_caffe.peer.work.claiming import Claiming
+from gossip_caffe.peer.work.claims import Claims
+from gossip_caffe.peer.work.progress import Progress, look_after_s
+from gossip_caffe.peer.work.published_speed import publish_speed
+from gossip_caffe.peer.work.throughput import Throughput
+from gossip_caffe.peer.work.trainer import Trainer
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.plan import planned_weights
 
-DRAIN_DEADLINE_S = 8.0
-MEETINGS = 3
-"""Exchanges of a joiner before its first claim."""
-MEETINGS_S = 5.0
-"""After the first of them has succeeded, and so long, the others are not waited for."""
-MEET_AGAIN_S = 0.1
-
-Enter = Callable[[Cause, str], State]
-
 
 class Training:
-    """What a peer does between loading the consensus and leaving. ``enter`` moves its lifecycle."""
+    """The parts and tasks of a peer between loading the consensus and leaving.
+
+    ``enter`` moves the peer's lifecycle. ``founded``: this peer has founded the job.
+    """
 
     def __init__(
-        self, world: World, trainer: Trainer, view: MembersView, incarnation: Incarnation, enter: Enter
+        self,
+        world: PeerDependencies,
+        trainer: Trainer,
+        view: MembersView,
+        incarnation: Incarnation,
+        enter: Enter,
+        *,
+        founded: bool = False,
     ) -> None:
         self.world = world
         self.trainer = trainer
         self.incarnation = incarnation
         self.progress = Progress(world.spec, world.epochs)
         self.peer = incarnation.registration.record.peer
-        self.times_back = TimesBack()
-        """How often the job had been taken back to a checkpoint when this peer came to its weights."""
+        self.complaints = Complaints(world.say, world.clock)
+        self.health = OwnHealth()
+        self.leaving = False
+        self.rollback_count = RollbackCount()
+        """The number of the job's rollbacks when this peer loaded its weights."""
         self._view = view
-        self._enter = enter
-        self._company = Company(view, self.peer, trainer.layout.fingerprint)
-        chooser = Chooser(world.epochs, self._shard, world.rng, lambda: len(self.training))
+        self._subscriptions: list[Subscription] = []
+        self._departed = asyncio.Event()
+        self._live_partners = LivePartners(view, self.peer, trainer.layout.fingerprint)
+        self.chooser = chooser = Chooser(
+            world.epochs, self._shard, world.rng, lambda: len(self.training_peers)
+        )
         self.claims = Claims(
             ledger=incarnation.ledger,
             lease=incarnation.session.id,
@@ -74,9 +93,10 @@ class Training:
             self.claims,
             chooser,
             lambda: self.incarnation.session,
+            lambda: self.incarnation.writer,
         )
         self.strategy = world.strategy(
-            Surroundings(
+            StrategyContext(
                 peer=self.peer,
                 job=world.spec.name,
                 fingerprint=trainer.layout.fingerprint,
@@ -85,7 +105,8 @@ class Training:
                 settings=world.spec.settings,
                 own=lambda: (self.peer, self.incarnation.registration.record.zone),
                 partners=self.partners,
-                zones=lambda: self._company.zones,
+                zones=lambda: self._live_partners.zones,
+                members=lambda: view.members,
                 shared=self._shared,
                 urgent=lambda: trainer.stream.unsettled and not trainer.stream.untrained,
                 transport=world.transport,
@@ -93,201 +114,206 @@ class Training:
                 clock=world.clock,
                 rng=world.rng,
                 log=world.log,
+                warm=lambda: self.progress.is_warm,
+                say=world.say,
+                contact=world.contact,
+                half_added=self._half_added,
+                refused=self._refused,
             )
         )
         self.checkpointing = Checkpointing(self)
+        self._auditing = Auditing(world)
+        self.healing = Healing(self)
         self.testing = Testing(self)
+        exact = None
+        if world.snapshots is not None:
+            exact = ExactSnapshots(world.spec, self.peer, trainer.layout, world.snapshots)
+        self._halting = Halting(self, exact)
+        self._draining = Draining(self, self._claiming, self._halting)
+        self._renewing = Renewing(self, enter)
+        self._was_alone = founded
+        """Whether this peer alone has trained every sample of the job so far."""
 
-    async def meet(self) -> bool:
-        """Exchange with some of those who train, before anything is claimed; False when nobody trains any more.
-
-        One is needed: the weights that this peer loaded lack what was learned since, which the account calls done. The
-        others bring it nearer to the consensus.
-        """
-        clock, met = self.world.clock, 0
-        given_up_at = clock.monotonic() + MEETINGS_S
-        while met < MEETINGS and (partners := self.partners()):
-            outcome = await self.strategy.exchange()
-            if outcome is not None and outcome.kind is OutcomeKind.APPLIED:
-                met += 1
-            elif met and clock.monotonic() >= given_up_at:
-                break
-            else:
-                await clock.sleep(MEET_AGAIN_S)
-            if met >= len(partners):
-                break
-        return met > 0
+    async def warm_up_exchanges(self) -> bool:
+        """Exchange with some peers that train, before any chunk is claimed. False when no peer trains any more."""
+        return await warm_up_exchanges(self)
 
     def begin(self, tasks: Tasks) -> None:
         """Answer offers, and start all tasks."""
         self.strategy.accept()
         self.world.serve(self.strategy.answerer)
-        self._view.on_change += [self._note_member, self._claiming.member_changed]
+        self._subscriptions += map(self._view.listen, (self._note_member, self._claiming.member_changed))
+        self._halting.begin(founded=self._was_alone)
         tasks.spawn("children", self.trainer.supervise())
+        tasks.spawn("health", self.healing.watch())
         tasks.spawn("batches", self._claiming.feed())
         tasks.spawn("claims", self._claiming.claim_and_settle())
         tasks.spawn("exchanges", self.strategy.run())
         tasks.spawn("progress", self._follow_progress())
         tasks.spawn("checkpoints", self.checkpointing.run())
         tasks.spawn("tests", self.testing.run())
-        tasks.spawn("credit", self._claiming.train_on_credit())
-        telling = tell_weight(
+        tasks.spawn("halts", self._halting.run())
+        tasks.spawn("unclaimed", self._claiming.train_unclaimed())
+        telling = publish_speed(
             lambda: self.incarnation.registration,
             self.trainer.board,
             self._claiming.always_had_work,
             self.world,
         )
         tasks.spawn("weight", telling)
-        tasks.spawn("lease", self._keep_registered())
+        tasks.spawn("lease", self._renewing.run())
+        tasks.spawn("departed", self._forget_departed())
+        world, checkpointing = self.world, self.checkpointing
+        history = compact_history(
+            world.store,
+            world.clock,
+            lambda: checkpointing.duty.ours,
+            lambda: self.incarnation.writer.revision,
+        )
+        tasks.spawn("history", history)
+        news = StoreNews(self.peer, self.world.clock, self.world.say)
+        following = news.follow(
+            lambda: self.incarnation.writer.writing, lambda: not self.incarnation.session.overdue()
+        )
+        tasks.spawn("store", following)
 
     def _note_member(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
-        """Write down whose state has changed: from this it shows how soon a death is noticed."""
+        """Log a member's change of state: the log then shows how soon a death was noticed."""
+        if was is not None and (now is None or now.address != was.address):
+            self._departed.set()
         old, new = was.state if was is not None else "", now.state if now is not None else ""
         if old != new and (subject := now or was) is not None:
-            self.world.log.emit(Event.MEMBER, member=subject.peer, old=old, new=new)
+            # A record also vanishes in an outage of etcd, and at the job's end.
+            lost = not new and old == State.TRAINING and self._claiming.is_settled_in
+            fields = {"lost": True} if lost and not self.progress.finished else {}
+            self.world.log.emit(Event.MEMBER, member=subject.peer, old=old, new=new, **fields)
 
     async def drain(self, tasks: Tasks, cause: Cause) -> None:
-        """Finish what is begun, share it, and hand the rest back; bounded in time.
-
-        What cannot be settled in time is freed by the lease, and trained again by others.
-        """
-        await self._claiming.end(tasks)
-        await tasks.cancel("batches", "exchanges", "checkpoints", "tests", "progress", "weight")
-        if cause is Cause.JOB_FINISHED:
-            return
-        try:
-            async with self.world.clock.timeout(DRAIN_DEADLINE_S):
-                handed_back = self.trainer.stream.hand_back()
-                if not self._store_is_away:
-                    await self.incarnation.registration.publish(state=State.DRAINING.value)
-                    await self.claims.release(handed_back)
-                self.trainer.cut(flush=True)
-                self.trainer.board.set_flush(True)
-                while self.trainer.stream.untrained:
-                    await self.world.clock.sleep(LOOK_EVERY_S)
-                    self.trainer.note_trained()
-                # Partners need no store: what was learned here does not end with this peer, although nobody notes it.
-                await self._share_all()
-                if self._store_is_away:
-                    raise StoreError("the store is away")
-                await self.claims.settle()
-                await self.claims.release(list(self.claims.owned))
-                if self.checkpointing.duty.ours:
-                    # All may be leaving: what two of them shared with each other would go with both.
-                    await self.progress.look(self.incarnation.ledger)
-                    await self.checkpointing.make("leaving with the duty", self.checkpointing.duty)
-        except (StoreError, EnvironmentProblem, ExchangeFailed, TimeoutError) as error:
-            left = len(self.claims.owned)
-            self.world.say(f"{self.peer}: leaves {left} chunks unsettled ({error or 'out of time'})")
-
-    @property
-    def _store_is_away(self) -> bool:
-        """Whether asking the store would only take the time that is left."""
-        return self.incarnation.session.overdue()
+        """Finish the chunks that are begun, share them, and release the others. The time for this is bounded."""
+        await self._draining.drain(tasks, cause)
 
     def end(self) -> None:
-        """Answer no more offers."""
+        """Refuse offers, and stop listening to the view: the peer leaves, or begins again with another ``Training``."""
         self.strategy.refuse(Refusal.SHUTTING_DOWN)
-
-    async def _share_all(self) -> None:
-        """Exchange until what this peer learned has left it; alone, write a checkpoint instead."""
-        while self.trainer.stream.unsettled:
-            self.trainer.board.request_publication()
-            if self.partners():
-                await self.strategy.pause(await self.strategy.exchange(), urgent=True)
-            elif self._store_is_away:
-                return  # a checkpoint that nobody can be told of settles nothing
-            else:
-                await self.checkpointing.make("leaving alone")
+        self._live_partners.close()
+        for subscription in self._subscriptions:
+            subscription.close()
 
     # ── the tasks ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _follow_progress(self) -> None:
-        """Read the job's progress, steer the learning rate, and fold finished epochs."""
+        """Read the job's progress, set the learning rate, and fold epochs that are done in the ledger; for ever."""
         living = written = 0
         while True:
-            training, writer = self.training, self.incarnation.writer
-            # After the store was away others come back one by one: they trained all the time.
+            training, writer = self.training_peers, self.incarnation.writer
+            # After an outage of the store members register again one by one, although they trained all the time.
             living = len(training) if self._claiming.is_settled_in else max(living, len(training))
             try:
                 ledger = self.incarnation.ledger
                 await self.progress.look(ledger)
-                self.progress.steer(self.trainer.board, self.claims.done_samples, living)
-                if self._leads:
+                self._steer(living)
+                if self._leads or self._auditing.acts_as_leader():
+                    await self._auditing.look(writer, ledger.folded, len(training))
                     await ledger.fold()
                 if writer.revision == written:
                     await writer.check()
                 written = writer.revision
             except StoreError:
-                pass  # the last known progress stands; a lease that is lost has a task of its own
+                pass  # the last known progress stays; another task registers again after a lost lease
             await self.world.clock.sleep(look_after_s(len(training)))
 
-    async def _keep_registered(self) -> None:
-        """When the lease is lost, own nothing, train on, and register as a new incarnation as soon as that goes."""
+    async def _forget_departed(self) -> None:
+        """Let the transport forget addresses at which no peer is registered any more."""
         while True:
-            before = self.incarnation
-            await before.session.lost.wait()
-            self.world.log.emit(Event.LEASE_LOST, reason=before.session.reason)
-            state = self._enter(Cause.LEASE_LOST, before.session.reason)
-            if state is not State.ORPHANED:
-                return  # it is leaving: what it still owned is free, and it needs no new lease
-            while state is State.ORPHANED:
-                try:
-                    record = before.registration.record
-                    self.incarnation = await self.incarnation.again(self.world, record, State.TRAINING)
-                    if self.times_back.is_forgotten(await times_back(self.world.store, self.world.keys)):
-                        raise EnvironmentProblem(
-                            "etcd has forgotten that the job went back to a checkpoint, and calls done what no peer's "
-                            "weights hold",
-                            remedy="start the peers again: the job goes back once more, and loses nothing",
-                        )
-                    lost = await self.claims.renew_ownership(
-                        self.incarnation.ledger, self.incarnation.session.id
-                    )
-                    state = self._enter(Cause.REGISTERED_AGAIN, f"{lost} chunks went to others")
-                except (StoreError, Conflict):
-                    await self.world.clock.sleep(STORE_AWAY_PAUSE_S)
+            self._departed.clear()
+            await self.world.transport.forget({record.address for record in self._view.members.values()})
+            await self._departed.wait()
+
+    async def read_progress(self) -> None:
+        """Read the job's progress and its newest test, and tell the solver. Raises StoreError."""
+        await self.progress.look(self.incarnation.ledger)
+        self._steer(len(self.training_peers))
+        await self.testing.check_last_write()
+
+    def _steer(self, living: int) -> None:
+        """Tell the solver the progress of the job and the factor of its learning rate.
+
+        The store's count may be ahead of this peer's: a settlement whose reply has not come yet is in the store's count
+        only. For a peer that was always alone the store's count is its own: otherwise the difference would be counted
+        as samples of other peers, and some steps would have the learning rate of later ones.
+        """
+        self._was_alone = self._was_alone and self.alone
+        own = self.progress.samples if self._was_alone else self.claims.done_samples
+        self.progress.steer(self.trainer.board, own, living)
+
+    @property
+    def held_s(self) -> float:
+        """The seconds for which the solver has held for tests and snapshots."""
+        return self._halting.held_s
 
     @property
     def throughput(self) -> Throughput:
-        """How fast this peer trains."""
+        """The measured speed of this peer."""
         return self._claiming.throughput
 
-    # ── what the parts ask ────────────────────────────────────────────────────────────────────────────────────────
+    # ── properties that the parts read ────────────────────────────────────────────────────────────────────────────
 
     @property
-    def training(self) -> Mapping[str, PeerRecord]:
-        """All peers that train now, this one included."""
+    def training_peers(self) -> Mapping[str, PeerRecord]:
+        """The peers that train now, with this one: peer → record."""
         return self._view.in_state(State.TRAINING.value)
 
     @property
+    def alone(self) -> bool:
+        """Whether no other peer trains."""
+        return not self._live_partners.addresses and not self.training_peers.keys() - {self.peer}
+
+    @property
+    def job_samples(self) -> int:
+        """Samples of the whole job that were trained, as far as this peer knows; its own count to its last step."""
+        return self.trainer.board.job_samples
+
+    @property
     def address(self) -> str:
-        """Where others reach this peer."""
+        """The address at which other peers reach this one."""
         return self.incarnation.registration.record.address
 
     def partners(self) -> Mapping[str, str]:
-        """Who can be asked for an exchange: peer → address."""
-        return self._company.addresses
+        """The peers that can be asked for an exchange: peer → address."""
+        return self._live_partners.addresses
 
     @property
     def _leads(self) -> bool:
-        """Whether no training peer has a lower name."""
-        training = self.training
+        """Whether this peer trains, or no peer does, and no training peer has a lower name."""
+        training = self.training_peers
         is_one = self.peer in training or not training
         return is_one and not any(peer < self.peer for peer in training)
 
     def _shard(self) -> list[int]:
         own = {self.peer: self.incarnation.registration.record.weight}
-        weights = planned_weights(own | {peer: record.weight for peer, record in self.training.items()})
+        weights = planned_weights(own | {peer: record.weight for peer, record in self.training_peers.items()})
         epochs = self.world.epochs
         mine: list[int] = self.world.planner.shard(self.peer, weights, epochs.chunks, epochs.seed).tolist()
         return mine
 
     def _shared(self, outcome: Outcome) -> None:
-        """An exchange of ours was answered: what its snapshot holds is durable."""
+        """Note that an exchange of this peer was answered: the batches in its snapshot are durable."""
         self.durable(outcome.snapshot.batches, outcome.exchange_id)
 
+    def _half_added(self, partner: str, exchange_id: str) -> None:
+        """Note that a half was applied here."""
+        self.health.half_added(Half(partner, exchange_id))
+
+    def _refused(self, partner: str) -> None:
+        """Note that a partner has refused an offer because this peer's weights are too far away."""
+        self.health.refused(partner)
+        if self.health.is_far(len(self.partners())):
+            self.healing.look()
+
     def durable(self, batches: int, via: str) -> None:
-        """The learning of our first ``batches`` batches has left the peer, by exchange or checkpoint ``via``."""
+        """Note that the first ``batches`` batches of this peer are shared, by the exchange or checkpoint ``via``."""
+        if self.trainer.is_healing:
+            return  # these batches were learned by weights that this peer gives up, and are trained again
         self.trainer.note_trained()
+        batches = min(batches, self.trainer.board.published.batches)
         self.claims.shared(self.trainer.stream.durable(batches), via)

@@ -1,8 +1,8 @@
 """Which chunks a peer should try to own next: a pure decision with its reason.
 
-The planned shards of the open epochs go first, oldest first: there is no barrier between epochs. Once a shard is used
-up the peer lists now and then what is left of all open epochs, and takes that before anything newer: it balances the
-load, and it picks up what a dead peer left.
+The planned shards of the open epochs go first, the oldest epoch before the others: there is no barrier between epochs.
+A peer whose shard is used up lists the free chunks of all open epochs now and then, and claims those before any newer
+chunk. This balances the load, and takes up the chunks of a dead peer.
 """
 
 from __future__ import annotations
@@ -10,19 +10,30 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import chain, islice, takewhile
 
-from gossip_caffe.membership.load import asks_after_s
+from gossip_caffe.membership.etcd.polling import poll_interval_s
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import EpochState
+
+LOOKS_AHEAD_CHUNKS = 4096
+"""A peer looks through the epochs of so many chunks from the oldest open one on, not through the whole budget …"""
+AHEAD_OF_EACH = 64
+"""… or through those of so many chunks for each training peer: more than all of them own at one time.
+
+A peer with next to no shard, because it is slow or another is said to be fast, has to look far. The bound is there
+because each listing goes through all that the peer knows.
+"""
 
 
 @dataclass(slots=True)
 class EpochKnowledge:
-    """What one peer knows of one open epoch.
+    """The knowledge of one peer about one open epoch.
 
-    ``planned``: its shard, in training order, not tried yet; ``left``: what the last listing showed as free;
-    ``reached``: how far it has come: the place in the training order of the last chunk of its shard that it has tried.
+    ``planned``: the chunks of its shard that it has not tried yet, in training order; ``left``: the chunks that the
+    last listing showed as free; ``reached``: the place in the training order of the last chunk of its shard that it
+    has tried, -1 before the first.
     """
 
     planned: list[int]
@@ -32,7 +43,7 @@ class EpochKnowledge:
 
     @property
     def used_up(self) -> bool:
-        """Nothing is known that could be claimed, and it is not finished."""
+        """True if no chunk is known that could be claimed, and the epoch is not finished."""
         return not (self.planned or self.left or self.finished)
 
 
@@ -45,31 +56,40 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class List:
-    """List the open epochs first: what is left of them is not known."""
+class NeedListing:
+    """List the open epochs first: their free chunks are not known."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class Wait:
     """All chunks of the budget are owned or done, as far as is known; look again at ``again_at`` (monotonic s)."""
 
     again_at: float
     reason: str
 
 
-Choice = Claim | List | Nothing
+Choice = Claim | NeedListing | Wait
+
+
+class PlanAge(StrEnum):
+    """How the plan of a peer stands to the members that it sees."""
+
+    CURRENT = "current"  # the plan follows from the members
+    OUTDATED = "outdated"  # the members have changed; the new plan is made later
+    DUE = "due"  # the members have changed; the next choice makes the new plan first
 
 
 @dataclass(slots=True)
 class Chooser:
-    """What one peer knows of all open epochs, and the next choice that follows from it.
+    """The knowledge of one peer about all open epochs, and the next choice that follows from it.
 
-    ``shard`` plans anew, ``living`` says how many peers train. It lists first of all, when members have changed, at
-    most every ``relist_after_s`` while its shard is used up, and every ``relist_dry_s`` when it knows of nothing to
-    claim; among many peers less often, so that what all of them list together does not grow with their number. Among
-    many it does not list for a change of members either: each list is as long as the peers are many.
+    ``shard`` computes the peer's shard from the present members, ``living`` counts the training peers. The chooser
+    lists at the start; when members have changed; at most every ``relist_after_s`` while its shard is used up; and
+    every ``relist_dry_s`` while it knows of no chunk to claim. Among many peers it lists less often, so that the
+    listings of all peers together do not grow with their number; and it does not list for a change of members, for
+    each list is as long as the peers are many.
     """
 
     epochs: Epochs
@@ -85,17 +105,17 @@ class Chooser:
     _listed_keys: int = 0
 
     def choose(self, folded: int, want: int, now: float) -> Choice:
-        """The next thing to do to own ``want`` more chunks, when epochs before ``folded`` are finished."""
+        """The next step towards ``want`` more chunks, when the epochs before ``folded`` are finished."""
         for epoch in [epoch for epoch in self.known if epoch < folded]:
             del self.known[epoch]
-        if self.plans_next(now):
+        if self.plan_age(now) is PlanAge.DUE:
             if not self._many:
                 self._plan()
-                return List("the members have changed")
+                return NeedListing("the members have changed")
             self._plan_what_changed()
         chunks: list[ChunkId] = []
         used_up = False
-        for epoch in range(folded, self.epochs.count):
+        for epoch in self._within_reach(folded):
             knowledge = self._knowledge(epoch)
             used_up = used_up or knowledge.used_up
             wanted = islice(chain(knowledge.left, knowledge.planned), want - len(chunks))
@@ -103,41 +123,49 @@ class Chooser:
             if len(chunks) >= want:
                 break
         if used_up and now >= self.listed_at + self._pause_s(self.relist_after_s):
-            return List("a shard is used up")
+            return NeedListing("a shard is used up")
         if chunks:
             return Claim(tuple(chunks), "planned, or left by others")
         again_at = self.listed_at + self._pause_s(self.relist_dry_s)
         if used_up and now >= again_at:
-            return List("nothing is known to be free")
+            return NeedListing("nothing is known to be free")
         if folded < self.epochs.count and now >= self.listed_at + self._pause_s(self.relist_after_s):
-            return List("every chunk is said to be done, and the budget is not")
+            return NeedListing("every chunk is said to be done, and the budget is not")
         if self._plan_at is not None:
             again_at = min(again_at, self._plan_at)
-        return Nothing(again_at, "every chunk of the budget is owned or done")
+        return Wait(again_at, "every chunk within reach is owned or done")
+
+    @property
+    def shard_records(self) -> int:
+        """The records of this peer's shard in a whole epoch, by the newest plan."""
+        return self.epochs.records_of(self._mine)
 
     def planned(self, folded: int, want: int, but: Container[ChunkId]) -> list[ChunkId]:
-        """The next chunks of this peer's own shards, oldest epoch first, without asking who has them."""
+        """The next chunks of this peer's own shards, oldest epoch first; other peers may own some of them."""
         mine = (
             ChunkId(epoch, chunk)
-            for epoch in range(folded, self.epochs.count)
+            for epoch in self._within_reach(folded)
             for chunk in self._knowledge(epoch).planned
         )
         return list(islice((chunk for chunk in mine if chunk not in but), want))
 
-    @property
-    def plans_later(self) -> bool:
-        """Whether members have changed, and what is planned is not yet what follows from that."""
-        return self._plan_at is not None
+    def _within_reach(self, folded: int) -> range:
+        """The open epochs that are looked through: at least two, for there is no barrier between epochs."""
+        chunks = max(LOOKS_AHEAD_CHUNKS, AHEAD_OF_EACH * self.living())
+        return range(folded, min(self.epochs.count, folded + 2 + chunks // self.epochs.chunks))
 
-    def plans_next(self, now: float) -> bool:
-        """Whether the next choice plans anew first: members have changed."""
-        return self._plan_at is not None and now >= self._plan_at
+    def plan_age(self, now: float) -> PlanAge:
+        """How the plan stands to the members, at ``now`` (monotonic s)."""
+        if self._plan_at is None:
+            return PlanAge.CURRENT
+        return PlanAge.DUE if now >= self._plan_at else PlanAge.OUTDATED
 
     def behind(self) -> int:
-        """How many chunks of this peer's shards lie before where it has come to: others had them, and left them.
+        """The number of chunks of the plan that lie before this peer's place in the epoch's order.
 
-        All go through an epoch in one order, each through its shard; so a new plan brings what a dead peer had begun
-        here, and what it would have come to later does not.
+        They were another peer's, and are not trained yet: all peers go through an epoch in one order, each through its
+        shard. So the chunks that a dead peer had begun lie before this place, and those that it would have reached
+        later lie after it.
         """
         return sum(
             sum(1 for _ in takewhile(self._is_behind(epoch), knowledge.planned))
@@ -149,7 +177,7 @@ class Chooser:
         return lambda chunk: places[chunk] < reached
 
     def tried(self, chunks: Sequence[ChunkId]) -> None:
-        """These chunks were claimed, or found taken: neither is worth another try until the next listing."""
+        """Take in that these chunks were claimed, or found taken: none is worth another try until the next listing."""
         for epoch in {chunk.epoch for chunk in chunks}:
             knowledge = self._knowledge(epoch)
             gone = {chunk.chunk for chunk in chunks if chunk.epoch == epoch}
@@ -162,7 +190,7 @@ class Chooser:
     def listed(self, states: Mapping[int, EpochState], now: float) -> None:
         """Take in a listing of all open epochs.
 
-        What is left is shuffled, so that peers who run dry together do not race for one chunk.
+        The free chunks are shuffled, so that peers whose shards are used up together do not race for one chunk.
         """
         self.listed_at = now
         self._listed_keys = sum(len(state.owned) + len(state.done) for state in states.values())
@@ -179,10 +207,10 @@ class Chooser:
             knowledge.finished = len(state.done) == len(self.epochs.order(epoch))
 
     def members_changed(self, now: float) -> None:
-        """The plan moved, and somebody's chunks may be free: plan and list again, at once among few peers.
+        """Take in that the members have changed: the shards move, and chunks may be free.
 
-        Among many it is done some time within the pause between two listings: not by all of them at once, and once
-        for all changes that come meanwhile.
+        Among few peers the next choice plans and lists. Among many it plans at a random time within the pause between
+        two listings: not all peers plan at once, and each plans once for all changes within the pause.
         """
         if self._plan_at is None:
             later_s = self._pause_s(self.relist_after_s) - self.relist_after_s
@@ -190,11 +218,11 @@ class Chooser:
 
     @property
     def _many(self) -> bool:
-        """Whether there are so many peers that not all of them should list for one event."""
+        """True if the peers are so many that not all of them should list for one event."""
         return self.listed_at > float("-inf") and self._pause_s(self.relist_after_s) > self.relist_after_s
 
     def _plan_what_changed(self) -> None:
-        """Plan anew, and try what is new in the shard: that few are done or owned already is cheaper than a listing."""
+        """Plan, and try the chunks that are new in the shard; a few tries in vain are cheaper than a listing."""
         before = self._mine
         tried_too = {epoch: before - set(knowledge.planned) for epoch, knowledge in self.known.items()}
         self._plan()
@@ -211,7 +239,7 @@ class Chooser:
                 knowledge.left = []
 
     def _pause_s(self, shortest_s: float) -> float:
-        return asks_after_s(shortest_s, self.living(), self._listed_keys)
+        return poll_interval_s(shortest_s, self.living(), self._listed_keys)
 
     def _knowledge(self, epoch: int) -> EpochKnowledge:
         if epoch not in self.known:
@@ -220,7 +248,7 @@ class Chooser:
 
 
 def _take_out(chunks: list[int], gone: set[int]) -> None:
-    """Nearly always these are the first ones: of a long list nothing else is looked at then."""
+    """Remove ``gone``. They are nearly always the first ones: the rest of a long list is not looked at then."""
     first = sum(1 for _ in takewhile(gone.__contains__, chunks))
     del chunks[:first]
     if first < len(gone):

@@ -1,21 +1,21 @@
-"""The geometry of a job's work: which chunks exist, and which records of them belong to each epoch of the budget.
+"""The chunks of a job: which chunks exist, and which records belong to each epoch of the budget.
 
-Everything here is a pure function of the job's spec, so every peer cuts alike without talking.
+Everything here is a pure function of the job's spec, so all peers compute the same chunks without communication.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.job.spec.spec import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkId:
-    """One chunk of one epoch: the unit that is claimed, trained and accounted."""
+    """One chunk of one epoch: the unit that is claimed, trained and settled."""
 
     epoch: int
     chunk: int
@@ -23,10 +23,10 @@ class ChunkId:
 
 @dataclass(frozen=True)
 class Epochs:
-    """The budget, laid out over the data set: whole epochs, and a last one that ends where the budget does.
+    """The budget in epochs: whole epochs, and a last one that ends where the budget ends.
 
-    ``records`` and ``chunk_records`` are of the data set, ``budget_samples`` of the job; epochs and chunks count
-    from 0.
+    ``records``: records of the data set. ``chunk_records``: records of a chunk. ``budget_samples``: samples of the
+    job. Epochs and chunks are counted from 0.
     """
 
     records: int
@@ -37,7 +37,7 @@ class Epochs:
 
     @classmethod
     def of(cls, spec: JobSpec) -> Epochs:
-        """The geometry of a job."""
+        """The epochs and chunks of a job."""
         return cls(
             records=spec.data.records,
             chunk_records=spec.data.chunk_records,
@@ -48,41 +48,44 @@ class Epochs:
 
     @property
     def chunks(self) -> int:
-        """How many chunks the data set has; the last one may be short."""
+        """The number of chunks of the data set. The last chunk may be shorter."""
         return -(-self.records // self.chunk_records)
 
     @property
     def count(self) -> int:
-        """How many epochs the budget touches; the last one may be partial."""
+        """The number of epochs that the budget begins. The last epoch may be partial."""
         return -(-self.budget_samples // self.records)
 
     def samples_before(self, epoch: int) -> int:
-        """Samples of the budget in all epochs before ``epoch``."""
+        """Samples in all epochs before ``epoch``, within the budget."""
         return min(epoch * self.records, self.budget_samples)
 
     def samples_in(self, epoch: int) -> int:
-        """Samples of the budget that epoch ``epoch`` holds."""
+        """Samples in ``epoch``, within the budget."""
         return self.samples_before(epoch + 1) - self.samples_before(epoch)
 
     def samples_of(self, folded: int, done: Iterable[ChunkId]) -> int:
-        """Samples of the budget in the epochs before ``folded`` and in chunks of later ones."""
+        """Samples in the epochs before ``folded`` and in the given chunks of later epochs, within the budget."""
         return self.samples_before(folded) + sum(stop - start for start, stop in map(self.extent, done))
 
     def order(self, epoch: int) -> tuple[int, ...]:
-        """The chunks of an epoch that the budget reaches, in the order in which they are to be trained."""
+        """The chunks of an epoch that lie within the budget, in the order of training."""
         return _order(self, epoch)
 
     def in_order(self, epoch: int, chunks: Iterable[int]) -> list[int]:
-        """Some chunks, those that the budget reaches, in the order in which they are to be trained."""
+        """Those of ``chunks`` that lie within the budget, in the order of training."""
         places = self.places(epoch)
         return sorted((chunk for chunk in chunks if chunk in places), key=places.__getitem__)
 
     def places(self, epoch: int) -> Mapping[int, int]:
-        """Chunk → its place in the order in which an epoch is trained, from 0, of those that the budget reaches."""
+        """Chunk → its position in the epoch's order of training, from 0. Only chunks within the budget."""
         return _places(self, epoch)
 
     def extent(self, chunk: ChunkId) -> tuple[int, int]:
-        """First and one-past-last record of a chunk; the budget's very last chunk is cut to fit it."""
+        """The first record of a chunk and the one past its last.
+
+        The last chunk of the budget ends where the budget ends.
+        """
         start = chunk.chunk * self.chunk_records
         stop = min(start + self.chunk_records, self.records)
         if chunk.epoch == self.count - 1 and chunk.chunk == self.order(chunk.epoch)[-1]:
@@ -90,13 +93,22 @@ class Epochs:
             stop = start + self.samples_in(chunk.epoch) - others
         return start, stop
 
+    def records_of(self, chunks: Collection[int]) -> int:
+        """The records in these chunks of the data set; the last chunk of all may be shorter than the others."""
+        last = self.chunks - 1
+        shorter = self.chunk_records - self._whole(last) if last in chunks else 0
+        return len(chunks) * self.chunk_records - shorter
+
     def _whole(self, chunk: int) -> int:
         return min(self.chunk_records, self.records - chunk * self.chunk_records)
 
 
 @functools.lru_cache(maxsize=1024)
 def _order(epochs: Epochs, epoch: int) -> tuple[int, ...]:
-    """Chunks by a keyed digest (not by a library's shuffle: every version of Python must order them alike)."""
+    """Chunks sorted by a keyed digest.
+
+    A library's shuffle does not serve: every version of Python must give one order.
+    """
     chunks = list(range(epochs.chunks))
     if epochs.shuffle:
         key = f"{epochs.seed}:{epoch}".encode()
@@ -116,7 +128,7 @@ def _places(epochs: Epochs, epoch: int) -> Mapping[int, int]:
 
 
 def by_epoch(chunks: Iterable[ChunkId]) -> dict[int, list[int]]:
-    """The numbers of chunks, ascending, under their epochs."""
+    """Epoch → the numbers of its chunks, ascending."""
     numbers: dict[int, list[int]] = {}
     for chunk in chunks:
         numbers.setdefault(chunk.epoch, []).append(chunk.chunk)

@@ -1,19 +1,22 @@
-"""The account as anyone may read it from the store: who owns what, who has done what, and what is left."""
+"""The ledger as a status command shows it: claimed, settled and free chunks, by epoch and peer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gossip_caffe.json_records import needed, read_object
+from gossip_caffe.membership.etcd.store import KeyValue, Store
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.store import KeyValue, Store
 from gossip_caffe.shards.epochs import Epochs
-from gossip_caffe.stored import needed, read_object
 
 
 @dataclass(frozen=True, slots=True)
 class EpochOverview:
-    """One open epoch: its chunks by state, and by peer in ascending order."""
+    """One open epoch: its claimed (``owned``) and settled (``done``) chunks, by peer, in ascending order.
+
+    ``chunks``: the number of all its chunks.
+    """
 
     epoch: int
     chunks: int
@@ -22,28 +25,28 @@ class EpochOverview:
 
     @property
     def owned_chunks(self) -> int:
-        """How many are being trained now."""
+        """The number of claimed chunks."""
         return sum(map(len, self.owned.values()))
 
     @property
     def done_chunks(self) -> int:
-        """How many are done."""
+        """The number of settled chunks."""
         return sum(map(len, self.done.values()))
 
     @property
     def left_chunks(self) -> int:
-        """How many are neither."""
+        """The number of free chunks."""
         return self.chunks - self.owned_chunks - self.done_chunks
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Everybody who owns or has done any of it."""
+        """All peers that have claimed or settled a chunk of the epoch, sorted."""
         return tuple(sorted({*self.owned, *self.done}))
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A job's whole account at one moment. Epochs 0 … ``folded``-1 are finished."""
+    """A job's ledger at one moment. Epochs 0 … ``folded``-1 are folded."""
 
     epochs: int
     folded: int
@@ -51,24 +54,25 @@ class Overview:
 
     @property
     def finished(self) -> bool:
-        """Every chunk of the budget is done."""
+        """True if every chunk of the budget is settled."""
         return self.folded >= self.epochs
 
 
 async def read_overview(store: Store, keys: JobKeys, epochs: Epochs) -> Overview:
-    """Read it, as it is at one moment. Raises StoreUnavailable."""
+    """Read the ledger at one moment. Raises StoreUnavailable."""
     while True:
         before = await store.get(keys.folded)
         listing = await store.list(keys.ledger)
         after = await store.get(keys.folded)
-        # An epoch that is folded in between has lost its marks, and would look as if nothing of it were done.
+        # An epoch that is folded between the two reads has lost its marks, and would look as if no chunk of it were
+        # settled.
         if before == after:
             folded = 0 if after is None else needed(keys.folded, after.value, "epochs", int)
             return overview(listing.items, keys, epochs, folded)
 
 
 def overview(items: Iterable[KeyValue], keys: JobKeys, epochs: Epochs, folded: int) -> Overview:
-    """Sort the keys of the ledger by epoch, state and peer."""
+    """Group the keys of the ledger by epoch, state and peer."""
     found: dict[int, tuple[dict[str, list[int]], dict[str, list[int]]]] = {}
     if folded < epochs.count:
         found[folded] = ({}, {})
@@ -92,7 +96,7 @@ def _settled_by(mark: bytes) -> str:
     try:
         return str(read_object(mark)["peer"])
     except (ValueError, KeyError):
-        return "?"  # done all the same: it is the key that counts
+        return "?"  # settled all the same: the key counts, and its value only names the peer
 
 
 def _sorted(chunks: Mapping[str, list[int]]) -> dict[str, tuple[int, ...]]:

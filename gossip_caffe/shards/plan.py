@@ -1,15 +1,16 @@
-"""Who should train which chunk: rendezvous hashing with bounded shares, a pure function of the members and the chunks.
+"""Which member should train which chunk: rendezvous hashing with bounded shares, a pure function.
 
-Each member draws a score for each chunk; the highest has it. A member that leaves gives up just its own chunks, one
-that joins takes just those on which it outbids (Thaler and Ravishankar 1998; weights by -w / ln(u), Schindelhauer and
-Schomaker 2005). The sizes of such shards are random: at 100 chunks a peer their standard deviation is 10%. So each is
-then bounded to within ``TOLERANCE`` of its weight (after Mirrokni et al. 2018, with a bound on both sides): who has too
-many gives up those on which it scored lowest, and each of them goes to whoever scored highest among those with room.
+Each member computes a score for each chunk; the member with the highest score gets the chunk. A member that leaves
+gives up only its own chunks. A member that joins takes only the chunks on which it scores highest (Thaler and
+Ravishankar 1998; weights by -w / ln(u), Schindelhauer and Schomaker 2005). The sizes of such shards are random: at 100
+chunks per peer their standard deviation is 10%. So each share is then bounded to within ``TOLERANCE`` of its weight
+(after Mirrokni et al. 2018, with a bound on both sides). A member with too many chunks gives up those on which it
+scored lowest. Each of them goes to the member with the highest score among those below their bound.
 
-Measured over 400 member sets for each of 3, 4, 6, 10 and 20 members at 100 chunks a peer, alike and of weights 1 to
-3: shares are within 4% of the weights (or the one chunk that rounding takes); when a member leaves, beyond its own
-chunks 0.7 to 1.3% of all chunks move in the mean, 4.0% in the 99th percentile of three members, 1.9% of twenty, and
-5.8% at the most.
+Measured over 400 member sets for each of 3, 4, 6, 10 and 20 members at 100 chunks per peer, with equal weights and
+with weights from 1 to 3: shares are within 4% of the weights (or within the one chunk that rounding takes). When a
+member leaves, its own chunks move; of the other chunks, 0.7 to 1.3% move in the mean, 4.0% in the 99th percentile with
+three members, 1.9% with twenty, and 5.8% at most.
 """
 
 from __future__ import annotations
@@ -25,26 +26,28 @@ from numpy.typing import NDArray
 from gossip_caffe.mixing import mixed, uniform
 
 TOLERANCE = 0.04
-"""How far a share may be from its member's weight, as a part of it."""
+"""The largest difference between a share and its member's weight, as a fraction of the weight."""
 
+_LEAST_QUOTA = 1e-9
+"""Lower limit of a quota, in chunks. A weight may be tiny beside the others', and still gets room for one chunk."""
 _WEIGHT_STEP = 2.0 ** (1 / 16)
 
 _AT_ONCE = 1 << 15
-"""Scores that are drawn at one time: more of them would not stay in a processor's cache."""
+"""Scores computed at one time. More would not fit into a processor's cache."""
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
 def quantised(weight: float) -> float:
-    """A throughput on a scale of sixteenths of an octave; 0.0, not known, for what is none."""
+    """A throughput, rounded to sixteenths of an octave; 0.0 (unknown) for a value that is no throughput."""
     if not 0 < weight < np.inf:
         return 0.0
     return float(_WEIGHT_STEP ** round(np.log(weight) / np.log(_WEIGHT_STEP)))
 
 
 def planned_weights(measured: Mapping[str, float]) -> dict[str, float]:
-    """The weights to plan with: a member whose own is not known yet (0.0) counts as the middle one of the others."""
+    """The weights to plan with: a member whose throughput is unknown (0.0) gets the median of the others."""
     if all(0 < weight < math.inf for weight in measured.values()):
         return dict(measured)
     known = sorted(weight for weight in measured.values() if 0 < weight < np.inf)
@@ -53,7 +56,10 @@ def planned_weights(measured: Mapping[str, float]) -> dict[str, float]:
 
 
 def shard(member: str, weights: Mapping[str, float], chunks: int, seed: int) -> Indices:
-    """The chunks planned for ``member``, ascending: shape (n,), n ≈ chunks · w / Σw. Empty for a stranger."""
+    """The chunks planned for ``member``, ascending: shape (n,), n ≈ chunks · w / Σw.
+
+    Empty for a name not in ``weights``.
+    """
     if member not in weights:
         return np.empty(0, dtype=np.int64)
     names = sorted(weights)
@@ -62,7 +68,7 @@ def shard(member: str, weights: Mapping[str, float], chunks: int, seed: int) -> 
 
 
 def owners(weights: Sequence[float], names: Sequence[str], chunks: int, seed: int) -> Indices:
-    """For each chunk the index of the member that has it: shape (chunks,). Ties go to the first name."""
+    """For each chunk the index of its member: shape (chunks,). Ties go to the first name."""
     owner, best = favourites(weights, names, np.arange(chunks, dtype=np.uint64), seed)
     return bounded(owner, best, weights, names, seed)
 
@@ -70,7 +76,10 @@ def owners(weights: Sequence[float], names: Sequence[str], chunks: int, seed: in
 def bounded(
     owner: Indices, best: Floats, weights: Sequence[float], names: Sequence[str], seed: int
 ) -> Indices:
-    """For each chunk the index of the member that has it, when ``owner`` scored ``best``: (chunks,), all three."""
+    """For each chunk the index of its member, after the bounds on the shares.
+
+    ``owner`` and its score ``best`` are the highest score of each chunk. Shape (chunks,), all three.
+    """
     owner = owner.copy()
     counts = np.bincount(owner, minlength=len(names))
     most = bounded_counts(counts, np.asarray(weights, dtype=np.float64))
@@ -93,17 +102,17 @@ def bounded(
 
 
 def bounded_counts(counts: NDArray[np.integer], weights: Floats) -> Indices:
-    """The nearest counts with the same sum that are each within ``TOLERANCE`` of their weight, or within one chunk.
+    """The nearest counts with the same sum that are each within ``TOLERANCE``, or one chunk, of their weight.
 
     ``counts`` and ``weights``: shape (members,), both.
     """
     chunks = int(counts.sum())
-    quota = chunks * weights / weights.sum()
+    quota = np.maximum(chunks * weights / weights.sum(), _LEAST_QUOTA)
     low = np.minimum(np.ceil((1 - TOLERANCE) * quota), np.floor(quota))
     high = np.maximum(np.floor((1 + TOLERANCE) * quota), np.ceil(quota))
     bounded = np.clip(counts.astype(np.float64), low, high)
     surplus = int(bounded.sum()) - chunks
-    # One chunk at a time from whoever is furthest above its quota (or to whoever is furthest below).
+    # Move one chunk at a time: from the member furthest above its quota, or to the member furthest below it.
     sign = 1.0 if surplus > 0 else -1.0
     for _ in range(abs(surplus)):
         far = sign * (bounded - quota) / quota
@@ -115,7 +124,10 @@ def bounded_counts(counts: NDArray[np.integer], weights: Floats) -> Indices:
 def favourites(
     weights: Sequence[float], names: Sequence[str], ids: NDArray[np.uint64], seed: int
 ) -> tuple[Indices, Floats]:
-    """For each of some chunks the index of the member with the highest score, and that score: (ids.size,), both."""
+    """For each chunk of ``ids``: the index of the member with the highest score, and the score.
+
+    Shape (ids.size,), both.
+    """
     best = np.empty(ids.size)
     owner = np.empty(ids.size, dtype=np.int64)
     salts = np.array([_salt(name, seed) for name in names], dtype=np.uint64)
@@ -130,7 +142,7 @@ def favourites(
 
 
 def _rank_within(owner: Indices, score: Floats) -> Indices:
-    """For each chunk how many of its owner's chunks have a higher score."""
+    """For each chunk the number of its owner's chunks with a higher score."""
     order = np.lexsort((-score, owner))
     first = np.searchsorted(owner[order], np.arange(int(owner.max(initial=0)) + 1))
     rank = np.empty(owner.size, dtype=np.int64)

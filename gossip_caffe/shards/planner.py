@@ -1,7 +1,7 @@
-"""The same plan as ``plan.shard`` makes, for whoever makes it again and again: only what changed is worked out anew.
+"""The plan of ``plan.shard``, with a cache: after a change of members, only the changed part is computed again.
 
-A plan for a thousand members looks at each of them for each chunk. When one member comes, goes or is weighed anew, only
-the chunks that it had, and its own scores, can change who scores highest.
+A plan for a thousand members computes a score of each member for each chunk. When one member joins, leaves or changes
+its weight, only its own scores and the chunks that it had can change their best member.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from gossip_caffe.shards.plan import Floats, Indices, bounded, favourites
 
 REMEMBERED = 8
-"""Plans that are kept whole: of peers that share a process many see the same members."""
+"""The number of plans that are kept: peers that share a process mostly see the same members."""
 MOST_CHANGES = 0.25
-"""With more of the members changed a plan is worked out from the beginning."""
+"""If more than this fraction of the members changed, the plan is computed from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """Who scores highest on each chunk, among the members of ``weights`` in the order of their names.
+    """The highest score of each chunk, among the members of ``weights`` in the order of their names.
 
-    ``owner``: the index of its name; ``best``: that score. Shape (chunks,), both.
+    ``owner``: the index of the member; ``best``: its score. Shape (chunks,), both.
     """
 
     weights: Mapping[str, float]
@@ -33,7 +33,7 @@ class _Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """All shards of the members of ``weights``."""
+    """The shards of all members of ``weights``."""
 
     weights: Mapping[str, float]
     chunks: int
@@ -42,15 +42,17 @@ class _Plan:
 
 
 class Planner:
-    """Plans one job, for one peer or for several that share a process."""
+    """The planner of one job, for one peer or for several peers in one process."""
 
     def __init__(self) -> None:
         self._plans: list[_Plan] = []
-        """The one that was asked for last comes first: to compare with it is quicker than any key of a thousand."""
+        """The plan that was used last is first: comparing with it is quicker than hashing the weights of a thousand
+        members.
+        """
         self._last: dict[tuple[int, int], _Scored] = {}
 
     def shard(self, member: str, weights: Mapping[str, float], chunks: int, seed: int) -> Indices:
-        """As ``plan.shard``: the chunks planned for ``member``, ascending."""
+        """The chunks planned for ``member``, ascending; the same as ``plan.shard``."""
         plan = self._known(weights, chunks, seed)
         if plan is None:
             members = dict(sorted(weights.items()))
@@ -86,7 +88,7 @@ class Planner:
         moved = np.array([index.get(name, -1) for name in before], dtype=np.int64)
         owner, best = moved[last.owner], last.best.copy()
         places = {name: place for place, name in enumerate(before)}
-        # Who is weighed anew has to win its chunks again, too.
+        # A member whose weight changed must win its own chunks again, too.
         owner[np.isin(last.owner, [places[name] for name in gone])] = -1
         lost = np.flatnonzero(owner < 0)
         owner[lost], best[lost] = favourites(list(weights.values()), list(weights), everything[lost], seed)

@@ -1,7 +1,7 @@
-"""The account taken back to what a checkpoint holds: for a job that goes on from it because nobody lives any more.
+"""The rollback of the ledger to a checkpoint, for a job that resumes from the checkpoint because no peer lives.
 
-What peers shared with each other after the checkpoint died with them, although the store calls it done. So the marks
-are made to say again what the checkpoint's weights hold, and everything else is trained again.
+Training that peers exchanged after the checkpoint was lost with them, although the store calls those chunks settled.
+So the marks are rewritten to match the checkpoint's weights, and all other chunks are trained again.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gossip_caffe.errors import Conflict
+from gossip_caffe.json_records import is_count, read_object
+from gossip_caffe.membership.etcd.store import CreatedAt, Delete, Guard, ModifiedAt, Operation, Put, Store
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.store import Delete, Guard, Operation, Put, Store
 from gossip_caffe.shards.epochs import ChunkId, Epochs
-from gossip_caffe.stored import needed, read_object
+from gossip_caffe.shards.folded import writes as folded_writes
 
 OPERATIONS_PER_TRANSACTION = 100
+UNREADABLE = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What the store says: epochs folded, and the done chunks of the others with what carried each (``via``)."""
+class AccountState:
+    """The ledger in the store: the number of folded epochs, and the settled chunks of open epochs.
+
+    ``done``: chunk → id of the exchange or checkpoint that carried it; "" when its mark cannot be parsed.
+    """
 
     folded: int
     done: Mapping[ChunkId, str]
@@ -30,7 +35,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the weights of a checkpoint hold: whole epochs, and chunks of the others."""
+    """The training that the checkpoint's weights contain: folded epochs, and settled chunks of the others."""
 
     checkpoint: str
     folded: int
@@ -39,10 +44,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """What is to be written so that the store says just what the weights hold, and why.
+    """The writes that make the store match the weights of a checkpoint, and the reason.
 
-    ``free`` are marks to take away, ``mark`` chunks to mark done; ``done`` is what stays done in the end, beside the
-    ``folded`` epochs.
+    ``free``: done marks to delete. ``mark``: chunks to mark as settled. ``done``: the chunks that are settled
+    afterwards, besides the ``folded`` epochs. ``freed_samples``: samples that must be trained again.
     """
 
     folded: int
@@ -53,21 +58,21 @@ class Rollback:
     reason: str
 
 
-def rollback(standing: Standing, target: Target, epochs: Epochs) -> Rollback:
-    """Decide what goes back.
+def rollback(account: AccountState, target: Target, epochs: Epochs) -> Rollback:
+    """Decide the rollback to ``target``. Pure.
 
-    A chunk that was settled by the checkpoint itself was marked after the checkpoint's own list was made: it is in the
-    weights, and stays done.
+    A chunk that was settled via the checkpoint itself was marked after the checkpoint's own list was made. It is in
+    the weights, so it stays settled.
     """
-    carried = {chunk for chunk, via in standing.done.items() if via == target.checkpoint}
+    carried = {chunk for chunk, via in account.done.items() if via == target.checkpoint}
     done = frozenset(chunk for chunk in {*target.done, *carried} if chunk.epoch >= target.folded)
-    marked = frozenset(standing.done)
+    marked = frozenset(account.done)
     free = marked - done
     before = {
         *marked,
         *(
             ChunkId(epoch, chunk)
-            for epoch in range(target.folded, standing.folded)
+            for epoch in range(target.folded, min(account.folded, epochs.count))
             for chunk in epochs.order(epoch)
         ),
     }
@@ -85,39 +90,52 @@ def rollback(standing: Standing, target: Target, epochs: Epochs) -> Rollback:
     )
 
 
-async def standing(store: Store, keys: JobKeys) -> Standing:
-    """Read the account with what carried each chunk."""
+async def read_account(store: Store, keys: JobKeys) -> AccountState:
+    """Read the ledger, with the id of the exchange or checkpoint that carried each settled chunk."""
     item = await store.get(keys.folded)
-    folded = needed(keys.folded, item.value, "epochs", int) if item is not None else 0
+    folded = _folded(item.value) if item is not None else 0
     done: dict[ChunkId, str] = {}
     for mark in (await store.list(keys.done_marks)).items:
         if (read := keys.read_ledger(mark.key)) is not None:
             done[ChunkId(*read[1:])] = _carried_by(mark.value)
-    return Standing(folded, done)
+    return AccountState(folded, done)
+
+
+def _folded(value: bytes) -> int:
+    """The stored number of folded epochs; UNREADABLE for any other value, which is then overwritten."""
+    try:
+        epochs = read_object(value)["epochs"]
+    except (ValueError, KeyError):
+        return UNREADABLE
+    return epochs if is_count(epochs) else UNREADABLE
 
 
 def _carried_by(mark: bytes) -> str:
     try:
         return str(read_object(mark).get("via", ""))
     except ValueError:
-        return ""  # by no checkpoint that is known
+        return ""  # not the id of any checkpoint
 
 
 async def take_back(
-    writer: FencedWriter, keys: JobKeys, planned: Rollback, was: Standing, checkpoint: str, guard: Guard
+    writer: FencedWriter, keys: JobKeys, planned: Rollback, was: AccountState, checkpoint: str, guard: Guard
 ) -> None:
-    """Write a rollback, in transactions that each need ``guard``; begun again after a death it comes to the same.
+    """Write a rollback, in transactions that each require ``guard``.
 
-    Raises Conflict when the guard fails: somebody else goes back, or trains.
+    After a crash it can be repeated: the result is the same.
+
+    Raises Conflict when the guard fails: another peer makes a rollback, or trains.
     """
+    right = guard.revision if isinstance(guard, CreatedAt | ModifiedAt) else 0
     operations: list[Operation] = []
     if planned.folded != was.folded:
-        # First of all: an epoch that is open again must not be folded by a count of too many marks.
-        operations.append(Put(keys.folded, json.dumps({"epochs": planned.folded}).encode()))
+        # This must be the first write: otherwise an epoch that is open again could be folded by counting marks that go
+        # away.
+        operations += folded_writes(keys, {"epochs": planned.folded, "back": right})
     operations += [
         Delete(keys.done_mark(chunk.epoch, chunk.chunk)) for chunk in sorted(planned.free, key=_key)
     ]
-    value = json.dumps({"peer": "", "via": checkpoint}).encode()
+    value = json.dumps({"peer": "", "via": checkpoint, "back": right}).encode()
     operations += [
         Put(keys.done_mark(chunk.epoch, chunk.chunk), value) for chunk in sorted(planned.mark, key=_key)
     ]

@@ -1,1 +1,4 @@
-"""Whole jobs on virtual time: the same agents and the same engines, a network and a store in memory, one process."""
+"""The simulator: whole jobs on virtual time in one process.
+
+The agents and the engines are the real ones; the network and the store are in memory.
+"""

@@ -1,54 +1,71 @@
-"""A simulated cluster: agents on machines of their own, one network, one etcd; peers start, die, and start again."""
+"""A simulated cluster: agents on machines of their own, one network, one etcd. Peers start, die, and start again."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from gossip_caffe.background import DetachedTasks
+from gossip_caffe.checkpoint.ending import end_of, named_end
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.gossip.transport import Answerer
-from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.gossip.protocol.transport import Answerer
+from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
 from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
-from gossip_caffe.peer.exchanging import pairwise
-from gossip_caffe.peer.world import World
+from gossip_caffe.observe.log.runs import LogInRuns
+from gossip_caffe.peer.core.dependencies import PeerDependencies
+from gossip_caffe.peer.sharing.pairwise import pairwise
 from gossip_caffe.shards.planner import Planner
+from gossip_caffe.sim.faults.faults import Kind
+from gossip_caffe.sim.faults.foreign_write import ForeignWriter
+from gossip_caffe.sim.faults.poisoning import Poison, Poisoners
+from gossip_caffe.sim.faults.tripwires import Trip, Tripwires
 from gossip_caffe.sim.logs import LifeLog, Lines
 from gossip_caffe.sim.machine import Machine
-from gossip_caffe.sim.network import Network, Weather, Wire
+from gossip_caffe.sim.network import LinkConditions, SimulatedNetwork, Wire
 from gossip_caffe.sim.peer import Pace, SimulatedPeer
-from gossip_caffe.sim.problem import Points
+from gossip_caffe.sim.recorded_strategy import recorded
 from gossip_caffe.sim.store_link import StoreLink
+from gossip_caffe.sim.toy_problem import Points
 from gossip_caffe.sim.virtual_time import VirtualClock
-from gossip_caffe.sim.watched import watched
-from gossip_caffe.solver.numpy_engine import NumpyEngine
+from gossip_caffe.solver.engines.numpy_engine import NumpyEngine
+
+T = TypeVar("T")
 
 START_AGAIN_S = 2.0
-"""How long after a peer ended by an error whoever supervises it starts it again."""
+"""Seconds until the simulated supervisor starts a peer again that ended by an error."""
 
 
 def _say_nothing(line: str) -> None:
     del line
 
 
+def _bare(adapter: str, target: T) -> T:
+    """The adapter without tripwires. Most runs need none, and with a thousand peers the cost of each call matters."""
+    del adapter
+    return target
+
+
 @dataclass(slots=True)
 class Running:
-    """One life of a name."""
+    """One life of a peer's name."""
 
     peer: SimulatedPeer
     machine: Machine
     log: LifeLog
+    wires: Tripwires
 
 
 class SimulatedCluster:
-    """All of it. To be made and used in a VirtualTimeLoop; ``folder`` takes the checkpoints.
+    """The cluster. Create and use it in a VirtualTimeLoop. ``folder``: for the checkpoints.
 
-    ``step_s``: how long an iteration takes; ``grain_s``: no sleep of a peer is shorter; ``thin_s``: how far apart
-    progress is written down. ``observed``: what was done from outside, and what was left.
+    ``step_s``: seconds of an iteration. ``grain_s``: the shortest sleep of a peer (s). ``thin_s``: the shortest time
+    between two logged ``progress`` events (s). ``wired``: adapters have tripwires, so they can be made to raise.
+    ``observed``: the events of the observer: injected faults and leftovers.
     """
 
     def __init__(
@@ -61,14 +78,19 @@ class SimulatedCluster:
         step_s: float,
         grain_s: float,
         thin_s: float = 0.0,
+        wired: bool = False,
     ) -> None:
         self.spec = spec
+        self._wired = wired
         self.clock = VirtualClock()
         self.etcd = MemoryEtcd(self.clock)
-        self.network = Network(random.Random(f"{seed}: network"), Weather())
+        poisoners = Poisoners(random.Random(f"{seed}: poison"), self._note_spoilt)
+        self.network = SimulatedNetwork(random.Random(f"{seed}: network"), LinkConditions(), poisoners)
+        self.stranger = ForeignWriter(self.etcd, spec)
         self.running: dict[str, Running] = {}
         self.logs: dict[str, Lines] = {}
         self.observed: Lines = []
+        self.trips_of_next: list[Trip] = []
         self.step_s = step_s
         self._points = points
         self._folder = folder
@@ -79,23 +101,32 @@ class SimulatedCluster:
         self._lives = 0
         self._names = 0
         self._ended: list[SimulatedPeer] = []
-        self._watching: set[asyncio.Task[None]] = set()
+        self._watching = DetachedTasks(self._broke)
+        self.broke: list[BaseException] = []
+        """Defects of the simulator itself, or of a test's planted code."""
 
     async def create_job(self) -> None:
-        """Put the job into the store."""
+        """Store the job."""
         await create_job(MemoryStore(self.etcd), self.spec)
 
     @property
     def finished(self) -> bool:
-        """Whether the store says that the job is."""
-        return JobKeys(self.spec.name).finished in self.etcd.keys
+        """True if the store has the job's end, and it is believed."""
+        keys, there = JobKeys(self.spec.name), self.etcd.keys
+        if (item := there.get(keys.finished)) is None:
+            return False
+        announced, folded = there.get(keys.checkpoint(named_end(item))), there.get(keys.folded)
+        return end_of(item, announced, folded, self.spec).believed
 
     def note(self, event: str, **fields: object) -> None:
-        """Write down what somebody outside did or saw."""
+        """Log an event of the observer: an injected fault or an observation."""
         self.observed.append({"t": round(self.clock.wall(), 6), "event": event, **fields})
 
+    def _note_spoilt(self, exchange: str, peer: str, poison: Poison) -> None:
+        self.note("spoilt", exchange=exchange, peer=peer, poison=poison.value)
+
     def start(self, name: str = "") -> str:
-        """Start a peer: a new one, or one of a name that has ended; its checkpoints are still there."""
+        """Start a peer: a new one, or again one whose name has ended; its checkpoints are still there."""
         if not name:
             name = f"p{self._names:03d}"
             self._names += 1
@@ -106,48 +137,58 @@ class SimulatedCluster:
         log = LifeLog(self.logs.setdefault(name, []), name, machine.clock, self._thin_s)
         store = StoreLink(self.etcd, machine, random.Random(rng.getrandbits(64)))
         folder = CheckpointFolder(self._folder / name / "checkpoints")
-        network.machines[name], network.folders[name] = machine, folder
+        folder.sweep()
+        wires = Tripwires(
+            lambda where, error: self.note(
+                "fault", fault=Kind.EXCEPTION.value, peer=name, where=where, error=error
+            )
+        )
+        around = wires.around if self._wired else _bare
+        while self.trips_of_next:
+            wires.arm(self.trips_of_next.pop())
+        disk = around("disk", folder)
+        network.machines[name], network.folders[name] = machine, disk
         network.silent.discard(name)
 
         def serve(answerer: Answerer) -> None:
-            network.answerers[name] = answerer
+            network.answerers[name] = around("answerer", answerer)
 
-        wire = Wire(network, machine)
-        world = World(
+        wire = around("network", Wire(network, machine))
+        world = PeerDependencies(
             spec=self.spec,
-            store=store,
+            store=around("store", store),
             transport=wire,
             serve=serve,
-            folder=folder,
+            folder=disk,
             files=wire,
             clock=machine.clock,
             rng=rng,
-            log=log,
+            log=LogInRuns(log, machine.clock),
             say=_say_nothing,
-            strategy=watched(pairwise),
+            strategy=recorded(pairwise),
             planner=self._planner,
         )
-        peer = SimulatedPeer(world, store, self._points, NumpyEngine, name, Pace(self.step_s))
-        self.running[name] = Running(peer, machine, log)
-        watching = asyncio.ensure_future(self._see_its_end(name, peer))
-        self._watching.add(watching)
-        watching.add_done_callback(self._watching.discard)
+        peer = SimulatedPeer(world, store, self._points, NumpyEngine, name, Pace(self.step_s), around)
+        self.running[name] = Running(peer, machine, log, wires)
+        self._watching.begin(self._see_its_end(name, peer), f"the end of {name}")
         return name
 
     async def _see_its_end(self, name: str, peer: SimulatedPeer) -> None:
-        """As a supervisor: a peer that ends by an error is started again, until the job is finished."""
+        """Act as the supervisor: a peer that ends by an error is started again, until the job is finished."""
         failed = False
         try:
             await peer.ended()
-        except (
-            Exception
-        ):  # a process ends by whatever it is; its log says what, and `loud-errors` judges that
+        except Exception:  # any error ends the process; its log has the error, and `loud-errors` judges it
             failed = True
         self._bury(name, peer)
         if failed and not self.finished:
             await self.clock.sleep(START_AGAIN_S)
             if name not in self.running and not self.finished:
                 self.start(name)
+
+    def _broke(self, name: str, error: BaseException) -> None:
+        del name
+        self.broke.append(error)
 
     def _bury(self, name: str, peer: SimulatedPeer) -> None:
         running = self.running.get(name)
@@ -157,7 +198,10 @@ class SimulatedCluster:
             self._ended.append(peer)
 
     def kill(self, name: str, *, silent: bool = False) -> None:
-        """As kill -9 of all its processes; ``silent``: of its machine, so that nobody says that it is gone."""
+        """Kill a peer like kill -9 of all its processes.
+
+        ``silent``: like its machine's failure, so that no host reports it gone.
+        """
         running = self.running[name]
         running.log.die()
         running.peer.kill()
@@ -167,10 +211,10 @@ class SimulatedCluster:
 
     @property
     def training(self) -> list[SimulatedPeer]:
-        """Who trains now."""
+        """The peers that train now."""
         return [running.peer for running in self.running.values() if running.peer.trains]
 
     def close(self) -> None:
-        """Let go of memory."""
+        """Release the memory."""
         for peer in (*self._ended, *(running.peer for running in self.running.values())):
             peer.close()

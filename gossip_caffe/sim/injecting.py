@@ -1,4 +1,4 @@
-"""Does to a simulated cluster what a schedule says."""
+"""Injection of a schedule of faults into a simulated cluster."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ import random
 from collections.abc import Callable, Sequence
 
 from gossip_caffe.sim.cluster import Running, SimulatedCluster
-from gossip_caffe.sim.faults import Fault, Kind
-from gossip_caffe.sim.network import Weather
+from gossip_caffe.sim.faults.faults import Fault, Kind
+from gossip_caffe.sim.faults.poisoning import Poisoned
+from gossip_caffe.sim.faults.tripwires import drawn
+from gossip_caffe.sim.network import LinkConditions
 from gossip_caffe.sim.peer import Pace
 
+FULL, OVERLOADED = "etcdserver: mvcc: database space exceeded", "etcdserver: too many requests"
 MOST_SLOWNESS = 12.0
 MOST_DRIFT = 0.02
 MOST_SKEW_S = 3.0
 WIDE_BYTES_PER_S, NARROW_BYTES_PER_S = 2000.0, 25.0
-"""How many bytes a narrowed link takes: with its weights a message has about 470, and the shortest deadline is 2 s."""
+"""The bandwidth of a narrowed link. A message with weights has about 470 bytes, and the shortest deadline is 2 s."""
 
 
 class Injector:
-    """Applies faults, each at its time, and takes them back at its end."""
+    """Injects each fault at its time, and ends it at its end."""
 
     def __init__(self, cluster: SimulatedCluster, schedule: Sequence[Fault]) -> None:
         self._cluster = cluster
         self._schedule = schedule
         self._clear = cluster.network.weather
-        self._storms: list[Weather] = []
-        self._away = 0
+        self._storms: list[LinkConditions] = []
+        self._away = self._full = 0
         self._goes_back = False
         self._what: dict[Kind, Callable[[Fault], Callable[[], None] | None]] = {
             Kind.CHURN: self._churn,
@@ -43,16 +46,20 @@ class Injector:
             Kind.PARTITION: self._partition,
             Kind.HALF_OPEN: self._half_open,
             Kind.NARROW: self._narrow,
+            Kind.POISON: self._poison,
             Kind.STORM: self._storm,
             Kind.STORE_CUT: self._cut_store,
             Kind.ETCD_AWAY: self._lose_etcd,
+            Kind.ETCD_FULL: self._fill_etcd,
+            Kind.FOREIGN_WRITE: self._write_into_etcd,
             Kind.ETCD_LEADER: self._elect,
             Kind.ETCD_COMPACT: self._compact,
+            Kind.EXCEPTION: self._raise,
             Kind.ETCD_BACK: self._go_back,
         }
 
     async def run(self) -> None:
-        """Apply all; returns when the last one is over."""
+        """Inject all faults. Returns when the last one is over."""
         began = self._cluster.clock.monotonic()
         await asyncio.gather(*(self._one(fault, began) for fault in self._schedule))
 
@@ -79,7 +86,7 @@ class Injector:
     # ── peers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _kill(self, fault: Fault) -> Callable[[], None] | None:
-        """``strength``: under a third it comes back, under two thirds another one does, else its machine is silent."""
+        """``strength``: below 1/3 the peer starts again, below 2/3 another peer does, else its machine is silent."""
         if (chosen := self._chosen(fault)) is None:
             return None
         name, _ = chosen
@@ -88,7 +95,7 @@ class Injector:
         return lambda: self._start(name if fault.strength < 1 / 3 else "")
 
     def _churn(self, fault: Fault) -> Callable[[], None] | None:
-        """``strength``: above two thirds its machine is silent."""
+        """``strength``: above 2/3 the machine is silent."""
         if (chosen := self._chosen(fault)) is None:
             return None
         name, _ = chosen
@@ -132,6 +139,17 @@ class Injector:
             self._note(fault, peer=chosen[0])
             chosen[1].peer.kill_loader()
 
+    def _raise(self, fault: Fault) -> None:
+        """``strength``: selects the call. With an odd ``target`` it is a call of the peer that starts next.
+
+        The fault is logged when it raises, because an adapter that is not called raises nothing.
+        """
+        trip = drawn(fault.strength, fault.target)
+        if fault.target % 2:
+            self._cluster.trips_of_next.append(trip)
+        elif (chosen := self._chosen(fault)) is not None:
+            chosen[1].wires.arm(trip)
+
     # ── machines ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _freeze(self, fault: Fault) -> Callable[[], None] | None:
@@ -142,7 +160,7 @@ class Injector:
         return chosen[1].machine.thaw
 
     def _slow(self, fault: Fault) -> Callable[[], None] | None:
-        """``strength``: how much, up to MOST_SLOWNESS times."""
+        """``strength``: the slowness, up to a factor of MOST_SLOWNESS."""
         if (chosen := self._chosen(fault)) is None:
             return None
         name, running = chosen
@@ -156,7 +174,7 @@ class Injector:
         return again
 
     def _skew(self, fault: Fault) -> Callable[[], None] | None:
-        """``strength``: from too slow, at 0, to too fast."""
+        """``strength``: from too slow at 0 to too fast at 1."""
         if (chosen := self._chosen(fault)) is None:
             return None
         off, clock = 2 * fault.strength - 1, chosen[1].machine.clock
@@ -179,7 +197,10 @@ class Injector:
     # ── network ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _partition(self, fault: Fault) -> Callable[[], None]:
-        """``strength``: how many are on the smaller side, up to a half; above 0.6 these do not reach the store."""
+        """``strength``: the size of the smaller side, up to one half.
+
+        Above 0.6 the smaller side does not reach the store.
+        """
         network, running = self._cluster.network, self._cluster.running
         names = list(running)
         random.Random(fault.target).shuffle(names)
@@ -216,7 +237,10 @@ class Injector:
         return heal
 
     def _narrow(self, fault: Fault) -> Callable[[], None] | None:
-        """``strength``: how much, in equal ratios: a message of weights takes from 0.25 s, over 2 s, to 20 s."""
+        """``strength``: the bandwidth, on a logarithmic scale.
+
+        A message with weights takes from 0.25 s, over 2 s, to 20 s.
+        """
         if (chosen := self._chosen(fault)) is None:
             return None
         link = chosen[1].machine.link
@@ -225,8 +249,21 @@ class Injector:
         link.narrow(bytes_per_s)
         return lambda: link.widen(bytes_per_s)
 
+    def _poison(self, fault: Fault) -> Callable[[], None] | None:
+        """``strength``: the share of the peer's messages that are spoilt, up to one half."""
+        if (chosen := self._chosen(fault)) is None:
+            return None
+        wrong, name = self._cluster.network.poisoners.wrong, chosen[0]
+        self._note(fault, peer=name)
+        wrong[name] = Poisoned(fault.strength / 2)
+
+        def well() -> None:
+            wrong.pop(name, None)
+
+        return well
+
     def _storm(self, fault: Fault) -> Callable[[], None]:
-        """``strength``: how bad."""
+        """``strength``: the shares of messages that are lost, late, torn or duplicated."""
         bad = fault.strength
         storm = dataclasses.replace(
             self._clear, loss=0.3 * bad, repetition=0.3 * bad, late=0.2 * bad, torn=0.15 * bad
@@ -260,6 +297,24 @@ class Injector:
 
         return back
 
+    def _fill_etcd(self, fault: Fault) -> Callable[[], None]:
+        """``strength``: below 2/3 etcd is full, else overloaded."""
+        etcd = self._cluster.etcd
+        self._note(fault)
+        self._full += 1
+        etcd.refuses = FULL if fault.strength < 2 / 3 else OVERLOADED
+
+        def takes_writes() -> None:
+            self._full -= 1
+            if not self._full:
+                etcd.refuses = ""
+
+        return takes_writes
+
+    def _write_into_etcd(self, fault: Fault) -> None:
+        """``target``: selects the write and its victim."""
+        self._note(fault, wrote=self._cluster.stranger.write(random.Random(fault.target)))
+
     def _elect(self, fault: Fault) -> Callable[[], None]:
         back = self._lose_etcd(fault)
 
@@ -274,7 +329,10 @@ class Injector:
         self._cluster.etcd.compact()
 
     def _go_back(self, fault: Fault) -> Callable[[], None] | None:
-        """What is written while the fault lasts is forgotten at its end; not the end of the job, for nobody is left."""
+        """At the fault's end, etcd loses all writes made during it.
+
+        The record of the job's end is not lost: no peer would be left to write it again.
+        """
         if self._goes_back:
             return None
         self._goes_back = True

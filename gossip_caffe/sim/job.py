@@ -1,4 +1,4 @@
-"""A whole job on virtual time: agents on one network and one store in memory, that come, die, and finish it."""
+"""A whole job on virtual time: agents on one network and one in-memory store, which join, die, and finish the job."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import MODEL
 from gossip_caffe.data.loader import OpenSources
 from gossip_caffe.errors import NotFound
-from gossip_caffe.gossip.memory_transport import MemoryNetwork, Weather
-from gossip_caffe.gossip.message import Message
-from gossip_caffe.gossip.transport import Answerer
-from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.gossip.codecs.message import Message
+from gossip_caffe.gossip.protocol.transport import Answerer
+from gossip_caffe.gossip.transport.memory_transport import MemoryNetwork, NetworkConditions
+from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
 from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
-from gossip_caffe.observe.events import MemoryLog
-from gossip_caffe.peer.exchanging import pairwise
-from gossip_caffe.peer.strategy import MakeStrategy
-from gossip_caffe.peer.world import World
-from gossip_caffe.sim.peer import MakeEngine, Pace, SimulatedPeer
+from gossip_caffe.observe.log.events import MemoryLog
+from gossip_caffe.peer.core.dependencies import PeerDependencies
+from gossip_caffe.peer.core.strategy import MakeStrategy
+from gossip_caffe.peer.sharing.pairwise import pairwise
+from gossip_caffe.sim.faults.poisoning import Poisoners
+from gossip_caffe.sim.peer import MakeEngine, Pace, SimulatedPeer, address_of
 from gossip_caffe.sim.virtual_time import VirtualClock
 
 MESSAGE_S = (0.005, 0.02)
-"""How long an offer, and an answer, take on their way."""
+"""The range of the latency of an offer, and of an answer (s)."""
 
 
 @dataclass(slots=True)
 class Carried:
-    """What the network has carried: weights only, not the few bytes of a header."""
+    """Counts the messages that the network carried, and the bytes of their weights without headers."""
 
     messages: int = 0
     payload_bytes: int = 0
 
     async def note(self, message: Message) -> Message:
-        """Count a message, and let it pass."""
+        """Count a message, and return it."""
         self.messages += bool(message.payload)
         self.payload_bytes += len(message.payload)
         return message
 
 
 class Folders:
-    """Reads the files of others' checkpoints, as long as they live."""
+    """Reads the checkpoint files of other peers, while these live."""
 
     def __init__(self) -> None:
         self.by_address: dict[str, CheckpointFolder] = {}
@@ -55,10 +56,10 @@ class Folders:
     async def pull(
         self, address: str, job: str, checkpoint: str, file: str, offset: int
     ) -> AsyncIterator[bytes]:
-        """The file's bytes from an offset on."""
+        """The file's bytes from an offset on, in pieces."""
         del job
         if (folder := self.by_address.get(address)) is None:
-            raise NotFound(f"nobody answers at {address}")
+            raise NotFound(f"no peer answers at {address}")
         _, pieces = folder.open_file(checkpoint, file, offset)
         async for piece in pieces:
             yield piece
@@ -69,9 +70,9 @@ def _say_nothing(line: str) -> None:
 
 
 class SimulatedJob:
-    """One job. ``seed`` decides everything that is random; ``message_s``: how long messages take.
+    """One job. ``seed`` determines everything random; ``message_s``: the range of the messages' latency (s).
 
-    To be made and used in a VirtualTimeLoop.
+    ``poisoners``: the machines whose offers and answers are spoilt. Create and use it in a VirtualTimeLoop.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class SimulatedJob:
         seed: int,
         message_s: tuple[float, float] = MESSAGE_S,
         strategy: MakeStrategy = pairwise,
+        poisoners: Poisoners | None = None,
     ) -> None:
         self.spec = spec
         self.clock = VirtualClock()
@@ -95,36 +97,44 @@ class SimulatedJob:
         self._strategy = strategy
         self._etcd = MemoryEtcd(self.clock)
         self._files = Folders()
+        self._poisoners = poisoners
         self._network = MemoryNetwork(
-            before_offer=self.carried.note,
-            before_answer=self.carried.note,
-            weather=Weather(self.clock, random.Random(f"{seed}: weather"), message_s),
+            before_offer=self._on_the_way,
+            before_answer=self._on_the_way,
+            weather=NetworkConditions(self.clock, random.Random(f"{seed}: weather"), message_s),
         )
         self._sources = OpenSources(spec.data, spec.settings.seed)
         self._killed: set[str] = set()
         self._began = self.clock.monotonic()
 
+    async def _on_the_way(self, message: Message) -> Message:
+        if self._poisoners is not None:
+            message = self._poisoners.spoilt(message.peer, message)
+        return await self.carried.note(message)
+
     @property
     def passed_s(self) -> float:
-        """Virtual seconds since the job was made."""
+        """Virtual seconds since the job was created."""
         return self.clock.monotonic() - self._began
 
     @property
     def living(self) -> list[str]:
-        """Peers that nobody has killed."""
+        """The names of the peers that were not killed."""
         return [name for name in self.peers if name not in self._killed]
 
     async def start(self, name: str, pace: Pace) -> SimulatedPeer:
-        """Start a peer, under a new name."""
+        """Start a peer under a new name."""
         store = MemoryStore(self._etcd)
         await create_job(store, self.spec)
-        folder = self._files.by_address[name] = CheckpointFolder(self._folder / name / "checkpoints")
+        folder = self._files.by_address[address_of(name)] = CheckpointFolder(
+            self._folder / name / "checkpoints"
+        )
         self.logs[name] = log = MemoryLog()
 
         def serve(answerer: Answerer) -> None:
-            self._network.peers[name] = answerer
+            self._network.peers[address_of(name)] = answerer
 
-        world = World(
+        world = PeerDependencies(
             spec=self.spec,
             store=store,
             transport=self._network,
@@ -142,14 +152,17 @@ class SimulatedJob:
         return peer
 
     def kill(self, name: str) -> None:
-        """As kill -9 of all its processes, and of its machine."""
+        """Kill a peer like kill -9 of all its processes, and like the failure of its machine."""
         self._killed.add(name)
-        self._network.peers.pop(name, None)
-        self._files.by_address.pop(name, None)
+        self._network.peers.pop(address_of(name), None)
+        self._files.by_address.pop(address_of(name), None)
         self.peers[name].kill()
 
     async def finished(self) -> Path:
-        """Wait until every peer has left; returns the model of the job's last checkpoint. Raises what ended a peer."""
+        """Wait until every peer has left. Returns the model of the job's last checkpoint.
+
+        Raises the error that ended a peer.
+        """
         seen: set[str] = set()
         while waiting := [name for name in self.living if name not in seen]:
             await asyncio.gather(*(self.peers[name].ended() for name in waiting))
@@ -161,10 +174,10 @@ class SimulatedJob:
         for folder in self._files.by_address.values():
             if checkpoint in folder.ids():
                 return folder.path(checkpoint, MODEL)
-        raise NotFound(f"nobody who lives has the last checkpoint {checkpoint}")
+        raise NotFound(f"no living peer has the last checkpoint {checkpoint}")
 
     def close(self) -> None:
-        """Let go of memory and files."""
+        """Release memory and files."""
         self._sources.close()
         for peer in self.peers.values():
             peer.close()

@@ -1,53 +1,56 @@
-"""A machine's way out: so many bytes a second, over which its messages leave one after another."""
+"""The outgoing link of a machine: a bandwidth, over which its messages leave one after another."""
 
 from __future__ import annotations
 
 import asyncio
 
 
-class Link:
-    """What one machine sends over. ``bytes_per_s``: 0 is as many as there are, and then nobody waits here.
+class SimulatedLink:
+    """The outgoing link of one machine. ``bytes_per_s``: its bandwidth; 0: unlimited, so no message waits here.
 
-    It may be narrowed, more than once at a time, and widened again, also while a message is leaving.
+    It can be narrowed, several times at once, and widened again, also while a message is leaving.
     """
 
     def __init__(self, bytes_per_s: float = 0.0) -> None:
         self._usual = bytes_per_s
         self._narrowed: list[float] = []
-        # Whoever waits for it and is cancelled gives up a place that nobody misses.
+        # A sender that is cancelled while it waits gives up its place; no other code depends on the place.
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._here = 0
 
     @property
     def bytes_per_s(self) -> float:
-        """How many pass now."""
+        """The bandwidth now, in bytes per second."""
         return min((rate for rate in (self._usual, *self._narrowed) if rate), default=0.0)
 
     def narrow(self, bytes_per_s: float) -> None:
-        """From now on no more pass than that, until ``widen`` takes it back."""
+        """Limit the bandwidth from now on, until ``widen`` removes the limit."""
         self._narrowed.append(bytes_per_s)
         self._wake()
 
     def widen(self, bytes_per_s: float) -> None:
-        """Take back one ``narrow``."""
+        """Remove one limit that ``narrow`` set."""
         self._narrowed.remove(bytes_per_s)
         self._wake()
 
     def _wake(self) -> None:
-        """Whoever is sending sees how many pass now."""
+        """Make the current sender take the new bandwidth into account."""
         self._changed.set()
         self._changed.clear()
 
     @property
     def is_free(self) -> bool:
-        """Whether a message leaves in no time: as many bytes pass as there are, and nobody is before it."""
+        """True if a message leaves at once: the bandwidth is unlimited, and no message waits."""
         return not self._here and not self.bytes_per_s
 
     async def leave(self, size_bytes: int, patience_s: float) -> bool:
-        """Return when a message has left; False when its turn had not come after ``patience_s``: it never leaves then.
+        """Wait until a message has left.
 
-        One that has begun goes on for as long as it takes: what lies in a socket's buffer is not taken back.
+        Returns False if its turn does not come within ``patience_s``; it then never leaves.
+
+        A message that has begun to leave leaves completely, however long it takes: a socket's buffer is not emptied
+        either.
         """
         if self.is_free:
             return True

@@ -1,4 +1,4 @@
-"""The machine of a simulated peer: its clock may be wrong or coarse, and it may be stopped for a while, or slow."""
+"""The machine of a simulated peer: its clock may be wrong or coarse, and it may be frozen or slow."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-from gossip_caffe.sim.link import Link
+from gossip_caffe.background import checked_by_owner, owned
+from gossip_caffe.sim.link import SimulatedLink
 from gossip_caffe.sim.virtual_time import VirtualClock, sleep
 
 
 class Machine:
-    """What may happen to the machine of one peer.
+    """The state of one peer's machine.
 
-    ``slowness``: how many times as long a step takes. ``grain_s``: no sleep is shorter, as where a timer is coarse.
-    ``store_cut``: it cannot reach the store. ``frozen``: stopped, as by SIGSTOP, nothing on it runs. ``link``: what it
-    sends to other peers leaves over it, ``bytes_per_s`` unless it is narrowed; 0: as many as there are.
+    ``slowness``: the factor on the duration of a step. ``grain_s``: the shortest sleep (s), as with a coarse timer.
+    ``store_cut``: True while it cannot reach the store. ``frozen``: True while it is stopped as by SIGSTOP. ``link``:
+    its outgoing link, with ``bytes_per_s`` unless a fault narrows it; 0: unlimited.
     """
 
     def __init__(self, name: str, grain_s: float = 0.0, bytes_per_s: float = 0.0) -> None:
@@ -24,31 +25,31 @@ class Machine:
         self.slowness = 1.0
         self.store_cut = False
         self.frozen = False
-        self.link = Link(bytes_per_s)
+        self.link = SimulatedLink(bytes_per_s)
         self.clock = MachineClock(self)
         self._thawed: asyncio.Event | None = None
 
     def freeze(self) -> None:
-        """Stop everything on it."""
+        """Stop all processes on it."""
         if self._thawed is None:
             self._thawed = asyncio.Event()
             self.frozen = True
 
     def thaw(self) -> None:
-        """Let everything go on."""
+        """Continue all processes on it."""
         if self._thawed is not None:
             self._thawed.set()
             self._thawed = None
             self.frozen = False
 
     async def awake(self) -> None:
-        """Return when it runs."""
+        """Wait until it is not frozen."""
         while self._thawed is not None:
             await self._thawed.wait()
 
 
 class MachineClock:
-    """The ``Clock`` of a machine: virtual time, run at ``rate`` times its speed and ``skew_s`` off on the wall."""
+    """The ``Clock`` of a machine: virtual time at ``rate`` times its speed, with the wall clock ``skew_s`` off."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -58,20 +59,20 @@ class MachineClock:
         self._since = self._then = 0.0
 
     def go_wrong(self, rate: float, skew_s: float) -> None:
-        """From now on run at another speed, without a jump; the wall clock jumps to ``skew_s`` off."""
+        """Change the speed from now on. The monotonic clock does not jump; the wall clock jumps to ``skew_s`` off."""
         self._then, self._since = self.monotonic(), self._virtual.monotonic()
         self._rate, self._skew_s = rate, skew_s
 
     def monotonic(self) -> float:
-        """Seconds, as this machine counts them."""
+        """Monotonic seconds of this machine."""
         return self._then + (asyncio.get_running_loop().time() - self._since) * self._rate
 
     def wall(self) -> float:
-        """Seconds since some day, as this machine has them."""
+        """Wall seconds of this machine."""
         return self._virtual.wall() + self._skew_s
 
     async def sleep(self, seconds: float) -> None:
-        """Let others run until then; a machine that is stopped wakes when it goes on."""
+        """Sleep for these seconds of this machine. A frozen machine wakes when it is thawed."""
         machine = self._machine
         if seconds > 0:
             seconds = max(seconds, machine.grain_s) / self._rate
@@ -80,12 +81,15 @@ class MachineClock:
             await machine.awake()
 
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """A block that raises TimeoutError when it takes longer, but not while the machine is stopped."""
+        """A block that raises TimeoutError when it takes longer, but not while the machine is frozen."""
         return _Timeout(self._machine, seconds / self._rate)
 
 
 class _Timeout:
-    """As ``asyncio.timeout``; when the time is over while the machine is stopped, it ends when that goes on."""
+    """Like ``asyncio.timeout``.
+
+    If the time is over while the machine is frozen, the timeout waits until it is thawed.
+    """
 
     def __init__(self, machine: Machine, seconds: float) -> None:
         self._machine = machine
@@ -113,7 +117,7 @@ class _Timeout:
 
     def _over(self) -> None:
         if self._machine.frozen:
-            self._waiting = asyncio.ensure_future(self._over_when_awake())
+            self._waiting = owned(self._over_when_awake(), "a time that is over", checked_by_owner)
         else:
             self._timeout.reschedule(asyncio.get_running_loop().time())
 

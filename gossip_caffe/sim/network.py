@@ -1,30 +1,34 @@
-"""The network of a simulated job: who reaches whom, and what happens to messages on the way."""
+"""The network of a simulated job: which machines reach each other, and faults of messages on the way."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from gossip_caffe.background import DetachedTasks
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, NotFound
-from gossip_caffe.gossip.file_transfer import PULL_SILENCE_S
-from gossip_caffe.gossip.message import FramesCorrupt, Message, Undelivered
-from gossip_caffe.gossip.shown import Shown, whole
-from gossip_caffe.gossip.transport import Answerer, Prepare
+from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, GossipCaffeError, NotFound
+from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, Undelivered
+from gossip_caffe.gossip.protocol.snapshot_stream import SnapshotReader, whole
+from gossip_caffe.gossip.protocol.transport import Answerer, Prepare
+from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S
+from gossip_caffe.sim.faults.poisoning import Poisoners
+from gossip_caffe.sim.faults.tripwires import is_on_purpose
 from gossip_caffe.sim.machine import Machine
 from gossip_caffe.sim.virtual_time import sleep
 
 LATE = 30.0
-"""A message that is overtaken takes so many times as long."""
+"""The factor on the latency of a message that is overtaken."""
 HEADER_BYTES = 200
-"""What a message has besides its payload: names, the layout's fingerprint, checksums, and what gRPC adds."""
+"""The bytes of a message besides its payload: names, the layout's fingerprint, checksums, and gRPC's headers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
-    """What may happen to any message: how long it takes, and the shares that are lost, come twice, late or torn."""
+class LinkConditions:
+    """The faults of all messages: the latency, and the shares that are lost, duplicated, late or torn."""
 
     delay_s: tuple[float, float] = (0.005, 0.02)
     loss: float = 0.0
@@ -33,28 +37,32 @@ class Weather:
     torn: float = 0.0
 
 
-class Network:
-    """All machines of a job.
+class SimulatedNetwork:
+    """The network of all machines of a job.
 
-    ``cut``: pairs (from, to) between which nothing arrives; ``silent``: gone, and no host says so.
+    ``cut``: pairs (from, to) between which no message arrives. ``silent``: machines that have failed, without a host
+    that reports it. ``poisoners``: the machines whose weights are spoilt on their way.
     """
 
-    def __init__(self, rng: random.Random, weather: Weather) -> None:
+    def __init__(
+        self, rng: random.Random, weather: LinkConditions, poisoners: Poisoners | None = None
+    ) -> None:
         self.weather = weather
+        self.poisoners = poisoners if poisoners is not None else Poisoners(rng)
         self.machines: dict[str, Machine] = {}
         self.answerers: dict[str, Answerer] = {}
         self.folders: dict[str, CheckpointFolder] = {}
         self.cut: set[tuple[str, str]] = set()
         self.silent: set[str] = set()
-        self.under_way: set[asyncio.Task[Message]] = set()
+        self.under_way = DetachedTasks()
         self._rng = rng
 
     def happens(self, share: float) -> bool:
-        """Whether something of that probability happens now."""
+        """True with the given probability."""
         return share > 0 and self._rng.random() < share
 
     def separate(self, one: Iterable[str], other: Iterable[str], *, both_ways: bool = True) -> None:
-        """Cut all links from one side to the other, and with ``both_ways`` those back."""
+        """Cut all links from one side to the other; with ``both_ways`` also those back."""
         others = list(other)
         for here in one:
             for there in others:
@@ -63,13 +71,13 @@ class Network:
                     self.cut.add((there, here))
 
     def reaches(self, sender: str, receiver: str) -> bool:
-        """Whether what leaves one machine arrives at another."""
+        """True if messages of the sender arrive at the receiver."""
         return (sender, receiver) not in self.cut and receiver not in self.silent
 
     async def carry(self, sender: str, receiver: str, deadline_s: float, payload_bytes: int = 0) -> None:
-        """Take one message over, after those that its sender sent before it.
+        """Carry one message, after those that its sender sent before it.
 
-        Raises ExchangeFailed, once the deadline is over, when it does not arrive.
+        Raises ExchangeFailed, after the deadline, when the message does not arrive.
         """
         weather = self.weather
         seconds = self._rng.uniform(*weather.delay_s)
@@ -90,22 +98,22 @@ class Network:
             await machine.awake()
 
     def answerer(self, address: str) -> Answerer:
-        """Who answers there. Raises Undelivered when nobody does."""
+        """The peer that answers at an address. Raises Undelivered when no peer does."""
         if (answerer := self.answerers.get(address)) is None:
-            raise Undelivered(f"nobody answers at {address}")
+            raise Undelivered(f"no peer answers at {address}")
         return answerer
 
 
 class Wire:
-    """One peer's ``Transport`` and ``FileClient``: its end of the network."""
+    """One peer's ``Transport`` and ``FileClient``: its connection to the network."""
 
-    def __init__(self, network: Network, machine: Machine) -> None:
+    def __init__(self, network: SimulatedNetwork, machine: Machine) -> None:
         self._network = network
         self._machine = machine
 
     async def exchange(self, address: str, offer: Message, deadline_s: float) -> Message:
         """Deliver an offer, perhaps twice, and return the answer."""
-        network = self._network
+        network, address = self._network, machine_at(address)
         if network.happens(network.weather.repetition):
             self._send(address, offer, deadline_s)
         trip = self._send(address, offer, deadline_s)
@@ -116,18 +124,12 @@ class Wire:
             raise _unanswered(address, deadline_s) from None
 
     def _send(self, address: str, offer: Message, deadline_s: float) -> asyncio.Task[Message]:
-        trip = asyncio.ensure_future(self._there_and_back(address, offer, deadline_s))
-        self._network.under_way.add(trip)
-        trip.add_done_callback(self._arrived)
-        return trip
-
-    def _arrived(self, trip: asyncio.Task[Message]) -> None:
-        self._network.under_way.discard(trip)
-        if not trip.cancelled():
-            trip.exception()  # whoever waited has it; nobody may
+        trip = self._there_and_back(address, offer, deadline_s)
+        return self._network.under_way.begin(trip, f"an offer to {address}")
 
     async def _there_and_back(self, address: str, offer: Message, deadline_s: float) -> Message:
         network, here = self._network, self._machine.name
+        offer = network.poisoners.spoilt(here, offer)
         await network.carry(here, address, deadline_s, len(offer.payload))
         torn = network.happens(network.weather.torn)
 
@@ -136,56 +138,65 @@ class Wire:
                 raise FramesCorrupt("the stream ended in the middle of a frame")
             return offer
 
-        answer = await network.answerer(address).receive(
-            replace(offer, payload=b""), len(offer.payload), read
-        )
+        with _defects_there(address, ExchangeFailed):
+            answer = await network.answerer(address).receive(
+                replace(offer, payload=b""), len(offer.payload), read
+            )
+        answer = network.poisoners.spoilt(address, answer)
         await network.carry(address, here, deadline_s, len(answer.payload))
         if network.happens(network.weather.torn):
             raise FramesCorrupt("the stream ended in the middle of a frame")
         return answer
 
     def swaps(self, address: str) -> bool:
-        """Never: models are small here."""
+        """Always False: the simulated models are small, so weights travel in the messages."""
         del address
         return False
 
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
-        """Not to be called."""
+        """Must not be called, because ``swaps`` is False."""
         raise ExchangeFailed(f"{address}: weights are not swapped here")
 
-    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Shown:
-        """Ask for the newest weights."""
-        network, here = self._network, self._machine.name
+    async def snapshot(self, address: str, request: Message, deadline_s: float) -> SnapshotReader:
+        """Request a peer's newest weights."""
+        network, here, address = self._network, self._machine.name, machine_at(address)
         try:
             async with self._machine.clock.timeout(deadline_s):
                 await network.carry(here, address, deadline_s)
-                answer = await network.answerer(address).show(request)
+                with _defects_there(address, ExchangeFailed):
+                    answer = await network.answerer(address).show(request)
+                answer = network.poisoners.spoilt(address, answer)
                 await network.carry(address, here, deadline_s, len(answer.payload))
                 return whole(answer)
         except TimeoutError:
             raise _unanswered(address, deadline_s) from None
 
+    async def forget(self, living: Container[str]) -> None:
+        """Does nothing: this client keeps no connections."""
+        del living
+
     async def pull(
         self, address: str, job: str, checkpoint: str, file: str, offset: int
     ) -> AsyncIterator[bytes]:
-        """A checkpoint's file; in bad weather a byte of it may be another one."""
+        """A checkpoint's file from an offset on, in pieces. In a storm one of its bytes may be wrong."""
         del job
-        network, here = self._network, self._machine.name
+        network, here, address = self._network, self._machine.name, machine_at(address)
         try:
             await network.carry(here, address, 2.0)
         except ExchangeFailed as error:
             raise NotFound(error.message) from None
         if (folder := network.folders.get(address)) is None or address not in network.answerers:
-            raise NotFound(f"nobody answers at {address}")
+            raise NotFound(f"no peer answers at {address}")
         holder = network.machines[address]
-        _, pieces = folder.open_file(checkpoint, file, offset)
+        with _defects_there(address, CheckpointRefused):
+            _, pieces = folder.open_file(checkpoint, file, offset)
         async for piece in pieces:
             if not holder.link.is_free:
                 await self._until_left(holder, len(piece))
             yield bytes([piece[0] ^ 1]) + piece[1:] if network.happens(network.weather.torn) else piece
 
     async def _until_left(self, holder: Machine, piece_bytes: int) -> None:
-        """Wait for a piece of a file. Raises CheckpointRefused when it does not come."""
+        """Wait until a piece of a file has left. Raises CheckpointRefused when it does not."""
         network, address = self._network, holder.name
         try:
             async with self._machine.clock.timeout(PULL_SILENCE_S):
@@ -196,6 +207,22 @@ class Wire:
             raise CheckpointRefused(f"{address} sent nothing for {PULL_SILENCE_S:g} s") from None
         if network.machines[address] is not holder or address not in network.answerers:
             raise CheckpointRefused(f"{address} broke off")
+
+
+@contextmanager
+def _defects_there(address: str, kind: type[GossipCaffeError]) -> Iterator[None]:
+    """Turn an unexpected error of the called peer into a failed call here, as gRPC does."""
+    try:
+        yield
+    except Exception as error:
+        if not is_on_purpose(error):
+            raise  # a defect of the product or of the simulator
+        raise kind(f"{address}: unknown {error}") from None
+
+
+def machine_at(address: str) -> str:
+    """The name of the machine at an address: each machine has one port."""
+    return address.rpartition(":")[0] or address
 
 
 def _unanswered(address: str, deadline_s: float) -> ExchangeFailed:

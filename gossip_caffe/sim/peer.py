@@ -1,4 +1,4 @@
-"""One peer on virtual time: the agent itself, with a solver and a loader that are stepped in its own process."""
+"""One peer on virtual time: the real agent, with a solver and a loader that are stepped in the same process."""
 
 from __future__ import annotations
 
@@ -6,60 +6,72 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gossip_caffe import __version__
+from gossip_caffe.background import checked_by_owner, owned, within
 from gossip_caffe.data.loader import Sources
 from gossip_caffe.data.loader_port import Loader
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.data.stepped_loader import SteppedLoader
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.peer.agent import Agent
-from gossip_caffe.peer.lifecycle import State
-from gossip_caffe.peer.trainer import Trainer
-from gossip_caffe.peer.world import World
+from gossip_caffe.peer.core.dependencies import PeerDependencies
+from gossip_caffe.peer.core.lifecycle import State
+from gossip_caffe.peer.work.trainer import Trainer
 from gossip_caffe.sim.virtual_time import VirtualClock
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.engine import EngineSpec, SolverEngine, engine_spec
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.solver.engines.engine import EngineSpec, SolverEngine, engine_spec
+from gossip_caffe.solver.engines.layout import WeightLayout
 from gossip_caffe.solver.solver_port import Solver
 from gossip_caffe.solver.stepped_solver import SteppedSolver
 
 
 class Mortal(Protocol):
-    """A peer's way to the store, which ends with its machine."""
+    """A peer's connection to the store, which ends with its machine."""
 
     def cut_off(self) -> None:
-        """Nothing that is asked for arrives any more."""
+        """Disconnect for good: no later request arrives."""
         ...
 
 
 MakeEngine = Callable[[EngineSpec, BatchRing], SolverEngine]
+Around = Callable[[str, Any], Any]
+"""Wraps the adapter of that name with an object of the simulator."""
+
+PORT = ":1"
 
 IDLE_LOOK_S = 0.002
-"""How soon a solver notices a batch for which it waits."""
+"""Seconds until a waiting solver notices a new batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long an iteration takes: ``step_s`` seconds, ± a share of ``jitter``, so that no two peers stay in step."""
+    """The duration of an iteration: ``step_s`` seconds ± a share of ``jitter``, so that peers do not stay in step."""
 
     step_s: float
     jitter: float = 0.1
 
 
+def address_of(name: str) -> str:
+    """The address of a machine of the simulation; it has one port."""
+    return f"{name}{PORT}"
+
+
 class SimulatedPeer:
-    """A peer of a simulated job. ``stepped_at``: the virtual second at which each of its iterations ended."""
+    """A peer of a simulated job. ``stepped_at``: the virtual second at the end of each of its iterations."""
 
     def __init__(
         self,
-        world: World,
+        world: PeerDependencies,
         store: Mortal,
         sources: Sources,
         make_engine: MakeEngine,
         name: str,
         pace: Pace,
+        around: Around = lambda _, target: target,
     ) -> None:
+        self._around = around
         self.name = name
         self.stepped_at: list[float] = []
         self.stalled_s = 0.0
@@ -73,8 +85,7 @@ class SimulatedPeer:
         self._solver: SteppedSolver | None = None
         self._loader: SteppedLoader | None = None
         spec = world.spec
-        slots = max(spec.settings.prefetch_batches, 2 * spec.iter_size)
-        self._ring = BatchRing.create(spec.data.tops, spec.data.batch_records, slots)
+        self._ring = BatchRing.create(spec.data.tops, spec.data.batch_records, spec.ring_slots)
         self._engine_spec = engine_spec(spec, "simulated", world.rng.getrandbits(31))
         self.trainer = Trainer(
             batch_records=spec.data.batch_records,
@@ -86,7 +97,7 @@ class SimulatedPeer:
             begins_with=spec.start,
         )
         self._agent = Agent(world, _record(name), self.trainer)
-        self._running = asyncio.ensure_future(self._run())
+        self._running = owned(self._run(), name, checked_by_owner)
 
     def _made_solver(self, board: WeightBoard | None) -> Solver:
         self._solver = SteppedSolver(
@@ -97,22 +108,26 @@ class SimulatedPeer:
             monotonic=self._clock.monotonic,
             make_engine=lambda spec, ring: _Timed(self._make_engine(spec, ring), self._clock),
         )
-        return self._solver
+        solver: Solver = self._around("solver", self._solver)
+        return solver
 
     def _made_loader(self) -> Loader:
         self._loader = SteppedLoader(self._sources, self._ring)
-        return self._loader
+        loader: Loader = self._around("loader", self._loader)
+        return loader
 
     async def _run(self) -> None:
-        stepping = asyncio.ensure_future(self._step())
-        try:
-            await self._agent.run()
-        finally:
-            stepping.cancel()
-            await asyncio.gather(stepping, return_exceptions=True)
+        async with within(self._step(), self._agent.run()) as (stepping, agent):
+            await asyncio.wait({stepping, agent}, return_when=asyncio.FIRST_COMPLETED)
+            if stepping.done():
+                stepping.result()  # it never returns, so a result is an error of the engine, which is a defect
+            await agent
 
     async def _step(self) -> None:
-        """Step for ever. An iteration is computed as it begins: what comes meanwhile is added when it has ended."""
+        """Make iterations for ever.
+
+        An iteration is computed at its beginning: a correction that arrives during it is added at its end.
+        """
         clock = self._world.clock
         while True:
             step_s = self.pace.step_s * self._rng.uniform(1 - self.pace.jitter, 1 + self.pace.jitter)
@@ -127,54 +142,54 @@ class SimulatedPeer:
                 began = clock.monotonic()
                 await clock.sleep(IDLE_LOOK_S)
                 self.stalled_s += IDLE_LOOK_S
-                if self._solver is not None and self._solver.built:
+                if self._solver is not None and self._solver.has_board:
                     self._solver.board.note_stall(clock.monotonic() - began)
             self._clock.ahead_s = 0.0
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended yet, in whatever way."""
+        """True until the peer has ended, in any way."""
         return not self._running.done()
 
     @property
     def trains(self) -> bool:
-        """Whether it is one of those who train, with weights that others share."""
+        """True if the peer trains and has the job's weights."""
         return self._agent.state in {State.TRAINING, State.ORPHANED} and self.is_running
 
     def kill_solver(self) -> None:
-        """As kill -9 of its solver."""
+        """Kill its solver like kill -9."""
         if self._solver is not None:
             self._solver.kill()
 
     def kill_loader(self) -> None:
-        """As kill -9 of its loader."""
+        """Kill its loader like kill -9."""
         if self._loader is not None:
             self._loader.kill()
 
     async def ended(self) -> None:
-        """Return when it has left. Raises what ended it."""
+        """Wait until the peer has left. Raises the error that ended it."""
         await asyncio.wait({self._running})
         if not self._running.cancelled():
             self._running.result()
 
     def kill(self) -> None:
-        """As kill -9 does: no word to anybody, and its lease lives on until its time is over."""
+        """Kill the peer like kill -9: it sends nothing more, and its lease ends by its time to live."""
         self._store.cut_off()
         self._running.cancel()
 
     def close(self) -> None:
-        """Let go of its memory."""
+        """Release its memory."""
         self._ring.close()
         if self._solver is not None:
             self._solver.close()
 
     def leave(self, reason: str) -> None:
-        """As SIGTERM does."""
+        """Ask the peer to leave, like SIGTERM."""
         self._agent.leave(reason)
 
 
 class _SolversClock:
-    """The clock as a solver sees it: it takes time to step, although it is done at once."""
+    """The solver's clock: it advances by the duration of a step, although the step is computed at once."""
 
     def __init__(self) -> None:
         self.step_s = self.ahead_s = 0.0
@@ -185,7 +200,7 @@ class _SolversClock:
 
 
 class _Timed:
-    """An engine whose step takes its virtual time."""
+    """An engine whose steps take virtual time."""
 
     def __init__(self, engine: SolverEngine, clock: _SolversClock) -> None:
         self.layout: WeightLayout = engine.layout
@@ -197,11 +212,13 @@ class _Timed:
         self.history = engine.history
         self.load_history = engine.load_history
         self.draw_noise_from = engine.draw_noise_from
+        self.skip = engine.skip
+        self.outputs = engine.outputs
         self._engine = engine
         self._clock = clock
 
     def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:
-        """One iteration."""
+        """Make one iteration; returns the loss."""
         loss = self._engine.step(ring, batches, learning_rate)
         self._clock.ahead_s += self._clock.step_s
         return loss
@@ -211,7 +228,7 @@ def _record(name: str) -> PeerRecord:
     return PeerRecord(
         peer=name,
         incarnation="",
-        address=name,
+        address=address_of(name),
         host="simulated",
         pid=0,
         state=State.JOINING.value,

@@ -1,17 +1,17 @@
-"""From a schedule of faults that fails to the shortest part of it that still does (delta debugging, Zeller 2002)."""
+"""From a schedule of faults that fails to a minimal part of it that still fails (delta debugging, Zeller 2002)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gossip_caffe.sim.faults import Fault
+from gossip_caffe.sim.faults.faults import Fault
 
 Fails = Callable[[Sequence[Fault]], bool]
-"""Whether a run with just these faults fails."""
+"""True if a run with exactly these faults fails."""
 
 
 def shrunk(schedule: Sequence[Fault], fails: Fails) -> tuple[Fault, ...]:
-    """The schedule without whatever it does not need to fail: no fault of the result can be left out."""
+    """A part of the schedule that still fails, and from which no fault can be left out."""
     faults = tuple(schedule)
     if fails(()):
         return ()
@@ -31,7 +31,7 @@ def shrunk(schedule: Sequence[Fault], fails: Fails) -> tuple[Fault, ...]:
 
 
 def _smaller(parts: Sequence[tuple[Fault, ...]], fails: Fails) -> tuple[Fault, ...] | None:
-    """One of the parts alone, or all but one, when that still fails."""
+    """One of the parts alone, or all parts but one, if that still fails; else None."""
     candidates = list(parts) if len(parts) > 1 else []
     if len(parts) > 2:
         candidates += [

@@ -1,10 +1,10 @@
-"""One simulated run from its plan to its verdict. One plan has one history, the same every time."""
+"""One simulated run from its plan to its verdict. The same plan always gives the same history."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,43 +13,46 @@ from typing import Any
 
 import numpy as np
 
-from gossip_caffe.checkpoint.caffemodel import read_caffemodel
+from gossip_caffe.background import DetachedTasks
+from gossip_caffe.checkpoint.formats.caffemodel import read_caffemodel
 from gossip_caffe.checkpoint.manifest import MODEL
-from gossip_caffe.gossip.average import Mean
-from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.gossip.averaging.average import Mean
+from gossip_caffe.job.spec.spec import JobSettings
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.observe.checker.run import OBSERVER, Run
-from gossip_caffe.observe.report import page
-from gossip_caffe.observe.verdict import Verdict, verdict
+from gossip_caffe.observe.checker.verdict import Verdict, verdict
+from gossip_caffe.observe.report.page import page
 from gossip_caffe.sim.cluster import SimulatedCluster
-from gossip_caffe.sim.faults import Fault, Kind, scheduled
+from gossip_caffe.sim.faults.faults import Fault, Kind, scheduled
+from gossip_caffe.sim.faults.outside import plant_victims, touched_since
 from gossip_caffe.sim.injecting import Injector
 from gossip_caffe.sim.logs import Lines, digest, write
-from gossip_caffe.sim.problem import BATCH, Points, problem_job
+from gossip_caffe.sim.toy_problem import BATCH, Points, problem_job
 from gossip_caffe.sim.virtual_time import run
 
 CHUNK = 16
 EPOCHS = 5.3
 SHARE_OF_STEPS = 0.7
 LONG_SHARE_OF_STEPS = 0.92
-"""A run's budget: what its peers would train in this share of its time, were there no faults.
+"""A run's budget is the training of all its peers, without faults, in SHARE_OF_STEPS of its time.
 
-The beginning and the end, in which not all train, are a smaller part of a run of more than FAST_S.
+In a run of more than FAST_S the share is this one: the beginning and the end, when not all peers train, are a smaller
+part of it.
 """
 PATIENCE = 4.0
 PATIENCE_S = 300.0
-"""A run that is not finished after so many times its length, and so many seconds more, hangs."""
+"""A run hangs if it is not finished after its length times a factor plus these seconds."""
 SAMPLES = 120
-"""How often the consensus distance is measured."""
+"""The number of measurements of the consensus distance."""
 SCRATCH = "/dev/shm"
 COLLECT_AFTER = (50_000, 20, 1000)
-"""See gc.set_threshold."""
+"""The argument of gc.set_threshold."""
 FAST_S = 360.0
-"""Up to this length a run's steps take STEP_S; in one ten times as long ten times as much …"""
+"""Up to this length (s), steps last STEP_S. In a longer run they are longer in proportion."""
 MANY = 200
-"""… and among five times as many peers as these five times as much …"""
+"""Among more peers than this, steps are longer in proportion to their number."""
 VERY_MANY = 500
-"""… and among twice as many as these twice that."""
+"""Among more peers than this, steps are longer in proportion once more."""
 STEP_S = 0.25
 GRAIN_S = 0.1
 LEASE_S = 3.0
@@ -57,7 +60,7 @@ LEASE_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is simulated: ``for_s`` is about how long it takes without faults, in virtual seconds.
+    """The plan of a run. ``for_s``: its approximate length without faults, in virtual seconds.
 
     ``step_s``, ``grain_s`` and ``thin_s``: see SimulatedCluster.
     """
@@ -75,10 +78,11 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Simulated:
-    """What came of it. ``digest``: of the whole history; ``accuracy``: of the last checkpoint, 0 to 1.
+class SimulationResult:
+    """The result of a run. ``digest``: of the whole history; ``accuracy``: of the last checkpoint, 0 to 1.
 
-    ``distances``: (second, consensus distance of those who train, how many they are).
+    ``distances``: (second, consensus distance of the training peers, their number). ``waiting``: the peers that had
+    not ended when the job was finished and PATIENCE_S was over.
     """
 
     plan: Plan
@@ -90,20 +94,23 @@ class Simulated:
     distances: tuple[tuple[float, float, int], ...]
     logs: Mapping[str, Lines]
     observed: Lines
+    waiting: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What is wrong with it; nothing, when all is well."""
+        """The failures of the run; empty for a good run."""
         broken = tuple(f"{finding.invariant}: {finding.reason}" for finding in self.verdict.broken)
         forgot = self.verdict.counters.store_forgot and not any(
             fault.kind is Kind.ETCD_BACK for fault in self.plan.schedule
         )
         alarm = ("a peer says that etcd forgot writes, and it did not",) if forgot else ()
         hangs = () if self.finished else (f"the job was not finished after {self.lasted_s:.0f} s",)
-        return (*broken, *alarm, *hangs)
+        waiting = self.waiting if self.finished else ()
+        waits = (f"{', '.join(waiting)} had not ended after {self.lasted_s:.0f} s",) if waiting else ()
+        return (*broken, *alarm, *hangs, *waits)
 
     def write(self, folder: Path) -> None:
-        """Write the history, as the files of a run folder, and the report on it."""
+        """Write the history as the files of a run folder, and a report."""
         write(folder, self.logs, self.observed, OBSERVER)
         run_seen = Run.of_logs(self.logs, seen=self.observed)
         title = f"Simulated: {self.plan.peers:,} peers, seed {self.plan.seed}"
@@ -116,7 +123,7 @@ class Simulated:
 def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0, every: float = 0.5) -> Plan:
     """A plan with faults of some kinds.
 
-    In a longer run, and among many peers, everything takes its time: steps, leases, and faults.
+    In a longer run, and with many peers, steps, leases and faults all last longer.
     """
     crowd = max(1.0, peers / MANY)
     scale = max(1.0, for_s / FAST_S) * crowd * max(1.0, peers / VERY_MANY)
@@ -134,20 +141,30 @@ def planned(kinds: Sequence[Kind], *, peers: int, seed: int, for_s: float = 24.0
     )
 
 
-def simulate(plan: Plan) -> Simulated:
-    """Run it, as fast as it goes."""
+def simulate(plan: Plan) -> SimulationResult:
+    """Simulate a plan, as fast as the CPU permits."""
     scratch = SCRATCH if Path(SCRATCH).is_dir() else None
+    quiet = logging.getLogger("gossip_caffe")
+    level = quiet.level
+    if _is_wired(plan):
+        quiet.setLevel(logging.CRITICAL)  # its messages are about injected errors, which the verdict judges
     thresholds = gc.get_threshold()
-    # What is written down is kept to the end, millions of lines: to look for garbage among them is in vain.
+    # The logs grow to millions of events that live until the end, so scanning them for garbage would be a waste.
     gc.set_threshold(*COLLECT_AFTER)
     try:
         with tempfile.TemporaryDirectory(prefix="gossip-caffe-sim-", dir=scratch) as folder:
             return run(_simulated(plan, Path(folder)))
     finally:
         gc.set_threshold(*thresholds)
+        quiet.setLevel(level)
 
 
-async def _simulated(plan: Plan, folder: Path) -> Simulated:
+def _is_wired(plan: Plan) -> bool:
+    """True if the plan has faults that need tripwires."""
+    return any(fault.kind is Kind.EXCEPTION for fault in plan.schedule)
+
+
+async def _simulated(plan: Plan, folder: Path) -> SimulationResult:
     iterations = max(1, round(plan.share_of_steps * plan.peers * plan.for_s / plan.step_s))
     records = max(plan.chunk_records, round(iterations * BATCH / EPOCHS))
     points = Points(records, plan.seed)
@@ -159,23 +176,32 @@ async def _simulated(plan: Plan, folder: Path) -> Simulated:
         settings=plan.settings,
     )
     cluster = SimulatedCluster(
-        spec, points, folder, seed=plan.seed, step_s=plan.step_s, grain_s=plan.grain_s, thin_s=plan.thin_s
+        spec,
+        points,
+        folder,
+        seed=plan.seed,
+        step_s=plan.step_s,
+        grain_s=plan.grain_s,
+        thin_s=plan.thin_s,
+        wired=_is_wired(plan),
     )
     began = cluster.clock.monotonic()
     distances: list[tuple[float, float, int]] = []
     try:
         await cluster.create_job()
-        beside = [
-            asyncio.ensure_future(cluster.etcd.expire()),
-            asyncio.ensure_future(Injector(cluster, plan.schedule).run()),
-            asyncio.ensure_future(_measured(cluster, plan, distances)),
-        ]
+        before = plant_victims(folder)
+        beside = DetachedTasks(lambda _, error: cluster.broke.append(error))
+        beside.begin(cluster.etcd.expire(), "leases")
+        beside.begin(Injector(cluster, plan.schedule).run(), "faults")
+        beside.begin(_measured(cluster, plan, distances), "distances")
         for _ in range(plan.peers):
             cluster.start()
         limit_s = PATIENCE * plan.for_s + PATIENCE_S
         while cluster.running or not cluster.finished:
             if cluster.clock.monotonic() - began > limit_s:
                 break
+            if cluster.broke:
+                raise cluster.broke[0]  # the simulator itself is broken, so no further result is meaningful
             await cluster.clock.sleep(plan.step_s)
         finished, lasted_s = cluster.finished, cluster.clock.monotonic() - began
         await cluster.clock.sleep(3 * plan.settings.lease_ttl_s)
@@ -184,16 +210,17 @@ async def _simulated(plan: Plan, folder: Path) -> Simulated:
         await cluster.clock.sleep(plan.settings.lease_ttl_s)
         cluster.etcd.tick()
         left = [] if cluster.running else _left_behind(cluster)
+        cluster.note("disk", touched=touched_since(folder, before))
         cluster.note("aftermath", processes=[], shared_memory=[], leases=left)
         accuracy = _accuracy(cluster, points) if finished else 0.0
-        for name in list(cluster.running):
+        waiting = tuple(cluster.running)
+        for name in waiting:
             cluster.kill(name)
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        beside.cancel()
+        await beside.ended()
     finally:
         cluster.close()
-    return Simulated(
+    return SimulationResult(
         plan=plan,
         verdict=verdict(cluster.logs, spec, cluster.observed),
         digest=digest(cluster.logs, cluster.observed),
@@ -203,18 +230,23 @@ async def _simulated(plan: Plan, folder: Path) -> Simulated:
         distances=tuple(distances),
         logs=cluster.logs,
         observed=cluster.observed,
+        waiting=waiting,
     )
 
 
 def _left_behind(cluster: SimulatedCluster) -> list[str]:
-    """The keys of peers that are still in the store, when there is no peer any more."""
+    """The peers' keys that are still in the store after all peers have ended, without a foreign writer's."""
     keys = JobKeys(cluster.spec.name)
     mine = (keys.peers, keys.statuses, keys.fence(""), f"{keys.ledger}claims/")
-    return [key for key, item in cluster.etcd.keys.items() if item.lease or key.startswith(mine)]
+    return [
+        key
+        for key, item in cluster.etcd.keys.items()
+        if (item.lease or key.startswith(mine)) and item.mod_revision not in cluster.stranger.revisions
+    ]
 
 
 def _accuracy(cluster: SimulatedCluster, points: Points) -> float:
-    """Of the job's last checkpoint, from whichever disk has it."""
+    """The accuracy of the job's last checkpoint, read from any disk that has it."""
     value: dict[str, Any] = json.loads(cluster.etcd.keys[JobKeys(cluster.spec.name).finished].value)
     for folder in cluster.network.folders.values():
         if value["checkpoint"] in folder.ids():
@@ -226,7 +258,7 @@ def _accuracy(cluster: SimulatedCluster, points: Points) -> float:
 
 
 async def _measured(cluster: SimulatedCluster, plan: Plan, distances: list[tuple[float, float, int]]) -> None:
-    """Measure the consensus distance of those who train, now and then, for ever."""
+    """Measure the consensus distance of the training peers at intervals; never returns."""
     began = cluster.clock.monotonic()
     while True:
         await cluster.clock.sleep(plan.for_s / SAMPLES)

@@ -1,4 +1,4 @@
-"""A simulated peer's way to the store: it takes time, breaks, and then nobody knows what was still applied."""
+"""A simulated peer's connection to the store: it has latency, and it breaks; then the outcome of a write is unknown."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from gossip_caffe.errors import Ambiguous, StoreUnavailable
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.store import (
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.refusals import write_refused
+from gossip_caffe.membership.etcd.store import (
     Guard,
     KeyValue,
     Lease,
@@ -26,15 +27,15 @@ T = TypeVar("T")
 
 _SHORTEST_S, _SPREAD_S = 0.001, 0.003
 RETRY_FOR_S = 8.0
-"""As long as the client of the real store tries again."""
+"""Seconds of retries, as many as the real store's client makes."""
 LOOK_EVERY_S = 0.25
 TOGETHER_FROM_S = 1.0
 TOGETHER_SHARE = 0.05
-"""Where no sleep is shorter than a second, news come together that come within this share of such a sleep."""
+"""With a coarse timer, changes within this share of the shortest sleep arrive together."""
 
 
 class StoreLink:
-    """The ``Store`` of one peer. ``cut_off``: its machine has died."""
+    """The ``Store`` of one peer. ``cut_off``: its machine has failed."""
 
     def __init__(self, server: MemoryEtcd, machine: Machine, rng: random.Random) -> None:
         self._server = server
@@ -57,7 +58,7 @@ class StoreLink:
             if self._dead or tried_s >= RETRY_FOR_S:
                 raise StoreUnavailable("the store is away")
             if writes and self._rng.random() < 0.5:
-                # The request may have been on its way: the client cannot tell, and does not send it again.
+                # The request may be in flight: the client cannot know that, and does not send it again.
                 await sleep(LOOK_EVERY_S)
                 raise Ambiguous("the request was lost (or its reply)")
             await sleep(LOOK_EVERY_S)
@@ -72,11 +73,11 @@ class StoreLink:
         return result
 
     async def get(self, key: str) -> KeyValue | None:
-        """The key's newest value."""
+        """The key's newest value, or None."""
         return await self._call(lambda: self._server.keys.get(key))
 
     async def list(self, prefix: str, *, limit: int = 0) -> Listing:
-        """What is under the prefix."""
+        """All keys under the prefix with their values."""
 
         def work() -> Listing:
             listing = self._server.listing(prefix)
@@ -85,11 +86,11 @@ class StoreLink:
         return await self._call(work)
 
     async def keys(self, prefix: str) -> tuple[str, ...]:
-        """The keys under the prefix."""
+        """All keys under the prefix without values."""
         return await self._call(lambda: tuple(self._server.under(prefix)))
 
     async def count(self, prefix: str) -> int:
-        """How many keys are under the prefix."""
+        """The number of keys under the prefix."""
         return await self._call(lambda: self._server.count(prefix))
 
     async def transact(self, guards: Sequence[Guard], operations: Sequence[Operation]) -> TxnResult:
@@ -98,19 +99,19 @@ class StoreLink:
         return await self._call(lambda: self._server.transact(guards, operations), writes=True)
 
     async def grant(self, ttl_s: float) -> Lease:
-        """Make a lease."""
+        """Create a lease."""
         return await self._call(lambda: self._server.grant(ttl_s))
 
     async def renew(self, lease_id: int) -> float:
-        """Renew a lease."""
+        """Renew a lease. Returns its time to live (s); 0.0 when it does not exist."""
         return await self._call(lambda: self._server.renew(lease_id))
 
     async def revoke(self, lease_id: int) -> None:
-        """End a lease."""
+        """End a lease, and delete the keys that are attached to it."""
         await self._call(lambda: self._server.revoke(lease_id))
 
     async def watch(self, prefix: str) -> AsyncIterator[WatchItem]:
-        """Everything under the prefix, then every change; nothing comes while the store is out of reach."""
+        """All keys under the prefix, then every change. Changes are delayed while the store cannot be reached."""
         server, machine = self._server, self._machine
         watcher = server.watcher(prefix)
         news = watcher.news
@@ -128,7 +129,7 @@ class StoreLink:
                     watcher.behind = False
                     yield Reset(server.listing(prefix))
                 elif news:
-                    # As ``_away`` says, in place: a thousand who join bring each other four million of these.
+                    # This is ``_away`` inlined: a thousand joining peers send each other four million of these.
                     while news and not (self._dead or machine.store_cut or server.unavailable):
                         yield news.popleft()
                 else:
@@ -139,9 +140,17 @@ class StoreLink:
             server.forget(watcher)
 
     def cut_off(self) -> None:
-        """Nothing that is asked for arrives any more."""
+        """Disconnect for good: no later request arrives."""
         self._dead = True
         self._server.wake_all()
+
+    async def compact(self, revision: int) -> None:
+        """Discard the history before a revision."""
+        await self._call(lambda: self._server.compact(revision))
+
+    async def refusal(self) -> str:
+        """Why the store refuses every write; "" while it accepts them."""
+        return str(write_refused(self._server.refuses)) if self._server.refuses else ""
 
     async def close(self) -> None:
         """End all watches."""

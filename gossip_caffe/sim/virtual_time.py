@@ -1,7 +1,7 @@
-"""An event loop whose time jumps to whoever wakes next: hours of sleep take no time, and one seed has one course.
+"""An event loop whose time jumps to the next timer: hours of sleep take no time, and one seed gives one history.
 
-Everything that asyncio times (``asyncio.sleep``, ``asyncio.timeout``) follows it. Work for other threads is done at
-once in the loop's own, for while a thread works nobody could say what time it is.
+All of asyncio's timing (``asyncio.sleep``, ``asyncio.timeout``) follows it. Work for other threads runs at once in the
+loop's own thread, because the virtual time during such work would be undefined.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _RESOLUTION_S = 1e-9
 _MOST_CANCELLED = 1000
 
 
-class EverybodyWaits(RuntimeError):
-    """All tasks wait for something that no time will bring."""
+class Deadlock(RuntimeError):
+    """All tasks wait for events that no timer will cause."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """The loop. Nothing outside of it wakes it, so it looks at no descriptor: it waits for nobody, time moves on.
+    """The loop. No event outside it can wake it, so it polls no descriptors and never waits in real time.
 
-    Its timers are kept here and not where asyncio keeps them: a thousand peers sleep some ten thousand times at once,
-    and to compare asyncio's own handles would take longer than all else that the loop does.
+    It keeps its timers itself: a thousand peers have some ten thousand sleeps at once, and comparing asyncio's own
+    handles would take longer than all other work of the loop.
     """
 
     def __init__(self) -> None:
@@ -45,25 +45,26 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(selectors.SelectSelector())
 
     get_debug = bool
-    """Never: each future asks, and to call ``bool()`` takes a fifth of what asyncio's own answer does."""
+    """Always False. Each future calls it, and calling ``bool()`` takes a fifth of the time of asyncio's own method."""
 
     def time(self) -> float:
-        """Virtual seconds."""
+        """The virtual time, in seconds."""
         return self._now
 
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """As on a real machine a little late, so that nobody who sleeps until a moment wakes before it, by rounding.
+        """Call back slightly later than asked, as a real machine does.
 
-        He would sleep again for next to nothing, and time would stand still.
+        Without that, rounding could wake a sleeper before its time. It would sleep again for almost nothing, for ever,
+        and time would stand still.
         """
         return self.call_at(self._now + (delay + _LATE_S), callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """Call back at a virtual second; those of one moment in the order in which they were asked for."""
+        """Call back at a virtual second. Callbacks of the same second run in the order of their calls."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._number), timer))
         return timer
@@ -71,7 +72,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        """As asyncio's, without its checks: nothing is called more often."""
+        """Like asyncio's, without its checks: no method is called more often."""
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
@@ -81,31 +82,34 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return asyncio.Future(loop=self)
 
     def after(self, seconds: float) -> asyncio.Future[None]:
-        """Done when so many virtual seconds are over: half of what ``call_later`` takes, and nearly all are sleeps."""
+        """A future that is done after these virtual seconds.
+
+        It takes half the time of ``call_later``, and nearly all timers are sleeps.
+        """
         future: asyncio.Future[None] = asyncio.Future(loop=self)
         heapq.heappush(self._timers, (self._now + (seconds + _LATE_S), next(self._number), future))
         return future
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Timers that were called off before their time are let go of once they are many."""
+        """Remove cancelled timers once there are many."""
         if handle.when() < self._now + _RESOLUTION_S:
-            return  # it is not here any more: its time has come
+            return  # it is no longer in the heap: its time has come
         self._cancelled += 1
         if self._cancelled > _MOST_CANCELLED and 2 * self._cancelled > len(self._timers):
-            # In place: this may be called while the loop looks at them.
+            # Change the list in place: this may be called while the loop iterates over it.
             self._timers[:] = [entry for entry in self._timers if not entry[2].cancelled()]
             heapq.heapify(self._timers)
             self._cancelled = 0
 
     def _run_once(self) -> None:
-        """One turn, in place of asyncio's: what is ready, and when nothing is, whatever comes next."""
+        """One iteration in place of asyncio's: run the ready callbacks; if there are none, jump to the next timer."""
         ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
         timers = self._timers
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             while timers and timers[0][2].cancelled():
                 heapq.heappop(timers)
             if not timers:
-                raise EverybodyWaits("every task waits for another one")
+                raise Deadlock("every task waits for another one")
             self._now = max(self._now, timers[0][0])
         end = self._now + _RESOLUTION_S
         while timers and timers[0][0] < end:
@@ -120,17 +124,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
                 handle._run()
 
     def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """``func``, here and now."""
+        """Call ``func`` at once, in this thread."""
         done: asyncio.Future[T] = self.create_future()
         try:
             done.set_result(func(*args))
-        except Exception as error:  # as an executor does, whatever it is
+        except Exception as error:  # an executor passes on every error, too
             done.set_exception(error)
         return done
 
 
 def sleep(seconds: float) -> Awaitable[None]:
-    """As ``asyncio.sleep``, in a VirtualTimeLoop."""
+    """Like ``asyncio.sleep``, for a VirtualTimeLoop."""
     loop = asyncio.get_running_loop()
     if seconds > 0 and isinstance(loop, VirtualTimeLoop):
         return loop.after(seconds)
@@ -138,32 +142,32 @@ def sleep(seconds: float) -> Awaitable[None]:
 
 
 class VirtualClock:
-    """The ``Clock`` of whoever runs in a VirtualTimeLoop."""
+    """The ``Clock`` of code that runs in a VirtualTimeLoop."""
 
     def monotonic(self) -> float:
-        """Virtual seconds."""
+        """The virtual time, in seconds."""
         return asyncio.get_running_loop().time()
 
     def wall(self) -> float:
-        """Virtual seconds since some day."""
+        """The virtual time, in seconds since a fixed day."""
         return _WALL_S + self.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Let others run until then."""
+        """Sleep for these virtual seconds."""
         await sleep(seconds)
 
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """Of virtual seconds."""
+        """A block that raises TimeoutError when it takes longer than these virtual seconds."""
         return asyncio.timeout(seconds)
 
 
 def run(course: Coroutine[Any, Any, T]) -> T:
-    """Run it to its end. Raises EverybodyWaits when it comes to none."""
+    """Run a coroutine to its end in a new VirtualTimeLoop. Raises Deadlock when it cannot end."""
     found: list[T] = []
 
     async def kept() -> None:
-        # Not as the task's own result: as it ends the runner has that written out as text, and drops it; of a long
-        # course that takes as long as to check it.
+        # The result is not kept as the task's own: when the task ends, asyncio's runner formats that result as text
+        # and drops it; for a long run this takes as long as checking it.
         found.append(await course)
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

@@ -1,16 +1,16 @@
-"""Weights between a solver and its agent, in shared memory: snapshots one way, corrections the other.
+"""Weights in memory that a solver and its agent share: snapshots go to the agent, corrections to the solver.
 
-Neither side ever waits for the other. The solver copies its weights into the next of three snapshot slots and then
-points at it; a reader that was too slow finds the slot's stamps changed and reads the newer one. The agent keeps what
-the solver has not taken yet, and puts it into the one mailbox when that is free.
+Neither side ever waits for the other. The solver copies its weights into the next of three snapshot slots, and then
+points at that slot. A reader that was too slow finds the slot's stamps changed, and reads the newer slot. The agent
+keeps corrections that the solver has not taken yet, and puts them into the single mailbox when it is free.
 
-A correction leaves the mailbox only when a *published* snapshot holds it. So a solver that is killed and goes on from
-its newest snapshot finds every correction that the snapshot lacks still there, and takes none of them twice.
+A correction leaves the mailbox only when a *published* snapshot holds it. So a solver that was killed, and restarts
+from its newest snapshot, still finds every correction that the snapshot lacks, and adds none of them twice.
 
-Words are aligned and 8 bytes wide, each with one writer, so none is ever read half. The stamps, the pointer to the
-newest slot and the count of offered corrections rely on one process's stores becoming visible to the other in their
-order, and on loads staying in theirs: x86-64 guarantees both. arm64 does not; there a barrier belongs before each
-word that announces something.
+A header word is 8 bytes, aligned, and has one writer, so no word is ever read half written. The stamps, the pointer to
+the newest slot and the count of offered corrections rely on order: the stores of one process must become visible to the
+other in the order of the program, and loads must stay in order. So there is a fence wherever one value announces
+another (ordering.py).
 """
 
 from __future__ import annotations
@@ -21,24 +21,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.errors import EnvironmentProblem, GossipCaffeError
-from gossip_caffe.sharedmem import SharedMemory
-from gossip_caffe.solver.counters import HEADER_BYTES, RATE_FACTOR, VERSION, Counters
+from gossip_caffe.solver.board_header import HEADER_BYTES, RATE_FACTOR, VERSION, BoardHeader
+from gossip_caffe.system import ordering
+from gossip_caffe.system.sharedmem import SharedMemory
 
 Flat = NDArray[np.float32]
 """All weights of a net: shape (size,), float32."""
 
 _MAGIC = 0x676F_7373_6970_0002
 _SLOTS = 3
-# Words of the header (int64) beside those of counters.py; the agent writes the last of them, the solver the third.
+# Indices of header words (int64) beside those of board_header.py. The solver writes _LATEST, the agent _OFFERED.
 _SIZE, _EXCHANGED, _LATEST, _OFFERED = 1, 2, 8, 16
-# Words of each slot's description, from word 64 on.
+# Indices of the words that describe a slot, from word 64 on.
 _SLOT_WORDS, _SLOTS_AT = 8, 64
 _BEGIN, _END, _S_VERSION, _S_ITERATION, _S_BATCHES, _S_SAMPLES, _S_APPLIED = range(7)
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotInfo:
-    """What is in a snapshot: the first ``batches`` batches, ``samples`` records, and ``applied`` corrections."""
+    """The content of a snapshot: weights after ``iteration`` iterations of this peer.
+
+    They include the peer's first ``batches`` batches with ``samples`` records, and ``applied`` corrections. ``version``
+    counts snapshots from 1; 0: none yet.
+    """
 
     version: int
     iteration: int
@@ -47,14 +52,14 @@ class SnapshotInfo:
     applied: int
 
 
-class WeightBoard(Counters):
-    """One board, as one process sees it."""
+class WeightBoard(BoardHeader):
+    """A mapping of the board in one process. ``size``: float32 values; ``exchanged``: of these, the exchanged ones."""
 
     def __init__(self, memory: SharedMemory) -> None:
         super().__init__(memory)
         self._memory = memory
         if int(self._words[0]) != _MAGIC:
-            raise EnvironmentProblem("the descriptor is no weight board", remedy="start the peer again")
+            raise EnvironmentProblem("the descriptor is not a weight board", remedy="start the peer again")
         self.size = int(self._words[_SIZE])
         self.exchanged = int(self._words[_EXCHANGED])
         self._arrays: list[Flat] = [
@@ -64,10 +69,11 @@ class WeightBoard(Counters):
         self._mailbox = self._arrays[_SLOTS][: self.exchanged]
         self._pending: Flat | None = None
         self._applied = 0
+        self._corrections = 0
 
     @classmethod
     def create(cls, size: int, exchanged: int | None = None) -> WeightBoard:
-        """A board for ``size`` float32 values, of which the first ``exchanged`` (None: all) may be corrected.
+        """Create a board for ``size`` float32 values, of which the first ``exchanged`` (None: all) may be corrected.
 
         Raises EnvironmentProblem when memory is short.
         """
@@ -80,24 +86,24 @@ class WeightBoard(Counters):
 
     @classmethod
     def attach(cls, fd: int, present: bool = False) -> WeightBoard:
-        """Map a board that another process made; ``present``: with all its pages, before the first step needs them."""
+        """Map a board that another process created; ``present``: map all its pages now, not during the first step."""
         return cls(SharedMemory.attach(fd, present))
 
     @property
     def memory(self) -> NDArray[np.uint8]:
-        """All of it, as bytes: snapshots and corrections lie in it."""
+        """The whole board as bytes, shape (bytes,): snapshots and corrections lie in it."""
         return np.frombuffer(self._memory.view, np.uint8)
 
     @property
     def fd(self) -> int:
-        """The descriptor to hand over."""
+        """The descriptor with which another process can ``attach``."""
         return self._memory.fd
 
     # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def published(self) -> SnapshotInfo:
-        """What is in the newest snapshot; version 0 before the first."""
+        """The content of the newest snapshot; its version is 0 before the first."""
         while True:
             slot, stamp = self._newest()
             info = self._described(slot)
@@ -105,19 +111,23 @@ class WeightBoard(Counters):
                 return info
 
     def publish(self, weights: Flat, *, iteration: int, batches: int, samples: int) -> int:
-        """Solver: publish its live weights; returns their version. Costs one copy and waits for nobody."""
+        """Solver: publish ``weights``, shape (size,). Returns their version. It costs one copy and never waits."""
         target = self.next_slot()
         np.copyto(target, weights)
         return self.publish_slot(iteration=iteration, batches=batches, samples=samples)
 
     def next_slot(self) -> Flat:
-        """Solver: the slot to write the next snapshot into, followed by ``publish_slot``: saves a copy."""
+        """Solver: return the slot for the next snapshot, shape (size,). Fill it, then call ``publish_slot``.
+
+        This saves the copy of ``publish``.
+        """
         slot = (int(self._words[_LATEST]) + 1) % _SLOTS
         self._words[_SLOTS_AT + slot * _SLOT_WORDS + _BEGIN] += 1
+        ordering.fence()
         return self._arrays[slot]
 
     def publish_slot(self, *, iteration: int, batches: int, samples: int) -> int:
-        """Solver: what ``next_slot`` gave holds the live weights now."""
+        """Solver: publish the slot of ``next_slot``, which now holds the live weights. Returns their version."""
         slot = (int(self._words[_LATEST]) + 1) % _SLOTS
         at = _SLOTS_AT + slot * _SLOT_WORDS
         version = int(self._words[self._latest_at() + _S_VERSION]) + 1
@@ -128,39 +138,49 @@ class WeightBoard(Counters):
             samples,
             self._applied,
         ]
+        ordering.fence()  # the weights before the stamp, the stamp before the pointer, the pointer before the version
         self._words[at + _END] = self._words[at + _BEGIN]
+        ordering.fence()
         self._words[_LATEST] = slot
+        ordering.fence()
         self._words[VERSION] = version
         return version
 
     def restore(self, out: Flat) -> SnapshotInfo:
-        """Solver, at its start: the newest snapshot; corrections that it lacks are still in the mailbox."""
+        """Solver, at its start: copy the newest snapshot to ``out``, shape (size,), and count from it.
+
+        Corrections that the snapshot lacks are still in the mailbox.
+        """
         info = self._read(out)
         self._applied = info.applied
         self._count_from(info)
-        # A slot that a killed solver had begun to write is simply begun anew.
+        # If the killed solver was writing a slot, that slot is simply written again.
         return info
 
     def rewind(self) -> None:
-        """Agent, when its solver has ended: nothing is counted that the newest snapshot does not hold.
+        """Agent, when its solver has ended: set the counters back to the newest snapshot.
 
-        The next solver says the same as soon as it stands; until then, what the dead one had trained after its last
-        snapshot would seem to be trained again already.
+        The next solver does the same when it starts. Until then, the batches that the dead solver trained after its
+        last snapshot would still count as trained, although they are lost.
         """
         self._count_from(self.published)
 
     def _count_from(self, info: SnapshotInfo) -> None:
-        self.note_step(info.iteration, info.batches, info.samples, self.loss, self.learning_rate, self.step_s)
+        self._set_counters(info.iteration, info.batches, info.samples)
 
     def _latest_at(self) -> int:
         return _SLOTS_AT + int(self._words[_LATEST]) * _SLOT_WORDS
 
     def _newest(self) -> tuple[int, int]:
-        """The newest slot and its stamp; a slot that is being written anew shows by ``_unchanged`` afterwards."""
+        """Return the newest slot and its stamp. Call ``_unchanged`` after the read: the slot may be rewritten."""
         slot = int(self._words[_LATEST])
-        return slot, int(self._words[_SLOTS_AT + slot * _SLOT_WORDS + _END])
+        ordering.fence()
+        stamp = int(self._words[_SLOTS_AT + slot * _SLOT_WORDS + _END])
+        ordering.fence()
+        return slot, stamp
 
     def _unchanged(self, slot: int, stamp: int) -> bool:
+        ordering.fence()
         return int(self._words[_SLOTS_AT + slot * _SLOT_WORDS + _BEGIN]) == stamp
 
     def _described(self, slot: int) -> SnapshotInfo:
@@ -179,23 +199,49 @@ class WeightBoard(Counters):
     # ── corrections ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def waiting_correction(self) -> Flat | None:
-        """Solver: what is to be added to the first ``exchanged`` weights; then ``correction_applied``, and publish."""
-        return self._mailbox if int(self._words[_OFFERED]) > self._applied else None
+        """Solver: return the correction to add to the first ``exchanged`` weights, shape (exchanged,); None: none.
+
+        After the addition call ``correction_applied``, and publish.
+        """
+        if int(self._words[_OFFERED]) <= self._applied:
+            return None
+        ordering.fence()
+        return self._mailbox
 
     def correction_applied(self) -> None:
-        """Solver: the waiting correction is in the live weights."""
+        """Solver: note that the waiting correction was added to the live weights."""
         self._applied = int(self._words[_OFFERED])
 
     def install(self, weights: Flat) -> None:
-        """Agent, before the solver starts: its first weights. Raises GossipCaffeError unless all are finite."""
+        """Agent, before the solver starts: publish its first weights, shape (size,).
+
+        Raises GossipCaffeError unless all are finite.
+        """
         if not np.isfinite(weights).all():
             raise GossipCaffeError(
-                "the weights to start from hold NaN or Inf", remedy="choose another checkpoint"
+                "the weights to start from contain NaN or Inf", remedy="choose another checkpoint"
             )
         self.publish(weights, iteration=0, batches=0, samples=0)
 
+    def replace(self, weights: Flat, *, iteration: int, batches: int, samples: int) -> None:
+        """Agent, while no solver runs: publish the weights from which the next solver continues, shape (size,).
+
+        Waiting corrections are dropped: they were made for the replaced weights. Raises GossipCaffeError unless all
+        weights are finite.
+        """
+        if not np.isfinite(weights).all():
+            raise GossipCaffeError(
+                "the weights to continue from contain NaN or Inf", remedy="start the peer again"
+            )
+        self._pending = None
+        self._applied = int(self._words[_OFFERED])
+        self.publish(weights, iteration=iteration, batches=batches, samples=samples)
+        self.forget_trouble()
+        self.rewind()
+
     def add_correction(self, delta: Flat) -> None:
-        """Agent: let the solver add ``delta``, shape (exchanged,), between two steps. Copies; never waits."""
+        """Agent: let the solver add ``delta``, shape (exchanged,), between two steps. It is copied; never waits."""
+        self._corrections += 1
         if self._pending is not None:
             self._pending += delta
             self.pump()
@@ -205,15 +251,15 @@ class WeightBoard(Counters):
             self._pending = delta.copy()
 
     def pump(self) -> None:
-        """Agent: hand over what waits, if the mailbox is free."""
+        """Agent: put the waiting correction into the mailbox, if the mailbox is free."""
         if self._pending is not None and self._mailbox_free():
             self._offer(self._pending)
             self._pending = None
 
     def snapshot(self, out: Flat) -> SnapshotInfo:
-        """Agent: the newest snapshot, with every correction that still waits to be added.
+        """Agent: copy the newest snapshot to ``out``, with every correction that still waits added to it.
 
-        ``out``: shape (size,), or (exchanged,) for that part only.
+        ``out``: shape (size,), or (exchanged,) for that part only. Returns the snapshot's content.
         """
         info = self._read(out)
         corrected = out[: self.exchanged]
@@ -224,15 +270,22 @@ class WeightBoard(Counters):
         self.pump()
         return info
 
+    @property
+    def revision(self) -> tuple[int, int]:
+        """Agent: a number for the result of ``snapshot``: it changes with each publication and each correction."""
+        return self.published.version, self._corrections
+
     def _mailbox_free(self) -> bool:
         return self.published.applied >= int(self._words[_OFFERED])
 
     def _offer(self, delta: Flat) -> None:
+        ordering.fence()  # the load that found the mailbox free comes before the stores into it
         np.copyto(self._mailbox, delta)
+        ordering.fence()
         self._words[_OFFERED] += 1
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Unmap the memory and close its descriptor."""
         del self._words, self._reals, self._arrays, self._mailbox
         self._memory.close()
 

@@ -1,10 +1,10 @@
-"""The solver process: owns the engine, steps while there are batches, adds corrections between two steps.
+"""The solver process: it owns the engine, steps while there are batches, and adds corrections between two steps.
 
 Messages to it: {"build": EngineSpec, "schedule": RateSchedule} with the ring's descriptors; {"start": "fresh" |
-"board", "history": path or ""} with the board's; {"history": number} with a descriptor to write momentum to;
-{"stop": true}. From it: {"layout": […]}, {"started": true}, {"history": number, "shapes": […], "iteration": …}, and
-{"failed": one line, "remedy": …} before it ends with that error's exit code. What changes with every step is in the
-board's counters.
+"board", "history": path or "", "passes": passes made before} with the board's descriptor; {"history": number} with a
+descriptor for the momentum; {"stop": true}. Messages from it: {"layout": […]}, {"started": true}, {"history": number,
+"shapes": […], "iteration": …}, {"displayed": number, "lines": […]}, {"notice": one line}, and {"failed": one line,
+"remedy": …} before it ends with that error's exit code. Values that change with every step are in the board's header.
 """
 
 from __future__ import annotations
@@ -16,31 +16,35 @@ import time
 from collections import deque
 from typing import Any
 
-from gossip_caffe.children import Control, run_child
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.job.spec import RateSchedule, read_fields
+from gossip_caffe.job.spec.spec import RateSchedule, read_fields
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.engine import EngineSpec, SolverEngine
+from gossip_caffe.solver.engines.display import Displayed
+from gossip_caffe.solver.engines.engine import EngineSpec, SolverEngine
 from gossip_caffe.solver.history import HistoryRoom
 from gossip_caffe.solver.loop import SolverLoop
+from gossip_caffe.system.children import Control, run_child
 
 IDLE_LOOK_S = 0.02
-"""How often an idle solver looks for corrections: peers go on averaging when the data is used up."""
+"""The period in which a solver without batches looks for corrections: peers average also when no data is left."""
+
+HOLD_LOOK_S = 0.005
+"""The period in which a solver that holds checks if it may go on."""
 
 
 def make_engine(spec: EngineSpec, ring: BatchRing) -> SolverEngine:
-    """The engine that the job asks for; Caffe is imported only here, in this process."""
+    """Make the engine that ``spec.engine`` names. Caffe is imported only here, in this process."""
     if spec.engine == "numpy":
-        from gossip_caffe.solver.numpy_engine import NumpyEngine  # noqa: PLC0415
+        from gossip_caffe.solver.engines.numpy_engine import NumpyEngine  # noqa: PLC0415
 
         return NumpyEngine(spec, ring)
-    from gossip_caffe.solver.pycaffe_engine import PycaffeEngine  # noqa: PLC0415
+    from gossip_caffe.solver.engines.pycaffe_engine import PycaffeEngine  # noqa: PLC0415
 
     return PycaffeEngine(spec, ring)
 
 
 def serve(control: Control) -> None:
-    """Build, start, and step until told to stop."""
+    """Build the net, start, and step until the agent sends "stop"."""
     message, fds = _received(control)
     spec = read_fields(EngineSpec, message["build"], "engine")
     schedule = read_fields(RateSchedule, message["schedule"], "schedule")
@@ -49,10 +53,17 @@ def serve(control: Control) -> None:
     control.send({"layout": engine.layout.to_record()})
     message, fds = _received(control)
     board = WeightBoard.attach(fds[0], present=True)
-    loop = SolverLoop(engine, spec, schedule, ring, board, time.monotonic)
+
+    def displayed(what: Displayed) -> None:
+        control.send({"displayed": what.number, "lines": what.lines})
+
+    def noticed(line: str) -> None:
+        control.send({"notice": line})
+
+    loop = SolverLoop(engine, spec, schedule, ring, board, time.monotonic, displayed, noticed)
     if message.get("history"):
         engine.load_history(message["history"])
-    loop.start(fresh=message["start"] == "fresh")
+    loop.start(fresh=message["start"] == "fresh", passes=message["passes"])
     control.send({"started": True})
     waiting = select.poll()
     waiting.register(control.fd, select.POLLIN)
@@ -69,6 +80,10 @@ def serve(control: Control) -> None:
             history_bytes = 4 * sum(map(math.prod, shapes))
             control.send({"history": number, "shapes": shapes, "iteration": board.iteration})
         loop.between_steps()
+        if loop.holds:
+            waiting.poll(HOLD_LOOK_S * 1000)
+            ring.drain_ready()
+            continue
         if batches := loop.batches_due:
             loop.step(batches)
             continue
@@ -83,7 +98,7 @@ def serve(control: Control) -> None:
 def _received(control: Control) -> tuple[dict[str, Any], list[int]]:
     received = control.receive(None)
     if received is None or "stop" in received[0]:
-        raise EOFError("told to stop before it began")
+        raise EOFError("the agent stopped this solver before it started")
     return received
 
 

@@ -1,4 +1,4 @@
-"""What a solver remembers beside its weights (momentum), handed over in memory that no name outlives."""
+"""A solver's history (momentum), passed from the solver to the agent in anonymous shared memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.sharedmem import SharedMemory
+from gossip_caffe.background import thread
+from gossip_caffe.system.sharedmem import SharedMemory
 
 BIG_BYTES = 1 << 20
-"""What is smaller than this is mapped and unmapped at once."""
+"""A smaller history is mapped and unmapped without a thread."""
 
 
 class SolverHistory:
-    """The blobs of a solver's history, as it stood after ``iteration`` iterations of this solver.
+    """The blobs of a solver's history after ``iteration`` iterations of this solver: float32, one array a blob.
 
-    ``close`` gives the memory back.
+    ``close`` frees the memory.
     """
 
     _memory: SharedMemory | None
@@ -39,7 +40,7 @@ class SolverHistory:
             at += values.nbytes
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Free the memory; ``blobs`` is empty afterwards."""
         self.blobs.clear()
         if self._memory is not None:
             self._memory.close()
@@ -49,9 +50,10 @@ class SolverHistory:
 
 
 class HistoryRoom:
-    """Memory for a solver's history, made ready in a thread beside its steps: between two of them it is only filled.
+    """Memory for a solver's history. A thread prepares its pages during steps, so that ``fill`` is only a copy.
 
-    ``fd`` is closed in the end; ``size_bytes``: how much is expected. A wrong guess costs time, nothing else.
+    ``fd``: the memory's descriptor, which ``fill`` closes. ``size_bytes``: the expected size. A wrong size only costs
+    time.
     """
 
     def __init__(self, fd: int, size_bytes: int) -> None:
@@ -61,11 +63,11 @@ class HistoryRoom:
 
     @property
     def ready(self) -> bool:
-        """Whether to fill it takes no longer than a copy."""
+        """True if the pages are prepared, so that ``fill`` takes no longer than a copy."""
         return self._making is None or not self._making.is_alive()
 
     def fill(self, blobs: Sequence[NDArray[np.float32]]) -> list[tuple[int, ...]]:
-        """Copy the blobs there, one after the other, and let go of it; returns their shapes."""
+        """Copy the blobs into the memory, one after the other, and close it. Returns their shapes."""
         if self._making is not None:
             self._making.join()
         size_bytes = sum(values.nbytes for values in blobs)
@@ -84,16 +86,14 @@ class HistoryRoom:
         return [tuple(values.shape) for values in blobs]
 
     def _beside(self, do: Callable[[], None]) -> threading.Thread | None:
-        """Do it in a thread, where it takes long enough to be worth one."""
+        """Call ``do`` in a thread if the memory is big, else at once. Returns the thread, if there is one."""
         if self._memory.size_bytes < BIG_BYTES:
             do()
             return None
-        thread = threading.Thread(target=do, name="room for history", daemon=True)
-        thread.start()
-        return thread
+        return thread(do, "room for history")
 
     def _mapped(self, size_bytes: int) -> SharedMemory:
-        os.ftruncate(self._fd, max(1, size_bytes))  # nothing cannot be mapped
+        os.ftruncate(self._fd, max(1, size_bytes))  # a mapping of 0 bytes is an error
         return SharedMemory.attach(os.dup(self._fd))
 
     def _make_pages(self) -> None:
@@ -101,5 +101,5 @@ class HistoryRoom:
 
 
 def write_history(blobs: Sequence[NDArray[np.float32]], fd: int) -> list[tuple[int, ...]]:
-    """Copy momentum, blob after blob, into the descriptor's memory, and close it; returns the blobs' shapes."""
+    """Copy the blobs, one after the other, into the memory of ``fd``, and close it. Returns the blobs' shapes."""
     return HistoryRoom(fd, sum(values.nbytes for values in blobs)).fill(blobs)

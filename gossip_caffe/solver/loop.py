@@ -1,4 +1,4 @@
-"""What a solver does between two messages: step, add corrections, publish. Reads no clock but the one it is given."""
+"""The solver's loop between two messages: step, add corrections, publish. It reads only the clock that it is given."""
 
 from __future__ import annotations
 
@@ -9,16 +9,27 @@ import numpy as np
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import ModelError
-from gossip_caffe.job.learning_rate import rate
-from gossip_caffe.job.spec import RateSchedule
+from gossip_caffe.job.spec.learning_rate import rate
+from gossip_caffe.job.spec.spec import RateSchedule
 from gossip_caffe.mixing import mixed
 from gossip_caffe.solver.board import Flat, WeightBoard
-from gossip_caffe.solver.engine import EngineSpec, SolverEngine
+from gossip_caffe.solver.engines.display import Display, Displayed
+from gossip_caffe.solver.engines.engine import EngineSpec, SolverEngine
+from gossip_caffe.solver.engines.stuck_loss import StuckLoss
 from gossip_caffe.solver.publishing import publication
+
+DIVERGED = "training diverged: "
+"""The beginning of the error of a solver whose loss is not finite, unless another peer's weights may be the cause."""
+FOREIGN_STEPS = 64
+"""A loss that is not finite at most this many steps after a correction may be caused by the partner's weights."""
 
 
 class SolverLoop:
-    """Stepping, correcting, publishing: everything between two messages."""
+    """The loop of one solver: steps, corrections and publications.
+
+    ``displayed`` is called with the lines that Caffe would print, ``noticed`` with one line that the user should know.
+    ``monotonic``: the clock, in seconds.
+    """
 
     def __init__(
         self,
@@ -28,6 +39,8 @@ class SolverLoop:
         ring: BatchRing,
         board: WeightBoard,
         monotonic: Callable[[], float],
+        displayed: Callable[[Displayed], None] = lambda _: None,
+        noticed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._spec = spec
@@ -36,16 +49,21 @@ class SolverLoop:
         self._board = board
         self._monotonic = monotonic
         self._iteration = self._batches = self._samples = 0
+        self._display = Display(spec.display, spec.average_loss)
+        self._displayed = displayed
+        self._stuck = StuckLoss()
+        self._noticed = noticed
         self._published_at = -math.inf
         self._copy_s = 0.0
         self._corrected = self._dirty = False
         engine.lend(board.memory)
 
-    def start(self, *, fresh: bool) -> None:
+    def start(self, *, fresh: bool, passes: int = 0) -> None:
         """Load the board's newest snapshot, or with ``fresh`` publish the engine's own first weights.
 
-        Whoever draws the first weights goes on with the random numbers that follow them, as Caffe does; all others
-        draw their own, and a solver that was started again draws new ones.
+        The solver that draws the first weights continues with the random numbers that follow them, as Caffe does.
+        Every other solver draws its own random numbers, and a restarted solver draws new ones. ``passes``: the passes
+        of this peer's rank that were made before its first one.
         """
         if not fresh:
             weights: Flat = np.empty(self._board.size, dtype=np.float32)
@@ -56,11 +74,12 @@ class SolverLoop:
             self._engine.draw_noise_from(int(np.bitwise_xor.reduce(mixed(drawn)) >> np.uint64(33)))
         else:
             self._engine.load_first_weights()
+        self._engine.skip(passes + self._batches)
         self._publish()
 
     @property
     def batches_due(self) -> int:
-        """Batches for the iteration that can be made now; 0 when there are too few."""
+        """The number of batches of the next iteration; 0 when the ring holds too few batches for it."""
         self._pass_over_empty()
         ready, wanted = self._ring.ready, self._spec.iter_size
         for index in range(min(ready, wanted)):
@@ -71,7 +90,7 @@ class SolverLoop:
         return ready if self._board.flush else 0
 
     def _pass_over_empty(self) -> None:
-        """Batches of which every record was corrupt train nothing."""
+        """Release batches without records: all records of such a batch were corrupt, so it trains nothing."""
         while self._ring.ready and not self._ring.records_of(self._ring.tail):
             self._ring.release()
             self._batches += 1
@@ -79,11 +98,12 @@ class SolverLoop:
             self._board.note_batches(self._batches)
 
     def between_steps(self) -> None:
-        """Add a waiting correction, and publish if that is due."""
+        """Add a waiting correction to the weights, and publish a snapshot if it is due."""
         correction = self._board.waiting_correction()
         if correction is not None:
             self._engine.add_to_weights(correction)
             self._board.correction_applied()
+            self._board.note_corrected(self._iteration)
             self._corrected = True
         if not (self._dirty or self._corrected):
             return
@@ -97,13 +117,24 @@ class SolverLoop:
         if decision.due:
             self._publish()
 
+    @property
+    def holds(self) -> bool:
+        """True if the agent wants no step now: the job has reached a test or a snapshot. Publishes all weights then."""
+        hold = self._board.hold
+        if hold is None or self._board.others_samples + self._samples < hold:
+            self._board.note_held(None)
+            return False
+        self.settle()
+        self._board.note_held(hold)
+        return True
+
     def settle(self) -> None:
-        """Publish whatever is not published yet: nothing more is coming for now."""
+        """Publish the weights if they have changed since the last snapshot, because no step follows soon."""
         if self._dirty or self._corrected:
             self._publish()
 
     def step(self, batches: int) -> None:
-        """One iteration. Raises ModelError when the loss is not finite."""
+        """Train one iteration on the next ``batches`` batches. Raises ModelError when the loss is not finite."""
         records = sum(self._ring.records_of(self._ring.tail + index) for index in range(batches))
         progress = self._board.others_samples + self._samples
         iteration = progress // (self._spec.batch_records * self._spec.iter_size)
@@ -113,9 +144,18 @@ class SolverLoop:
         started = self._monotonic()
         loss = self._engine.step(self._ring, batches, learning_rate)
         if not math.isfinite(loss):
+            self._board.note_diverged(self._iteration)
             raise ModelError(
-                f"training diverged: loss {loss} at iteration {self._iteration}, learning rate {learning_rate:g}",
+                f"{DIVERGED}loss {loss} at iteration {self._iteration}, learning rate {learning_rate:g}",
                 remedy="lower base_lr, set clip_gradients, or create the job with --set lr_scaling=none",
+            )
+        if line := self._stuck.note(loss, records, self._engine.outputs):
+            self._noticed(line)
+        if self._display.due(self._schedule.first_iteration + iteration, loss):
+            self._displayed(
+                self._display.of(
+                    self._schedule.first_iteration + iteration, self._engine.outputs(), learning_rate
+                )
             )
         self._iteration += 1
         self._batches += batches

@@ -1,4 +1,4 @@
-"""A solver without a process: the same loop, stepped by hand, so that an agent can be tested on virtual time."""
+"""A solver without a process: the same loop, advanced by calls, so that an agent can run on virtual time."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from gossip_caffe.data.loader_port import ProcessEnd
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import GossipCaffeError, SolverDied
-from gossip_caffe.job.spec import RateSchedule
+from gossip_caffe.job.spec.spec import RateSchedule
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.engine import EngineSpec, SolverEngine
+from gossip_caffe.solver.engines.engine import EngineSpec, SolverEngine
+from gossip_caffe.solver.engines.layout import WeightLayout
+from gossip_caffe.solver.engines.numpy_engine import NumpyEngine
 from gossip_caffe.solver.history import SolverHistory, write_history
-from gossip_caffe.solver.layout import WeightLayout
 from gossip_caffe.solver.loop import SolverLoop
-from gossip_caffe.solver.numpy_engine import NumpyEngine
-from gossip_caffe.solver.own_board import OwnBoard
+from gossip_caffe.solver.solver_port import BoardOwner
 
 KILLED = -9
 
 
-class SteppedSolver(OwnBoard):
-    """The twin of ``SolverProcess``: trains for real (NumPy) in ``advance``, and only there.
+class SteppedSolver(BoardOwner):
+    """The twin of ``SolverProcess``: it really trains (with NumPy), but only within ``advance``.
 
-    Like the process it sees the board through a mapping of its own, and starts anew on a dead one's ``board``.
+    Like the process it maps the board for itself. ``board``: the board of a dead solver that this one replaces.
     """
 
     pid = 0
@@ -54,7 +54,7 @@ class SteppedSolver(OwnBoard):
         self._ended: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
 
     async def build(self) -> WeightLayout:
-        """Make the engine. Raises SolverDied with its reason."""
+        """Make the engine. Returns the layout of its weights. Raises SolverDied with the engine's reason."""
         try:
             self._engine = self._make_engine(self._spec, self._ring)
         except GossipCaffeError as error:
@@ -63,10 +63,11 @@ class SteppedSolver(OwnBoard):
         self._fit_board(self._engine.layout)
         return self._engine.layout
 
-    async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
-        """From here on ``advance`` trains: from ``weights``, the board's newest snapshot, or fresh ones.
+    async def start(self, weights: NDArray[np.float32] | None, history: str = "", passes: int = 0) -> None:
+        """Prepare ``advance`` to train from ``weights``, from the board's newest snapshot, or from fresh weights.
 
-        ``history``: a .solverstate whose momentum it takes.
+        ``history``: a .solverstate file, whose momentum is loaded. ``passes``: the passes of this peer's rank that were
+        made before.
         """
         if self._engine is None:
             raise SolverDied("the solver was not built", remedy="report this defect")
@@ -76,12 +77,12 @@ class SteppedSolver(OwnBoard):
         self._loop = SolverLoop(
             self._engine, self._spec, self._schedule, self._ring, self._own_view, self._monotonic
         )
-        self._loop.start(fresh=not self.board.published.version)
+        self._loop.start(fresh=not self.board.published.version, passes=passes)
         if history:
             self._engine.load_history(history)
 
     async def history(self) -> SolverHistory:
-        """Its momentum, just after it has published its weights. Raises SolverDied."""
+        """Return the momentum, just after the weights were published. Raises SolverDied."""
         if self._engine is None or self._loop is None or self._ended.done():
             raise SolverDied("the solver does not run", remedy="report this defect")
         self._loop.settle()
@@ -89,16 +90,16 @@ class SteppedSolver(OwnBoard):
         return SolverHistory(fd, write_history(self._engine.history(), os.dup(fd)), self.board.iteration)
 
     def advance(self, iterations: int) -> int:
-        """Make up to so many iterations, as the batches allow; returns how many. Publishes as the process does.
+        """Train at most ``iterations`` iterations, as far as batches are in the ring. Returns the number made.
 
-        A loss that is not finite ends it, as it ends the process.
+        It publishes as the process does. A loss that is not finite ends the solver, as it ends the process.
         """
         made = 0
         if self._loop is None or self._ended.done():
             return made
         try:
             self._loop.between_steps()
-            while made < iterations and (batches := self._loop.batches_due):
+            while made < iterations and not self._loop.holds and (batches := self._loop.batches_due):
                 self._loop.step(batches)
                 self._loop.between_steps()
                 made += 1
@@ -109,24 +110,24 @@ class SteppedSolver(OwnBoard):
         return made
 
     def kill(self) -> None:
-        """End it between two steps; what it did not publish is gone."""
+        """End the solver between two steps, without publishing: later steps are lost, as with a killed process."""
         self._end(ProcessEnd(KILLED, "the solver ended (killed by SIGKILL)"))
 
     async def wait(self) -> ProcessEnd:
-        """How it ended, once it has."""
+        """Wait until the solver has ended. Returns its exit code and the cause."""
         return await asyncio.shield(self._ended)
 
     async def stop(self) -> None:
-        """Publish, and end."""
+        """Publish the weights, and end."""
         if self._loop is not None and not self._ended.done():
             self._loop.settle()
         self._end(ProcessEnd(0, "the solver ended (exit 0)"))
 
     def close(self) -> None:
-        """Let go of the memory that its board is in."""
+        """Unmap the board's memory."""
         if self._own_view is not None:
             self._own_view.close()
-        if self.built:
+        if self.has_board:
             self.board.close()
         self._loop = self._own_view = None
 

@@ -1,1 +1,1 @@
-"""Messages generated from protos/ at build time; nothing here is written by hand."""
+"""The protobuf messages, generated from protos/ at build time."""

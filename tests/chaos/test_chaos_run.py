@@ -1,4 +1,4 @@
-"""A chaos run as a user runs it: strokes are dealt, the job ends whole, and an interrupted run goes on."""
+"""A chaos run as a user runs it: injections are carried out, the job ends whole, and an interrupted run goes on."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def words(tmp_path: Path) -> tuple[str, ...]:
     return ("chaos", "run", scenario, "--solver", str(job.solver), "--folder", folder, "--engine", "numpy")
 
 
-def standing(tmp_path: Path) -> dict[str, Any]:
+def progress(tmp_path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((tmp_path / "run" / "chaos.json").read_text())
     except FileNotFoundError:
-        return {"dealt": 0}
+        return {"carried_out": 0}
     return found
 
 
@@ -72,12 +72,12 @@ def test_a_run_that_is_interrupted_leaves_nothing_and_the_same_command_deals_the
 ) -> None:
     with cluster_run(tmp_path / "state") as run:
         first = run.start(*words)
-        wait_for("a stroke was dealt", lambda: standing(tmp_path)["dealt"])
+        wait_for("an injection was carried out", lambda: progress(tmp_path)["carried_out"])
         os.kill(first.pid, signal.SIGTERM)
         assert first.wait(60) == 130, (run.folder / "up.log").read_text()
         run.assert_nothing_is_left()
         record = finished(run, words)
-        assert (record["dealt"], record["kills_in_all"]) == (5, 4)
+        assert (record["carried_out"], record["kills_in_all"]) == (5, 4)
         assert record["kills"] == {"agent": 2, "solver": 1, "loader": 1}
         assert record["phases"]["starting"] >= 1
         assert record["no_accuracy"]
@@ -99,7 +99,7 @@ def test_the_models_are_as_accurate_as_that_of_a_run_in_peace(
     with cluster_run(tmp_path / "state") as run:
         record = finished(run, (*words, "--folder", str(tmp_path / "run")))
         run.assert_nothing_is_left()
-    assert (record["dealt"], record["records_lost"], record["broken"]) == (4, 0, [])
+    assert (record["carried_out"], record["records_lost"], record["broken"]) == (4, 0, [])
     assert record["phases"] == {"syncing": 1, "offering": 1}
     assert 0.8 < record["undisturbed_accuracy"] < 0.95
     assert len(record["accuracies"]) == record["rounds"]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.observe.history import account_of
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.observe.checker.account import account_of
 from tests.cluster_run import ClusterRun, cluster_run, memfds, wait_for
 from tests.tiny_job import TinyJob, write_job
 
@@ -141,7 +141,7 @@ def test_with_restart_another_peer_takes_the_place_of_a_killed_one(tmp_path: Pat
 def test_scaled_to_none_the_cluster_stays_up_until_it_is_taken_down(up: ClusterRun) -> None:
     assert up.run("cluster", "scale", "0").returncode == 0
     left = up.status()["peers"]
-    assert [peer["end"] for peer in left] == ["exit 0"] * PEERS
+    assert [peer["end"] for peer in left] == ["left (exit 75)"] * PEERS
     again = up.run("cluster", "scale", "0")
     assert again.stdout == "0 run already\n"
     assert up.run("cluster", "down").returncode == 0

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings, JobSpec
-from gossip_caffe.observe.events import Event
-from gossip_caffe.observe.history import account_of
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
+from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.log.events import Event
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
-from tests.event_logs import PeerLog, chunks_on_credit, read_logs
+from tests.event_logs import PeerLog, chunks_unclaimed, read_logs
 from tests.tiny_job import TinyJob, write_job
 
 RECORDS, BATCH, PACE_MS = 64_000, 16, 100
@@ -137,7 +137,7 @@ def test_from_two_peers_to_six_to_three_to_five_every_record_is_trained_once(tmp
         found = account_of(run_dir(run), spec)
         logs = read_logs(run_dir(run))
         assert found.records_lost == 0
-        assert found.records_twice <= chunks_on_credit(logs) * spec.data.chunk_records
+        assert found.records_twice <= chunks_unclaimed(logs) * spec.data.chunk_records
         assert found.records_trained == spec.budget_samples
         assert (found.peers_joined, found.peers_killed) == (8, 0)
         for name in ("p3", "p4", "p5"):
@@ -162,13 +162,16 @@ def test_a_peer_that_is_asked_to_leave_hands_back_what_it_has_not_begun(tmp_path
         assert "p1 of job solver" in done.stdout
         assert "has left" in done.stdout
         again = run.run("peer", "stop", "p1", *etcd)
-        assert (again.returncode, again.stdout) == (0, "no peer 'p1' lives; nothing to do (living: p0, p2)\n")
+        assert (again.returncode, again.stdout) == (
+            0,
+            "no peer 'p1' is alive; nothing to do (alive: p0, p2)\n",
+        )
         wait_for("its process has ended", lambda: "p1" not in run.peers())
         ends = wait_for(
             "its end is known",
             lambda: [peer["end"] for peer in run.status()["peers"] if peer["peer"] == "p1" and peer["end"]],
         )
-        assert ends == ["exit 0"]
+        assert ends == ["left (exit 75)"]
         assert_left_in_order("p1", read_logs(run_dir(run))["p1"])
         assert_shown_as_logged(run)
         assert run.run("cluster", "down").returncode == 0
@@ -250,7 +253,7 @@ def test_after_kills_nothing_is_lost_and_only_what_was_in_flight_is_trained_twic
         in_flight = {name: logs[name].owned for name in killed}
         # A peer that stood still for longer than its lease lost what it had, as if it had been killed.
         lapsed = [len(log.claims) for log in logs.values() if log.count(Event.LEASE_LOST)]
-        chunks = sum(map(len, in_flight.values())) + sum(lapsed) + chunks_on_credit(logs)
+        chunks = sum(map(len, in_flight.values())) + sum(lapsed) + chunks_unclaimed(logs)
         assert found.records_twice <= chunks * spec.data.chunk_records
         survivors = {name: log for name, log in logs.items() if name not in killed}
         for name, log in survivors.items():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.observe.events import Event
-from gossip_caffe.observe.history import account_of
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.log.events import Event
 from tests.cluster_run import cluster_run, wait_for
 from tests.etcd_trio import MEMBERS, etcd_trio
-from tests.event_logs import chunks_on_credit, read_logs, wait_for_more_done
+from tests.event_logs import chunks_unclaimed, read_logs, wait_for_more_done
 from tests.tiny_job import write_job
 
 PACE_MS = 10
@@ -24,7 +24,7 @@ MORE_CHUNKS = 20
 def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=10_000, pace_ms=PACE_MS)
     with etcd_trio(tmp_path / "etcd") as etcd, cluster_run(tmp_path / "state") as run:
-        arguments = ["--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoints]
+        arguments = ["--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoints, "--allow-code"]
         arguments += ["--set", f"lease_ttl_s={LEASE_TTL_S}"]
         process = run.start("cluster", "up", *arguments)
         wait_for("both train", lambda: len(run.training()) == 2)
@@ -48,6 +48,6 @@ def test_each_etcd_member_is_killed_once_and_the_job_goes_on(tmp_path: Path) -> 
         spec = read_job("job", job.solver, JobSettings(), measure)
         found = account_of(run_dir, spec)
     assert not [event for log in logs.values() for event in log.events if event["event"] == Event.LEASE_LOST]
-    # On credit is trained where an election takes longer than a renewal may be late.
-    assert found.records_twice <= chunks_on_credit(logs) * spec.data.chunk_records
+    # Chunks are trained unclaimed where an election takes longer than a renewal may be late.
+    assert found.records_twice <= chunks_unclaimed(logs) * spec.data.chunk_records
     assert found.peers_killed == 0

@@ -11,18 +11,20 @@ from pathlib import Path
 import pytest
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd_server import EtcdServer
-from gossip_caffe.data.source import measure
+from gossip_caffe.cluster.etcd.server import EtcdServer
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.errors import LeaseLost, StoreUnavailable
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.membership.etcd_store import EtcdStore
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
+from gossip_caffe.membership.etcd.store import Absent, Changed, ModifiedAt, Put, Reset
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Absent, Changed, ModifiedAt, Put, Reset
-from gossip_caffe.observe.events import Event, read_events
-from gossip_caffe.observe.history import account_of
-from gossip_caffe.observe.verdict import Standing, verdict_of
+from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.checker.verdict import InvariantStatus, verdict_of
+from gossip_caffe.observe.log.events import Event, read_events
+from gossip_caffe.observe.log.reading import read_history
+from gossip_caffe.observe.log.runs import one_by_one
 from tests.cluster_run import cluster_run, wait_for
 from tests.etcd_copy import EtcdCopied
 from tests.event_logs import read_logs, wait_for_more_done
@@ -40,8 +42,8 @@ WINDOW_S = 2.0
 
 
 def trained_at(log: Path) -> list[float]:
-    events = [event for event in read_events(log) if event["event"] == Event.TRAINED]
-    return [float(str(event["m"])) for event in events]
+    events = one_by_one(read_history(log.parent, log.stem).events)
+    return [float(event["m"]) for event in events if event["event"] == Event.TRAINED]
 
 
 def test_while_etcd_is_away_no_peer_stops_stepping_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_while_etcd_is_away_no_peer_stops_stepping_and_nothing_is_lost(tmp_path:
     etcd.start()
     try:
         with cluster_run(tmp_path / "state") as run:
-            arguments = ("--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoint)
+            arguments = ("--peers", "2", "--solver", str(job.solver), "--etcd", etcd.endpoint, "--allow-code")
             process = run.start("cluster", "up", *arguments)
             wait_for("both train", lambda: len(run.training()) == 2)
             logs = sorted((run.folder / "clusters" / "local" / "run" / "events").glob("*.jsonl"))
@@ -91,7 +93,15 @@ def test_etcd_is_put_back_to_an_older_copy_twice_and_the_job_goes_on_and_loses_n
     etcd = EtcdCopied(tmp_path / "etcd")
     try:
         with cluster_run(tmp_path / "state") as run:
-            arguments = ("--peers", "2", "--solver", str(job.solver), "--etcd", etcd.server.endpoint)
+            arguments = (
+                "--peers",
+                "2",
+                "--solver",
+                str(job.solver),
+                "--etcd",
+                etcd.server.endpoint,
+                "--allow-code",
+            )
             process = run.start("cluster", "up", *arguments)
             wait_for("both train", lambda: len(run.training()) == 2)
             run_dir = run.folder / "clusters" / "local" / "run"
@@ -117,20 +127,27 @@ def test_etcd_is_put_back_to_an_older_copy_twice_and_the_job_goes_on_and_loses_n
     assert found.broken == ()
     assert found.counters.records_lost == 0
     assert found.counters.kills == 0
-    assert found.standing("full-coverage") is Standing.HOLDS
-    assert found.standing("single-owner") is Standing.UNSEEN
+    assert found.standing("full-coverage") is InvariantStatus.HOLDS
+    assert found.standing("single-owner") is InvariantStatus.UNSEEN
 
 
-def _server_forgot(data_dir: Path, version: str, count: int) -> bool:
-    """Whether a server with a known defect has a write in its log that it does not know any more.
+def _known_defect(data_dir: Path, version: str, acknowledged: int, known: int) -> str:
+    """Why a server of this ``version`` knows fewer writes than it acknowledged; "" when no known defect explains it.
 
     etcd 3.5.0 to 3.5.2, killed under load, may count entries of its log as applied that are not in its database
-    (etcd issue 13766). Seen here with 3.5.1 at some four kills in 500: it went back by 26 to 51 writes.
+    (etcd issue 13766): it goes back by 26 to 51 writes at some four kills in 500. A single etcd older than 3.5.5
+    answers before an entry is in its log (etcd issue 14370): it goes back by what was answered while the log was
+    written, which is one write where one is sent after the other.
     """
-    value = b"%d" % count
+    release = tuple(int(part) for part in version.split("-", maxsplit=1)[0].split("."))
+    value = b"%d" % acknowledged
     entry = b"/t/counter\x12" + bytes([len(value)]) + value
     logs = (data_dir / "member" / "wal").glob("*.wal")
-    return version in {"3.5.0", "3.5.1", "3.5.2"} and any(entry in log.read_bytes() for log in logs)
+    if (3, 5, 0) <= release <= (3, 5, 2) and any(entry in log.read_bytes() for log in logs):
+        return "etcd issue 13766: they are in its own log"
+    if release < (3, 5, 5) and acknowledged - known == 1:
+        return "etcd issue 14370: answered before it was in the log"
+    return ""
 
 
 async def test_no_acknowledged_write_is_lost_or_doubled_when_etcd_is_killed_under_load(
@@ -183,10 +200,10 @@ async def test_no_acknowledged_write_is_lost_or_doubled_when_etcd_is_killed_unde
             except LeaseLost:
                 version, item = await store.version(), await store.get("/t/counter")
                 known = int(item.value) if item is not None else 0
-                if known < acknowledged and _server_forgot(tmp_path / "etcd", version, acknowledged):
-                    pytest.skip(
-                        f"etcd {version} forgot {acknowledged - known} writes that are in its own log"
-                    )
+                if known < acknowledged and (
+                    why := _known_defect(tmp_path / "etcd", version, acknowledged, known)
+                ):
+                    pytest.skip(f"etcd {version} forgot {acknowledged - known} writes ({why})")
                 raise
         async with asyncio.timeout(30):
             while not seen or seen[-1] < acknowledged:

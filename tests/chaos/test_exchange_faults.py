@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gossip_caffe.gossip.average import halve
-from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.gossip.averaging.average import halve
+from gossip_caffe.observe.log.events import Event, read_events
 from tests.cluster_run import wait_for
 from tests.tcp_proxy import Proxy, Way, flipped, repeated
 

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossip_caffe.gossip.frames import Incoming
-from gossip_caffe.gossip.grpc_transport import SERVICE
-from gossip_caffe.gossip.message import Refusal
-from gossip_caffe.gossip.piece import Piece, parsed
+from gossip_caffe.gossip.codecs.message import Refusal
+from gossip_caffe.gossip.transport.frame_codec import RawFrame, parsed
+from gossip_caffe.gossip.transport.frames import Incoming
+from gossip_caffe.gossip.transport.grpc_transport import SERVICE
 from gossip_caffe.grpc_runtime import grpc
-from gossip_caffe.observe.events import read_events
+from gossip_caffe.observe.log.events import read_events
 from gossip_caffe.wire import etcd_pb2
 from gossip_caffe.wire import gossip_pb2 as wire
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
@@ -66,7 +66,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterRun]:
     folder = tmp_path_factory.mktemp("fuzzed")
     job = write_job(folder / "job", records=9600, batch=64, iterations=100_000_000, pace_ms=5)
     with cluster_run(folder / "state") as run:
-        start = ("cluster", "up", "--peers", "2", "--solver", str(job.solver))
+        # On ports: a stranger does not reach a cluster that has none.
+        on_ports = ("--etcd-listen", "127.0.0.1:0", "--allow-code", "--metrics-listen", "none")
+        start = ("cluster", "up", *on_ports, "--peers", "2", "--solver", str(job.solver))
         run.start(*start, "--set", "lease_ttl_s=60")
         wait_for("both train", lambda: len(run.training()) == 2)
         yield run
@@ -170,7 +172,7 @@ async def made(target: Target, channel: Any, number: int) -> str:
         async for part in calling:
             if asked.method == "Exchange" and last is None and part.WhichOneof("part") == "ready":
                 await spoil_swap(target, part.ready, rng)
-            last = part if last is None or not isinstance(part, Piece) else last
+            last = part if last is None or not isinstance(part, RawFrame) else last
     except grpc.aio.AioRpcError as error:
         code = str(error.code().name)
         return code if code in CODES else f"{code}: {error.details()}"

@@ -6,12 +6,12 @@ import os
 import signal
 from pathlib import Path
 
-from gossip_caffe.data.source import measure
-from gossip_caffe.gossip.offering import SWAP_FROM_VALUES
+from gossip_caffe.data.sources.source import measure
+from gossip_caffe.gossip.protocol.offering import SWAP_FROM_VALUES
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.observe.events import Event
-from gossip_caffe.observe.history import account_of
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.log.events import Event
 from tests.cluster_run import cluster_run, wait_for
 from tests.event_logs import read_logs
 from tests.tiny_job import write_job

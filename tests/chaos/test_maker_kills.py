@@ -9,9 +9,9 @@ import pytest
 
 from gossip_caffe.checkpoint.announce import Announcement, announced
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
+from gossip_caffe.job.spec.spec import JobSettings
 from gossip_caffe.membership.keys import JobKeys
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.etcd_read import asked
@@ -60,7 +60,7 @@ def test_the_maker_dies_at_every_point_and_the_next_checkpoint_comes_from_somebo
         def assert_all_are_whole() -> None:
             for entry in listed(run):
                 for peer in entry.holders:
-                    folder = CheckpointFolder(folders / peer, sweep=False)
+                    folder = CheckpointFolder(folders / peer, own=False)
                     manifest = folder.manifest(entry.checkpoint)
                     assert manifest.digest == entry.digest
                     folder.load(

@@ -7,7 +7,9 @@ import signal
 import time
 from pathlib import Path
 
-from gossip_caffe.observe.events import Event, read_events
+from gossip_caffe.observe.log.events import Event
+from gossip_caffe.observe.log.reading import read_history
+from gossip_caffe.observe.log.runs import one_by_one
 from tests.cluster_run import cluster_run, wait_for
 from tests.tiny_job import write_job
 
@@ -16,12 +18,14 @@ def trained_while_an_offer_hung(log: Path, since: float) -> list[int]:
     """For each offer whose deadline passed ``since`` (monotonic s): how many batches were trained meanwhile."""
     counts = []
     trained = offered_at = 0
-    for event in read_events(log):
+    for event in sorted(
+        one_by_one(read_history(log.parent, log.stem).events), key=lambda event: float(event["m"])
+    ):
         if event["event"] == Event.TRAINED:
             trained += 1
         elif event["event"] == Event.OFFERED:
             offered_at = trained
-        elif event["event"] == Event.EXCHANGED and float(str(event["m"])) > since:
+        elif event["event"] == Event.EXCHANGED and event["m"] > since:
             counts += [trained - offered_at] * ("deadline" in str(event.get("reason")))
     return counts
 

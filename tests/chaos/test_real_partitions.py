@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from gossip_caffe.cluster.own_network import network_id, way_in
+from gossip_caffe.chaos.own_network import namespace_command, network_id
 from gossip_caffe.errors import EnvironmentProblem
-from gossip_caffe.gossip.deadline import FIRST_S
+from gossip_caffe.gossip.policy.deadline import FIRST_S
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import write_job
 
@@ -54,7 +54,7 @@ def words(tmp_path: Path) -> tuple[str, ...]:
 def untouched() -> Iterator[None]:
     """Namespaces are allowed here, and the test leaves this machine's own network as it is."""
     try:
-        way_in()
+        namespace_command()
     except EnvironmentProblem as error:
         pytest.skip(str(error))
     before = socket.if_nameindex()
@@ -138,7 +138,7 @@ def test_where_namespaces_are_forbidden_one_line_says_so_before_anything_starts(
         )
     assert done.returncode == 6
     (line,) = done.stderr.splitlines()
-    assert line.startswith("gossip-caffe: network namespaces are not to be had here (unshare: ")
+    assert line.startswith("gossip-caffe: this machine does not allow network namespaces (unshare: ")
     assert 'network = "loopback"' in line
     assert not (tmp_path / "run").exists()
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.observe.events import Event, read_events
-from gossip_caffe.observe.history import account_of
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.log.events import Event, read_events
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import TinyJob, write_job
 
@@ -126,7 +126,19 @@ def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(t
         wait_for("some checkpoints are made", lambda: len(events_of(run, Event.CHECKPOINTED)) >= 3)
         made = [event["checkpoint"] for event in events_of(run, Event.CHECKPOINTED)]
         etcd = run.status()["etcd"]
-        living = run.run("peer", "start", "--job", "solver", "--etcd", etcd, "--from-checkpoint", made[-1])
+        living = run.run(
+            *(
+                "peer",
+                "start",
+                "--allow-code",
+                "--job",
+                "solver",
+                "--etcd",
+                etcd,
+                "--from-checkpoint",
+                made[-1],
+            )
+        )
         assert living.returncode != 0
         assert "while its peers live" in living.stderr
         job.hurry()

@@ -7,7 +7,7 @@ from statistics import mean
 
 import pytest
 
-from gossip_caffe.observe.events import Event
+from gossip_caffe.observe.log.events import Event
 from tests.cluster_run import ROOT, cluster_run, wait_for
 from tests.event_logs import PeerLog, read_logs
 from tests.tiny_job import TinyJob, write_job
@@ -52,7 +52,19 @@ def test_a_peer_three_times_slower_gets_a_third_and_the_epoch_ends_nearly_as_soo
         logs = run.folder / "clusters" / "local" / "run"
         monkeypatch.setenv("PACE_MS", str(SLOW_MS))
         slow_one = run.run(
-            *("peer", "start", "--etcd", etcd, "--job", "solver", "--name", "slow", "--run-dir", str(logs)),
+            *(
+                "peer",
+                "start",
+                "--allow-code",
+                "--etcd",
+                etcd,
+                "--job",
+                "solver",
+                "--name",
+                "slow",
+                "--run-dir",
+                str(logs),
+            ),
             deadline_s=400.0,
             cwd=ROOT,
         )

@@ -6,12 +6,12 @@ import os
 import signal
 from pathlib import Path
 
-from gossip_caffe.cluster.control import ask
-from gossip_caffe.cluster.state import ClusterState
+from gossip_caffe.cluster.state.folder import ClusterState
+from gossip_caffe.cluster.supervision.control import ask
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
-from gossip_caffe.observe.events import Event
-from gossip_caffe.observe.verdict import Standing, verdict_of
+from gossip_caffe.observe.checker.verdict import InvariantStatus, verdict_of
+from gossip_caffe.observe.log.events import Event
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.etcd_read import asked
 from tests.event_logs import read_logs, wait_for_more_done
@@ -73,4 +73,4 @@ def test_a_joiner_that_is_stopped_for_longer_than_its_lease_joins_again(tmp_path
     found = verdict_of(run_dir)
     assert found.broken == ()
     assert found.counters.records_lost == 0
-    assert found.standing("coordinator-loss") is Standing.HOLDS
+    assert found.standing("coordinator-loss") is InvariantStatus.HOLDS

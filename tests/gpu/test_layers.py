@@ -1,4 +1,4 @@
-"""Forward and backward on a card against the CPU: every layer of the nets in tests/nets, within float32's tolerance."""
+"""Forward and backward on a GPU against the CPU: every layer of the nets in tests/nets, within float32's tolerance."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.job.spec import JobSpec
-from gossip_caffe.solver.cards import Card
-from gossip_caffe.solver.device import on_card
-from gossip_caffe.solver.engine import engine_spec
-from gossip_caffe.solver.pycaffe_engine import PycaffeEngine
+from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.solver.engines.engine import engine_spec
+from gossip_caffe.solver.engines.pycaffe_engine import PycaffeEngine
+from gossip_caffe.solver.gpu.device import gpu_device
+from gossip_caffe.solver.gpu.gpus import Gpu
 from tests.integration.test_net_kinds import KINDS, Kind, job_of
 
 Values = dict[str, NDArray[np.float32]]
 
 DETERMINISTIC = [kind for kind in KINDS if kind.net not in {"noise", "inception"}]
-"""Dropout and generated noise draw other numbers on a card."""
+"""Dropout and generated noise draw other numbers on a GPU."""
 RELATIVE, OF_THE_LARGEST = 2e-3, 2e-4
 """Sums of some thousand products, in another order: parts of each value, and of the largest of its blob."""
 
@@ -72,13 +72,13 @@ def one_iteration(job: JobSpec, device: str, weights: NDArray[np.float32] | None
 
 
 @pytest.mark.parametrize("kind", DETERMINISTIC, ids=[kind.net for kind in DETERMINISTIC])
-def test_a_net_computes_on_a_card_what_it_computes_on_the_cpu(tmp_path: Path, card: Card, kind: Kind) -> None:
+def test_a_net_computes_on_a_gpu_what_it_computes_on_the_cpu(tmp_path: Path, gpu: Gpu, kind: Kind) -> None:
     kind.write_data(tmp_path)
     sys.path.insert(0, str(tmp_path))  # for layers of the user's own
     try:
         job = job_of(tmp_path, kind.net)
         here, start = one_iteration(job, "cpu", None)
-        there, _ = one_iteration(job, on_card(card.index), start)
+        there, _ = one_iteration(job, gpu_device(gpu.index), start)
     finally:
         sys.path.remove(str(tmp_path))
     assert there.loss == pytest.approx(here.loss, rel=RELATIVE)

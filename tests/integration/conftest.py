@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.cluster.etcd.server import EtcdServer
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from gossip_caffe.cli import main
-from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.errors import ExitCode
-from tests.bad_inputs import BAD, Bad
+from tests.bad_inputs import BAD, Bad, source
 from tests.cluster_run import ClusterRun, wait_for
 from tests.tiny_job import TinyJob, write_job
 
@@ -82,3 +82,38 @@ def test_nothing_of_a_bad_job_gets_into_etcd(
         run("job", "show", "never-made", "--etcd", etcd.endpoint),
         Bad("", bad.make, "no job", ExitCode.NOT_FOUND),
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "notice"),
+    [
+        ("base_lr: 0", r"solver\.prototxt:\d+: base_lr is 0: nothing is learned, as in Caffe"),
+        (
+            "solver_mode: GPU",
+            r"solver\.prototxt:\d+: solver_mode: GPU is not followed: peers train on the CPU",
+        ),
+    ],
+)
+def test_what_caffe_takes_as_well_is_a_notice_and_no_refusal(
+    change: str, notice: str, job: TinyJob, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    name = change.partition(":")[0]
+    text, count = re.subn(rf"(?m)^{name}:.*$", change, job.solver.read_text())
+    job.solver.write_text(text if count else f"{text}\n{change}\n")
+    code, _, err = run("job", "validate", str(job.solver))
+    assert code == 0, err
+    assert re.search(notice, err), err
+
+
+def test_what_caffe_ignores_in_a_memory_data_layer_is_ignored_and_said(
+    job: TinyJob, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = "memory_data_param { batch_size: 8 channels: 1 height: 6 width: 6 }"
+    source("MemoryData", f"include {{ phase: TRAIN }} {shape} transform_param {{ scale: 0.0039 }}")(job)
+    (job.folder / "mine.py").write_text(
+        "import numpy\n\ndef train():\n    return [(numpy.zeros((1, 6, 6), 'f4'), n % 10) for n in range(64)]\n"
+    )
+    monkeypatch.chdir(job.folder)
+    code, _, err = run("job", "validate", str(job.solver), "--dataset", "mine:train")
+    assert code == 0, err
+    assert "transform_param of layer 'data' is ignored, as by Caffe" in err

@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gossip_caffe.cluster.etcd_server import EtcdServer
-from gossip_caffe.data.source import measure
+from gossip_caffe.cluster.etcd.server import EtcdServer
+from gossip_caffe.data.sources.source import measure
+from gossip_caffe.job.prototxts.starting import read_start, start_file_problem
 from gossip_caffe.job.reading import job_of, read_job, read_model
-from gossip_caffe.job.spec import JobSettings, JobSpec
-from gossip_caffe.job.starting import not_as_it_was, read_start
-from gossip_caffe.observe.events import Event
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
+from gossip_caffe.observe.log.events import Event
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 from tests.caffe_jobs import Job, write_job
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
-from tests.event_logs import chunks_on_credit, read_logs
+from tests.event_logs import chunks_unclaimed, read_logs
 from tests.one_peer import ENVIRONMENT, bare, trained
 from tests.tiny_job import write_job as write_tiny_job
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.needs("caffe", "etcd")]
 
 DONE, MORE = 7, 12
 INV = 'lr_policy: "inv" gamma: 0.05 power: 0.75'
@@ -108,11 +108,11 @@ def test_a_file_that_has_changed_since_or_is_gone_founds_nothing(tmp_path: Path)
     job = write_job(tmp_path, f'{SOLVERS["SGD"]} snapshot_prefix: "plain"')
     state = snapshot_of_plain_caffe(job.bare, DONE)
     start = made(job, state=str(state)).start
-    assert not_as_it_was(start) == ""
+    assert start_file_problem(start) == ""
     state.write_bytes(state.read_bytes() + b"\0")
-    assert not_as_it_was(start) == f"{state} is not the file that the job was made with"
+    assert start_file_problem(start) == f"{state} is not the file that the job was made with"
     Path(start.weights[0].path).unlink()
-    assert not_as_it_was(start) == f"cannot read {start.weights[0].path} (No such file or directory)"
+    assert start_file_problem(start) == f"cannot read {start.weights[0].path} (No such file or directory)"
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_cluster_goes_on_from_a_snapshot(run: ClusterRun, tmp_path: Path, deta
     ]
     assert len(set(records)) == 20 * 16
     chunk_records = read_job("job", job.solver, JobSettings(), measure).data.chunk_records
-    assert len(records) - 20 * 16 <= chunks_on_credit(logs) * chunk_records
+    assert len(records) - 20 * 16 <= chunks_unclaimed(logs) * chunk_records
 
 
 def test_a_peer_without_the_file_waits_for_one_that_has_it(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.needs("caffe")]
 
 RUNNER = Path(__file__).parents[2] / "deploy" / "pycaffe" / "run_caffe_tests.py"
 NUMBER = 50

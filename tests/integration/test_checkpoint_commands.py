@@ -18,7 +18,7 @@ from tests.cluster_run import ROOT, cluster_run, one_line, wait_for
 from tests.tiny_job import write_job
 from tests.unit.test_checkpoint_files import WEIGHTS, manifest_of, write_state
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.needs("caffe", "etcd")]
 
 _GOES_ON = """
 import sys

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gossip_caffe.children import KEPT_STDERR_LINES, Child
+from gossip_caffe.system.children import KEPT_STDERR_LINES, Child
 
 pytestmark = pytest.mark.integration
 
@@ -20,7 +20,7 @@ DEADLINE_S = 30.0
 
 ECHO = """
     import os, sys
-    from gossip_caffe.children import Control
+    from gossip_caffe.system.children import Control
 
     control = Control(int(sys.argv[2]))
     try:
@@ -134,7 +134,7 @@ async def test_a_child_that_floods_its_error_output_without_a_line_end_is_kept_s
 async def test_a_child_does_not_outlive_a_parent_that_is_killed(tmp_path: Path, echo: str) -> None:
     parent = """
         import asyncio, sys
-        from gossip_caffe.children import Child
+        from gossip_caffe.system.children import Child
 
         async def main():
             child = Child("echo_child", lambda message: print(child.pid, flush=True))
@@ -157,3 +157,31 @@ async def test_a_child_does_not_outlive_a_parent_that_is_killed(tmp_path: Path, 
         await ended.wait()
     asyncio.get_running_loop().remove_reader(pidfd)
     os.close(pidfd)
+
+
+async def test_a_message_whose_descriptors_cannot_be_copied_is_not_sent_and_keeps_none(
+    echo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(echo)
+    talk.child.start()
+    copy = os.dup
+    copied: list[int] = []
+
+    def dup(fd: int) -> int:
+        if copied:
+            raise OSError(24, "Too many open files")
+        copied.append(copy(fd))
+        return copied[-1]
+
+    fds = [os.memfd_create("test") for _ in range(2)]
+    monkeypatch.setattr(os, "dup", dup)
+    with pytest.raises(OSError, match="Too many open files"):
+        talk.child.send({"number": 1}, fds)
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(copied[0])
+    talk.child.send({"number": 2}, fds)
+    assert len((await talk.answer())["read"]) == 2
+    for fd in fds:
+        os.close(fd)
+    await talk.child.stop({"exit": 0}, DEADLINE_S)

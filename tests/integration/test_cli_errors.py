@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.errors import ExitCode
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import TinyJob, write_job
+
+pytestmark = pytest.mark.needs("caffe", "etcd")
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_an_etcd_where_nothing_listens(run: ClusterRun) -> None:
 
 def test_an_etcd_that_is_no_address(run: ClusterRun) -> None:
     done = run.run("peer", "start", "--job", "a", "--etcd", "nowhere")
-    refused(done, ExitCode.USAGE, "--etcd 'nowhere': 'nowhere' is no HOST:PORT; give for example")
+    refused(done, ExitCode.USAGE, "--etcd 'nowhere' is no HOST:PORT; give nowhere:2379")
 
 
 def test_a_job_that_does_not_exist_is_told_apart_from_those_that_do(
@@ -76,7 +78,7 @@ def test_a_job_is_created_once_and_another_of_its_name_is_refused(
 ) -> None:
     create = ("job", "create", "cli-twice", "--solver", str(job.solver), "--etcd", etcd.endpoint)
     assert "created: 640 samples of 64 records" in run.run(*create).stdout
-    assert "is there already, the same" in run.run(*create).stdout
+    assert "exists already, and is the same" in run.run(*create).stdout
     refused(
         run.run(*create, "--set", "seed=9"), ExitCode.CONFLICT, "another job 'cli-twice'; choose another name"
     )
@@ -103,7 +105,7 @@ def test_a_second_cluster_of_the_same_name(run: ClusterRun, job: TinyJob) -> Non
     done = run.run("cluster", "up", "--peers", "1", "--solver", str(job.solver))
     refused(done, ExitCode.CONFLICT, "cluster 'local' is up already; .* give another --name")
     assert run.run("cluster", "down").returncode == 0
-    assert first.wait(60) == 0
+    assert first.wait(60) == ExitCode.LEFT
 
 
 def test_a_solver_file_that_is_not_there(run: ClusterRun, tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_a_finished_job_says_where_its_model_is_and_is_not_trained_again(
     assert Path(match[1]).stat().st_size > 0
     again = run.run(*up)
     assert again.returncode == 0
-    assert "nothing is left to train" in again.stdout
+    assert "the job is finished already" in again.stdout
     other = run.run(*up, "--set", "warmup=0.5")
     assert other.returncode == ExitCode.CONFLICT
     assert "--job NAME" in other.stderr

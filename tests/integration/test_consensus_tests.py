@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from gossip_caffe.observe.events import read_events
+from gossip_caffe.observe.log.events import read_events
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import TinyJob, write_job
+
+pytestmark = pytest.mark.needs("caffe", "etcd")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The pycaffe with CUDA on a machine without a card: it imports, trains on the CPU as the other does, and says why not.
+"""The pycaffe with CUDA on a machine without a GPU: it imports, trains on the CPU as the other does, and says why not.
 
 Building it takes minutes, so it is built elsewhere (``make pycaffe CUDA=1``) and named here.
 """
@@ -45,7 +45,7 @@ ASK = """
 
     told = {"built": _gossip.built_for_cuda, "missing": sorted(_gossip.missing_libraries())}
     try:
-        told["cards"] = _gossip.device_count()
+        told["gpus"] = _gossip.device_count()
     except RuntimeError as error:
         told["reason"] = str(error)
     print(json.dumps(told))
@@ -91,5 +91,5 @@ def test_on_the_cpu_it_leaves_the_other_ones_weights_bit_for_bit(tmp_path: Path,
 def test_it_says_what_is_missing_instead_of_ending_the_process(unpacked: Path) -> None:
     told = json.loads(run(ASK, caffes=unpacked))
     assert told["built"]
-    assert "cards" in told or "CUDA" in told["reason"]
+    assert "gpus" in told or "CUDA" in told["reason"]
     assert set(told["missing"]) <= {"cuBLAS", "cuRAND", "cuDNN"}

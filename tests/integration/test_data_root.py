@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gossip_caffe.cluster.etcd_server import EtcdServer
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.errors import ExitCode
 from tests.cluster_run import ClusterRun, cluster_run
 from tests.tiny_job import write_job

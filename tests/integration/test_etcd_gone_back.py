@@ -10,9 +10,9 @@ import pytest
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import LeaseLost
+from gossip_caffe.membership.etcd.store import Delete, Operation, Put, Reset, Store, WatchItem
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Delete, Operation, Put, Reset, Store, WatchItem
 from tests.etcd_copy import EtcdCopied, store_of
 
 pytestmark = pytest.mark.integration

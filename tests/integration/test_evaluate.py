@@ -15,6 +15,8 @@ from gossip_caffe.errors import ExitCode
 from tests.cluster_run import ClusterRun, cluster_run, one_line, wait_for
 from tests.tiny_job import TinyJob, write_job
 
+pytestmark = pytest.mark.needs("caffe", "etcd")
+
 _PLAIN_CAFFE = """
 import json
 import sys

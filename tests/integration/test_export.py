@@ -14,14 +14,14 @@ from gossip_caffe.checkpoint.export import export
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import MODEL, Manifest
 from gossip_caffe.checkpoint.solverstate import current_step, write_solverstate
-from gossip_caffe.job.spec import JobSpec
+from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.solver.board import Flat
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 from tests.caffe_jobs import HIDDEN, write_job
 from tests.integration.test_beginnings import made, snapshot_of_plain_caffe
 from tests.one_peer import ENVIRONMENT, OnePeer, bare
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.needs("caffe", "etcd")]
 
 DONE, MORE = 14, 12
 SOLVERS = {

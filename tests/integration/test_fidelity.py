@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gossip_caffe.checkpoint.caffemodel import read_caffemodel
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.checkpoint.formats.caffemodel import read_caffemodel
+from gossip_caffe.solver.engines.layout import WeightLayout
 from tests.caffe_jobs import HIDDEN, write_job
 from tests.cluster_run import DEADLINE_S, cluster_run
 from tests.one_peer import bare, trained

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gossip_caffe.addresses import split_address
 from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.checkpoint.pull import pull
-from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import (
     CheckpointRefused,
     Conflict,
@@ -28,21 +28,24 @@ from gossip_caffe.errors import (
     NotFound,
     UsageError,
 )
-from gossip_caffe.gossip import bulk, grpc_server, grpc_transport, offering
-from gossip_caffe.gossip.collect import consensus, mean_of
-from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, Exchanger, OutcomeKind
-from gossip_caffe.gossip.frames import FRAME_BYTES, to_frames
-from gossip_caffe.gossip.grpc_server import PeerServer, split_address
-from gossip_caffe.gossip.grpc_transport import SERVICE, GrpcTransport
-from gossip_caffe.gossip.message import Message, Refusal, Undelivered
-from gossip_caffe.gossip.offering import Offering
-from gossip_caffe.gossip.partners import Suspects, choose
-from gossip_caffe.gossip.party import OFFLOAD_FROM_VALUES
-from gossip_caffe.gossip.piece import serialized
+from gossip_caffe.gossip.codecs.message import Message, Refusal, Undelivered
+from gossip_caffe.gossip.consensus import consensus, mean_of
+from gossip_caffe.gossip.policy.partners import AvoidedPartners, choose
+from gossip_caffe.gossip.protocol import offering
+from gossip_caffe.gossip.protocol.answering import MOST_IN_FLIGHT
+from gossip_caffe.gossip.protocol.local_peer import OFFLOAD_FROM_VALUES
+from gossip_caffe.gossip.protocol.offering import Offering
+from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.gossip.transport import grpc_server, grpc_transport, weights_socket
+from gossip_caffe.gossip.transport.frame_codec import serialized
+from gossip_caffe.gossip.transport.frames import FRAME_BYTES, to_frames
+from gossip_caffe.gossip.transport.grpc_server import PeerServer
+from gossip_caffe.gossip.transport.grpc_transport import SERVICE, GrpcTransport
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.solver.board import SnapshotInfo
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.solver.engines.layout import WeightLayout
 from gossip_caffe.wire import gossip_pb2 as wire
+from tests.exchange_net import ExchangingPeer
 from tests.patience import PATIENCE_S, be_patient
 
 SIZE = FRAME_BYTES // 2 * 3 + 11  # several frames, the last one short
@@ -68,31 +71,22 @@ class Weights:
         self.values = self.values + delta
 
 
-class Peer:
-    """A server with its exchanger and its transport."""
+class Peer(ExchangingPeer):
+    """A peer in its exchanges with its server and its transport."""
 
     def __init__(self, name: str, folder: Path, seed: int) -> None:
         self.weights = Weights(seed)
         self.folder = CheckpointFolder(folder)
         self.server = PeerServer("127.0.0.1:0", self.folder)
         self.transport = GrpcTransport()
-        self.exchanger = Exchanger(
-            peer=name,
-            job="job",
-            fingerprint="layout",
-            codec="float16",
-            weights=self.weights,
-            transport=self.transport,
-            clock=SystemClock(),
-            rng=random.Random(seed),
-            offload=asyncio.to_thread,
+        super().__init__(
+            name, self.weights, self.transport, codec="float16", seed=seed, offload=asyncio.to_thread
         )
-        self.exchanger.accepting = None
         self.address = ""
 
     async def start(self) -> None:
         self.address = f"127.0.0.1:{await self.server.start()}"
-        self.server.serve(self.exchanger)
+        self.server.serve(self.answering)
 
     async def stop(self) -> None:
         await self.transport.close()
@@ -119,7 +113,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Peer, Peer]]:
 async def test_two_peers_meet_in_the_middle(pair: tuple[Peer, Peer]) -> None:
     a, b = pair
     middle = (a.weights.values + b.weights.values) / 2
-    outcome = await a.exchanger.offer_to("b", b.address)
+    outcome = await a.offering.offer_to("b", b.address)
     assert outcome.kind is OutcomeKind.APPLIED, outcome.reason
     np.testing.assert_allclose(a.weights.values, middle, atol=3e-3)
     np.testing.assert_allclose(b.weights.values, middle, atol=3e-3)
@@ -154,7 +148,7 @@ async def test_a_peer_that_shows_nothing_is_left_out_of_a_consensus_and_nobody_e
         monkeypatch.setattr(grpc_transport, "SHOW_S", 0.5 if address == silent.address else PATIENCE_S)
         return ask(address, *rest)
 
-    monkeypatch.setattr(silent.exchanger, "show", hang)
+    monkeypatch.setattr(silent.answering, "show", hang)
     monkeypatch.setattr(a.transport, "snapshot", snapshot)
     request, others = Message("", "a", "job", "layout"), {"b": b.address, "c": silent.address}
     for seed in range(4):  # whoever is asked first
@@ -179,10 +173,10 @@ async def test_a_partner_that_stops_in_mid_answer_costs_a_deadline_and_changes_n
         await hanging.wait()
         raise ExchangeFailed("never answered")
 
-    monkeypatch.setattr(b.exchanger, "receive", hang)
-    monkeypatch.setattr(Offering, "deadline_s", lambda _, partner: 0.3)
+    monkeypatch.setattr(b.answering, "receive", hang)
+    monkeypatch.setattr(Offering, "deadline_s", lambda _, partner: 1.5)
     before = a.weights.values
-    outcome = await a.exchanger.offer_to("b", b.address)
+    outcome = await a.offering.offer_to("b", b.address)
     hanging.set()
     assert outcome.kind is OutcomeKind.FAILED
     assert "deadline" in outcome.reason
@@ -199,18 +193,18 @@ async def test_after_a_partner_that_hangs_the_next_exchange_goes_to_another(
         await hanging.wait()
         raise ExchangeFailed("never answered")
 
-    monkeypatch.setattr(b.exchanger, "receive", hang)
+    monkeypatch.setattr(b.answering, "receive", hang)
     c = Peer("c", tmp_path / "c", 3)
     await c.start()
-    addresses, suspects, rng = {"b": b.address, "c": c.address}, Suspects(), random.Random(0)
+    addresses, suspects, rng = {"b": b.address, "c": c.address}, AvoidedPartners(), random.Random(0)
     with monkeypatch.context() as patch:
         patch.setattr(Offering, "deadline_s", lambda _, partner: 0.3)
-        assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.FAILED
+        assert (await a.offering.offer_to("b", b.address)).kind is OutcomeKind.FAILED
     suspects.failed("b", 0.0)
     for _ in range(5):
         partner = choose(addresses, suspects, 0.5, rng).partner
         assert partner == "c"
-        assert (await a.exchanger.offer_to(partner, addresses[partner])).kind is OutcomeKind.APPLIED
+        assert (await a.offering.offer_to(partner, addresses[partner])).kind is OutcomeKind.APPLIED
     hanging.set()
     await c.stop()
 
@@ -219,9 +213,9 @@ async def test_a_peer_that_is_gone_is_a_failed_exchange_that_surely_reached_nobo
     pair: tuple[Peer, Peer],
 ) -> None:
     a, _ = pair
-    outcome = await a.exchanger.offer_to("gone", "127.0.0.1:1")
+    outcome = await a.offering.offer_to("gone", "127.0.0.1:1")
     assert outcome.kind is OutcomeKind.FAILED
-    assert a.exchanger.unanswered == 0
+    assert a.offering.unanswered == 0
 
 
 async def test_arithmetic_on_these_weights_runs_in_threads() -> None:
@@ -232,7 +226,7 @@ async def test_a_peer_that_is_still_joining_says_so(tmp_path: Path, pair: tuple[
     a, _ = pair
     joiner = PeerServer("127.0.0.1:0", CheckpointFolder(tmp_path / "joiner"))
     address = f"127.0.0.1:{await joiner.start()}"
-    outcome = await a.exchanger.offer_to("joiner", address)
+    outcome = await a.offering.offer_to("joiner", address)
     assert (outcome.kind, outcome.refusal) == (OutcomeKind.REFUSED, Refusal.NOT_TRAINING)
     request = Message("", "a", "job", "layout")
     assert await mean_of(request, SIZE, {"joiner": address}, a.transport, random.Random(1), most=8) is None
@@ -317,7 +311,7 @@ async def test_an_offerer_that_stops_in_the_middle_is_given_up_and_holds_no_plac
     assert {answer.refusal for answer in answers} == {Refusal.CORRUPT_FRAME}
     assert "nothing came" in answers[0].reason
     stopped.set()
-    assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
+    assert (await a.offering.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
 
 
 class BrokenPartner:
@@ -378,11 +372,11 @@ async def test_only_a_whole_answer_is_applied(
     partner = BrokenPartner(parts)
     address = await partner.start()
     before = a.weights.values
-    outcome = await a.exchanger.offer_to("x", address)
+    outcome = await a.offering.offer_to("x", address)
     await partner.stop()
     assert outcome.kind is kind, outcome.reason
     assert (a.weights.values is before) == (kind is not OutcomeKind.APPLIED)
-    assert a.exchanger.unanswered == (kind is not OutcomeKind.APPLIED)
+    assert a.offering.unanswered == (kind is not OutcomeKind.APPLIED)
 
 
 async def test_a_refusal_arrives_before_the_offer_is_sent_to_its_end(pair: tuple[Peer, Peer]) -> None:
@@ -397,9 +391,11 @@ async def test_channels_to_peers_that_left_are_closed_and_opened_again_when_need
     pair: tuple[Peer, Peer],
 ) -> None:
     a, b = pair
-    assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
+    assert (await a.offering.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
+    assert len(a.transport._channels) == 1
     await a.transport.forget([])
-    assert (await a.exchanger.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
+    assert len(a.transport._channels) == 0
+    assert (await a.offering.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
 
 
 async def test_an_offer_that_is_not_sent_to_its_end_by_the_deadline_surely_changed_nothing(
@@ -419,7 +415,7 @@ async def test_an_offer_of_absurd_size_is_refused_before_it_is_read(pair: tuple[
     huge = Message("x", "a", "job", "layout", codec="float32", values=1 << 40, payload=b"\0" * (8 * SIZE))
     answer = await a.transport.exchange(b.address, huge, 10.0)
     assert answer.refusal is Refusal.CORRUPT_FRAME
-    assert "the most" in answer.reason
+    assert "the limit is" in answer.reason
 
 
 async def test_a_port_in_use_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
@@ -550,9 +546,9 @@ async def test_a_large_file_comes_through_the_port_of_grpc_when_no_other_is_open
     manifest, announcement = checkpoint_of(a)
 
     async def closed(host: str, port: int, ticket: bytes) -> socket.socket:
-        raise bulk.NoWayThrough(f"cannot connect to {host}:{port}")
+        raise weights_socket.CannotConnect(f"cannot connect to {host}:{port}")
 
-    monkeypatch.setattr(bulk, "connect", closed)
+    monkeypatch.setattr(weights_socket, "connect", closed)
     pulled = await pull(announcement, job="job", client=b.transport, folder=b.folder, rng=random.Random(1))
     assert pulled == manifest
 
@@ -567,7 +563,7 @@ async def test_a_disk_that_is_full_ends_a_pull_with_one_line_and_leaves_nothing(
     def full(file: Any, piece: memoryview) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gossip_caffe.gossip.file_transfer._write", full)
+    monkeypatch.setattr("gossip_caffe.gossip.transport.file_transfer._write", full)
     with pytest.raises(EnvironmentProblem, match="No space left"):
         await pull(announcement, job="job", client=b.transport, folder=b.folder, rng=random.Random(1))
     assert b.folder.ids() == []

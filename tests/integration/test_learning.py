@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 
 import pytest
 
-from gossip_caffe.sim.course import Course, Learned, by_gossip, by_one_solver
+from gossip_caffe.sim.training_comparison import TrainingComparison, TrainingResult, by_gossip, by_one_solver
 from tests.digits_course import write_course
 
 ASKED = os.environ.get("GOSSIP_CAFFE_LEARNING_SEEDS", "")
@@ -41,7 +41,7 @@ SLOW_ONE = "p3"
 
 pytestmark = pytest.mark.xdist_group("learning")  # the courses are trained once
 
-Results = Mapping[str, Mapping[int, "Future[Learned]"]]
+Results = Mapping[str, Mapping[int, "Future[TrainingResult]"]]
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
             patched.setenv(name, value)
         spawning = multiprocessing.get_context("spawn")  # Caffe's threads do not survive a fork
         with ProcessPoolExecutor(2, spawning) as pool:
-            found: dict[str, dict[int, Future[Learned]]] = {name: {} for name in ("one", *COURSES)}
+            found: dict[str, dict[int, Future[TrainingResult]]] = {name: {} for name in ("one", *COURSES)}
             for seed in SEEDS:
                 solver = write_course(tmp_path_factory.mktemp(f"seed{seed}"), seed=seed, epochs=EPOCHS)
-                found["one"][seed] = pool.submit(by_one_solver, Course(solver, seed, ()))
+                found["one"][seed] = pool.submit(by_one_solver, TrainingComparison(solver, seed, ()))
                 for name, (steps_s, settings) in COURSES.items():
-                    course = Course(solver, seed, steps_s, settings, MESSAGE_S)
+                    course = TrainingComparison(solver, seed, steps_s, settings, MESSAGE_S)
                     found[name][seed] = pool.submit(by_gossip, course)
             yield found
             pool.shutdown(cancel_futures=True)

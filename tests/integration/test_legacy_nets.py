@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import caffe
 import pytest
+from caffe.proto import caffe_pb2
 
-from gossip_caffe.data.source import measure
-from gossip_caffe.job.legacy import upgraded
-from gossip_caffe.job.prototxt import Document
+from gossip_caffe.data.sources.source import measure
+from gossip_caffe.job.prototxts.legacy import upgraded
+from gossip_caffe.job.prototxts.prototxt import Document
 from gossip_caffe.job.reading import job_of, read_model
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.solver.trial import try_with_caffe
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.solver.checks.trial import try_with_caffe
 from tests.tiny_job import write_lmdb
 
-caffe = pytest.importorskip("caffe")
 pytestmark = pytest.mark.integration
 
 V1 = """name: "old"
@@ -60,11 +61,10 @@ input_shape { dim: 2 dim: 9 }
 
 def built(text: str, phase: int, folder: Path) -> Any:
     """What Caffe has made of a net: each layer's parameters as it keeps them, and the shapes of all blobs."""
-    schema = pytest.importorskip("caffe.proto.caffe_pb2")
     (folder / "net.prototxt").write_text(text)
     net = caffe.Net(str(folder / "net.prototxt"), phase)
     net.save(str(folder / "net.caffemodel"))
-    saved = schema.NetParameter.FromString((folder / "net.caffemodel").read_bytes())
+    saved = caffe_pb2.NetParameter.FromString((folder / "net.caffemodel").read_bytes())
     for layer in saved.layer:
         layer.ClearField("blobs")
     return saved, {name: tuple(blob.shape) for name, blob in net.blobs.items()}

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from gossip_caffe.data import loader_port
-from gossip_caffe.data.leveldb_source import LevelDbDataSet
-from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
 from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.data.ring import BatchRing
-from gossip_caffe.data.transform import Transformer
+from gossip_caffe.data.sources.leveldb_source import LevelDbDataSet
+from gossip_caffe.data.sources.lmdb_source import LmdbDataSet, LmdbSource
+from gossip_caffe.data.sources.transform import Transformer
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import DataSpec, SourceSpec, TopSpec, TransformSpec
+from gossip_caffe.job.spec.spec import DataSpec, SourceSpec, TopSpec, TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 from tests.descriptors import open_descriptors
 
@@ -300,7 +300,8 @@ async def test_starting_and_stopping_many_loaders_leaks_no_descriptor(
 async def test_a_loader_that_is_stopped_leaves_no_shadow_of_its_leveldb(
     tmp_path: Path, ring: BatchRing
 ) -> None:
-    plyvel = pytest.importorskip("plyvel", reason="there is no wheel of plyvel for this Python")
+    import plyvel  # noqa: PLC0415 - optional: only this test is skipped without it
+
     with plyvel.DB(str(tmp_path / "leveldb"), create_if_missing=True) as database:
         for index in range(RECORDS):
             datum = wire.Datum(channels=2, height=6, width=6, data=bytes(72), label=index)

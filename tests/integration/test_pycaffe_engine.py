@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from caffe import _gossip
 
-from gossip_caffe.checkpoint.caffemodel import write_caffemodel
+from gossip_caffe.checkpoint.formats.caffemodel import write_caffemodel
 from gossip_caffe.errors import EnvironmentProblem, ModelError
-from gossip_caffe.job.learning_rate import rate
-from gossip_caffe.job.spec import TopSpec
-from gossip_caffe.solver import pycaffe_engine, source_layer
+from gossip_caffe.job.spec.learning_rate import rate
+from gossip_caffe.job.spec.spec import TopSpec
 from gossip_caffe.solver.board import Flat
-from gossip_caffe.solver.engine import EngineSpec
-from gossip_caffe.solver.layout import view
-from gossip_caffe.solver.pycaffe_engine import PycaffeEngine, with_fixed_rate
+from gossip_caffe.solver.engines import pycaffe_engine, source_layer
+from gossip_caffe.solver.engines.engine import EngineSpec
+from gossip_caffe.solver.engines.layout import view
+from gossip_caffe.solver.engines.pycaffe_engine import PycaffeEngine, with_fixed_rate
 from tests.caffe_jobs import HIDDEN, MOMENTUM, Job, write_job
 from tests.descriptors import open_descriptors
 
@@ -301,7 +301,7 @@ def test_building_leaves_no_file_and_no_descriptor_behind(tmp_path: Path) -> Non
 def test_a_ring_of_other_tops_is_refused(tmp_path: Path) -> None:
     job = write_job(tmp_path, INV)
     ring = type(job.ring()).create((TopSpec("data", (1, 6, 6)),), 8, 2)
-    with pytest.raises(ModelError, match="data layer has 2 tops, and there are 1"):
+    with pytest.raises(ModelError, match="data layer has 2 tops, and the ring of batches has 1"):
         PycaffeEngine(job.engine_spec(), ring)
 
 
@@ -326,7 +326,7 @@ def test_where_only_base_lr_can_be_set_the_policy_is_made_fixed(tmp_path: Path) 
     assert _gossip.learning_rate(solver) == pytest.approx(0.05)
 
 
-def test_a_card_is_refused_by_a_pycaffe_that_was_built_for_the_cpu(
+def test_a_gpu_is_refused_by_a_pycaffe_that_was_built_for_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_gossip, "built_for_cuda", False, raising=False)

@@ -229,7 +229,7 @@ def test_a_python_layer_is_freed_with_its_net(make_solver: Maker) -> None:
 
 
 @pytest.mark.skipif(_gossip.built_for_cuda, reason="the pycaffe here was built with CUDA")
-def test_a_build_for_the_cpu_says_so_of_cards_and_device_memory(make_solver: Maker) -> None:
+def test_a_build_for_the_cpu_says_so_of_gpus_and_device_memory(make_solver: Maker) -> None:
     blob = make_solver('base_lr: 0.01 lr_policy: "fixed"').net.blobs["ip"]
     for pointer in (_gossip.gpu_data_ptr, _gossip.gpu_diff_ptr):
         with pytest.raises(RuntimeError, match="CPU only"):

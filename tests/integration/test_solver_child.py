@@ -19,12 +19,12 @@ from gossip_caffe.data.loader_port import LoaderProcess, PlannedBatch
 from gossip_caffe.errors import SolverDied
 from gossip_caffe.solver import solver_port
 from gossip_caffe.solver.board import Flat, WeightBoard
-from gossip_caffe.solver.layout import WeightLayout
-from gossip_caffe.solver.probe import probe
+from gossip_caffe.solver.checks.pycaffe_report import probe
+from gossip_caffe.solver.engines.layout import WeightLayout
 from gossip_caffe.solver.solver_port import SolverProcess
 from tests.caffe_jobs import HIDDEN, MOMENTUM, Job, write_job
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.needs("caffe")]
 
 DEADLINE_S = 60.0
 ITERATIONS = 50
@@ -311,7 +311,7 @@ async def test_a_net_that_reads_a_missing_lmdb_itself_is_refused_by_name_of_the_
 
 async def test_a_successor_of_another_size_is_refused(tmp_path: Path, peers: Peers) -> None:
     peer = peers(write_job(tmp_path, INV))
-    with pytest.raises(SolverDied, match="weights where there were 5"):
+    with pytest.raises(SolverDied, match="weights, the dead one had 5"):
         await peer.solver(WeightBoard.create(5))
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gossip_caffe.data.source import measure, open_source
-from gossip_caffe.job.spec import SourceSpec, TopSpec, TransformSpec
+from gossip_caffe.data.sources.source import measure, open_source
+from gossip_caffe.job.spec.spec import SourceSpec, TopSpec, TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 pytestmark = pytest.mark.integration
@@ -50,7 +50,8 @@ def caffes(layer: str, tops: tuple[str, ...], folder: Path) -> list[NDArray[np.f
 
 
 def test_a_leveldb_is_read_as_caffes_data_layer_reads_it(tmp_path: Path) -> None:
-    plyvel = pytest.importorskip("plyvel", reason="there is no wheel of plyvel for this Python")
+    import plyvel  # noqa: PLC0415 - optional: only this test is skipped without it
+
     rng = np.random.default_rng(0)
     with plyvel.DB(str(tmp_path / "train"), create_if_missing=True) as database:
         for index in range(RECORDS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,55 +13,49 @@ import numpy as np
 import pytest
 
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.clock import SystemClock
-from gossip_caffe.gossip import bulk, offering
-from gossip_caffe.gossip.codec import CODECS
-from gossip_caffe.gossip.exchange import Exchanger, Outcome, OutcomeKind
-from gossip_caffe.gossip.grpc_server import PeerServer
-from gossip_caffe.gossip.grpc_transport import GrpcTransport
-from gossip_caffe.gossip.message import Message, Refusal
-from gossip_caffe.gossip.one_sided import AppliedHalf
-from gossip_caffe.gossip.swap import PIECE_BYTES, PIECE_VALUES
+from gossip_caffe.gossip.averaging.bound import Reach
+from gossip_caffe.gossip.codecs.codec import CODECS
+from gossip_caffe.gossip.codecs.message import Message, Refusal
+from gossip_caffe.gossip.protocol import offering
+from gossip_caffe.gossip.protocol.one_sided import AppliedHalf
+from gossip_caffe.gossip.protocol.outcome import Outcome, OutcomeKind
+from gossip_caffe.gossip.protocol.swap import PIECE_BYTES, PIECE_VALUES
+from gossip_caffe.gossip.transport import weights_socket
+from gossip_caffe.gossip.transport.grpc_server import PeerServer
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from tests.descriptors import open_descriptors
-from tests.exchange_net import Weights
+from tests.exchange_net import ExchangingPeer, Weights
 from tests.patience import be_patient
 
 SIZE = 12 * PIECE_VALUES + 77  # 6 MB as float32: more than a socket takes on before somebody reads
 
 
-class Peer:
-    """A server with its exchanger and its transport, and what its watcher was told."""
+class Peer(ExchangingPeer):
+    """A peer in its exchanges with its server and its transport, and what its watcher was told."""
 
     def __init__(self, name: str, folder: Path, seed: int, codec: str) -> None:
         self.weights = Weights(seed, SIZE)
         self.server = PeerServer("127.0.0.1:0", CheckpointFolder(folder / name))
         self.transport = GrpcTransport()
         self.refusals: list[tuple[Refusal, str]] = []
-        self.exchanger = Exchanger(
-            peer=name,
-            job="job",
-            fingerprint="layout",
-            codec=codec,
-            weights=self.weights,
-            transport=self.transport,
-            clock=SystemClock(),
-            rng=random.Random(seed),
-            offload=asyncio.to_thread,
+        super().__init__(
+            name, self.weights, self.transport, codec=codec, seed=seed, offload=asyncio.to_thread
         )
-        self.exchanger.accepting = None
-        self.exchanger.watch(self)
+        self.answering.watcher = self
         self.address = ""
 
     def applied(self, half: AppliedHalf) -> None: ...
 
     def alone(self, half: AppliedHalf) -> None: ...
 
+    def too_far(self, offer: Message, reach: Reach) -> None: ...
+
     def refused(self, offer: Message, refusal: Refusal, reason: str) -> None:
         self.refusals.append((refusal, reason))
 
     async def start(self) -> None:
         self.address = f"127.0.0.1:{await self.server.start()}"
-        self.server.serve(self.exchanger)
+        self.server.serve(self.answering)
 
     async def stop(self) -> None:
         await self.transport.close()
@@ -70,7 +63,7 @@ class Peer:
 
     async def offer(self, partner: Peer) -> Outcome:
         async with asyncio.timeout(60):
-            return await self.exchanger.offer_to("b", partner.address)
+            return await self.offering.offer_to("b", partner.address)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +104,7 @@ async def test_two_peers_meet_in_the_middle(tmp_path: Path, codec: str) -> None:
         np.testing.assert_allclose(a.weights.values.astype(np.float64) + b.weights.values, total, atol=2e-6)
         apart = np.linalg.norm(a.weights.values - b.weights.values) / np.linalg.norm(total)
         assert apart < {"float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2, "int8": 0.02, "int4": 0.3}[codec]
-        assert a.exchanger.mean_distance == pytest.approx(0.5, abs=0.01)
+        assert a.local.mean_distance == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("nearby", [True, False])
@@ -123,9 +116,9 @@ async def test_who_is_not_on_this_machine_connects_by_tcp(pair: tuple[Peer, Peer
         families.append(wire.family)
         settled(wire)
 
-    settled = bulk.ready
+    settled = weights_socket.ready
     name = b.server._listener.nearby if nearby else "gossip-caffe-of-another-machine"
-    with patch.object(b.server._listener, "nearby", name), patch.object(bulk, "ready", ready):
+    with patch.object(b.server._listener, "nearby", name), patch.object(weights_socket, "ready", ready):
         assert (await a.offer(b)).kind is OutcomeKind.APPLIED
     assert families == [socket.AF_UNIX if nearby else socket.AF_INET] * 2
 
@@ -143,7 +136,7 @@ async def test_four_peers_that_offer_to_one_at_once_are_all_answered(tmp_path: P
     async with two(tmp_path) as (a, b):
         others = [Peer(f"x{number}", tmp_path, number, "float32") for number in range(3)]
         outcomes = await asyncio.gather(
-            a.offer(b), *(other.exchanger.offer_to("b", b.address) for other in others)
+            a.offer(b), *(other.offering.offer_to("b", b.address) for other in others)
         )
         assert {outcome.kind for outcome in outcomes} == {OutcomeKind.APPLIED}
         assert b.weights.applied == 4
@@ -154,7 +147,7 @@ async def test_four_peers_that_offer_to_one_at_once_are_all_answered(tmp_path: P
 async def test_crossing_offers_end_in_one_exchange(pair: tuple[Peer, Peer]) -> None:
     a, b = pair
     total = a.weights.values.astype(np.float64) + b.weights.values
-    outcomes = await asyncio.gather(a.offer(b), b.exchanger.offer_to("a", a.address))
+    outcomes = await asyncio.gather(a.offer(b), b.offering.offer_to("a", a.address))
     kinds = [outcome.kind for outcome in outcomes]
     assert kinds.count(OutcomeKind.APPLIED) >= 1
     assert {OutcomeKind.APPLIED, OutcomeKind.WITHDRAWN} >= set(kinds)
@@ -164,11 +157,11 @@ async def test_crossing_offers_end_in_one_exchange(pair: tuple[Peer, Peer]) -> N
 
 async def test_a_refusal_comes_before_any_weights_are_read_or_sent(pair: tuple[Peer, Peer]) -> None:
     a, b = pair
-    b.exchanger.accepting = Refusal.SHUTTING_DOWN
-    with patch.object(bulk, "connect", side_effect=AssertionError("nothing to connect for")):
+    b.local.accepting = Refusal.SHUTTING_DOWN
+    with patch.object(weights_socket, "connect", side_effect=AssertionError("nothing to connect for")):
         outcome = await a.offer(b)
     assert (outcome.kind, outcome.refusal) == (OutcomeKind.REFUSED, Refusal.SHUTTING_DOWN)
-    assert a.exchanger.unanswered == 0
+    assert a.offering.unanswered == 0
 
 
 @pytest.mark.parametrize("who", [0, 1], ids=["offerer", "answerer"])
@@ -194,7 +187,7 @@ async def test_where_the_second_connection_cannot_be_made_the_next_offers_carry_
             first = await a.offer(b)
     assert first.kind is OutcomeKind.FAILED
     assert "for the weights" in first.reason
-    assert (a.weights.applied, b.weights.applied, a.exchanger.unanswered) == (0, 0, 0)
+    assert (a.weights.applied, b.weights.applied, a.offering.unanswered) == (0, 0, 0)
     assert (await a.offer(b)).kind is OutcomeKind.APPLIED
 
 
@@ -203,7 +196,7 @@ async def test_strangers_on_the_second_port_are_hung_up_on_and_hold_nobody_up(
 ) -> None:
     a, b = pair
     silent = []
-    for _ in range(2 * bulk.MOST_STRANGERS):
+    for _ in range(2 * weights_socket.MOST_STRANGERS):
         reader, writer = await asyncio.open_connection("127.0.0.1", b.server.weights_port)
         silent.append(writer)
     reader, writer = await asyncio.open_connection("127.0.0.1", b.server.weights_port)
@@ -299,7 +292,7 @@ FAULTS = {
 
 async def through(between: Between, offer: Callable[[], Awaitable[Outcome]]) -> Outcome:
     try:
-        with patch.object(bulk, "connect", between.connect):
+        with patch.object(weights_socket, "connect", between.connect):
             return await offer()
     finally:
         await between.stop()
@@ -334,8 +327,8 @@ async def test_weights_that_do_not_come_back_whole_are_not_applied(
     moved = (b.weights.values - before).sum()
     assert (await a.offer(b)).kind is OutcomeKind.APPLIED
     # Whatever b applied alone it knows now, exactly.
-    assert b.exchanger.one_sided.count == one_sided
-    assert b.exchanger.one_sided.mass_error == pytest.approx(moved if one_sided else 0.0, abs=1e-2)
+    assert b.answering.one_sided.count == one_sided
+    assert b.answering.one_sided.mass_error == pytest.approx(moved if one_sided else 0.0, abs=1e-2)
 
 
 async def test_silence_is_given_up_by_both_and_holds_no_place(pair: tuple[Peer, Peer]) -> None:
@@ -346,7 +339,7 @@ async def test_silence_is_given_up_by_both_and_holds_no_place(pair: tuple[Peer, 
         async def _pass(self, there: socket.socket, here: socket.socket, spoil: Spoil) -> None:
             await stuck.wait()
 
-    with patch.object(bulk, "SILENCE_S", 0.3):
+    with patch.object(weights_socket, "SILENCE_S", 0.3):
         outcome = await through(Silent(unspoilt, unspoilt), lambda: a.offer(b))
     assert outcome.kind in {OutcomeKind.FAILED, OutcomeKind.REFUSED}
     await until(lambda: bool(b.refusals))
@@ -366,7 +359,7 @@ async def test_an_offerer_that_gives_up_midway_leaves_nothing_behind(pair: tuple
         return data
 
     between = Between(halfway, unspoilt)
-    with patch.object(bulk, "connect", between.connect):
+    with patch.object(weights_socket, "connect", between.connect):
         offer = asyncio.ensure_future(a.offer(b))
         await reached.wait()
         offer.cancel()

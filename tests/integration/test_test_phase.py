@@ -9,19 +9,18 @@ from pathlib import Path
 import cv2
 import lmdb
 import numpy as np
-import plyvel
 import pytest
 
-from gossip_caffe.data.source import measure
+from gossip_caffe.data.sources.source import measure
+from gossip_caffe.errors import ModelError
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings
-from gossip_caffe.observe.tested import Output
-from gossip_caffe.solver.evaluation import CaffeEvaluator
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.observe.log.tested import Output
+from gossip_caffe.solver.evaluation.evaluation import CaffeEvaluator
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 from tests.hdf5_data import write_hdf5
 from tests.tiny_job import TinyJob, write_job
 
-caffe = pytest.importorskip("caffe")
 pytestmark = pytest.mark.integration
 
 BATCH, PASSES = 24, 5  # of 64 records: around more than once, and not in whole batches
@@ -57,6 +56,8 @@ def encoded_lmdb(job: TinyJob) -> str:
 
 
 def leveldb(job: TinyJob) -> str:
+    import plyvel  # noqa: PLC0415 - optional: only the test that writes one is skipped without it
+
     folder = job.folder / "level"
     with plyvel.DB(str(folder), create_if_missing=True) as database:
         for index, datum in enumerate(records(job)):
@@ -98,6 +99,8 @@ async def outputs_of(job: TinyJob, layer: str, transform: str) -> tuple[Output, 
     (test,) = read_job("tested", solver, JobSettings(), measure).tests
     model = job.folder / "model.caffemodel"
     if not model.exists():
+        import caffe  # noqa: PLC0415 - optional, and only nets that it makes itself need it
+
         caffe.set_random_seed(3)
         caffe.Net(str(net), caffe.TEST).save(str(model))
     return await CaffeEvaluator().evaluate([test], model)
@@ -130,3 +133,39 @@ async def test_hdf5_files_that_a_list_names_relative_to_itself_are_tested(tmp_pa
     listed.write_text("".join(f"{Path(line).name}\n" for line in listed.read_text().splitlines()))
     layer = f'type: "HDF5Data" hdf5_data_param {{ source: "{listed}" batch_size: {BATCH} }}'
     assert await outputs_of(job, layer, "") == caffes
+
+
+@pytest.mark.parametrize("written", [raw_lmdb, encoded_lmdb, leveldb])
+async def test_a_test_goes_on_with_the_data_where_the_one_before_ended_also_in_another_process(
+    tmp_path: Path, written: Callable[[TinyJob], str]
+) -> None:
+    job = write_job(tmp_path / "job")
+    await outputs_of(job, raw_lmdb(job), "scale: 0.0039")  # makes the model
+    await outputs_of(job, written(job), "scale: 0.0039")
+    (test,) = read_job("tested", job.folder / "tested_solver.prototxt", JobSettings(), measure).tests
+    model, kept = job.folder / "model.caffemodel", CaffeEvaluator()
+    try:
+        going_on = [await kept.evaluate([test], model, number, keep=True) for number in (1, 2, 3, 4)]
+    finally:
+        await kept.close()
+    assert len(set(going_on)) == 4
+    for number, outputs in enumerate(going_on, 1):
+        assert await CaffeEvaluator().evaluate([test], model, number) == outputs
+    whole = await CaffeEvaluator().evaluate_all([test], [model, model])
+    assert whole == [going_on[0]] * 2
+
+
+@pytest.mark.parametrize("written", [raw_lmdb, encoded_lmdb])
+async def test_a_label_beyond_the_nets_outputs_ends_the_test_by_name(
+    tmp_path: Path, written: Callable[[TinyJob], str]
+) -> None:
+    job = write_job(tmp_path / "job")
+    await outputs_of(job, raw_lmdb(job), "")  # makes the model
+    with lmdb.open(str(job.test)) as environment, environment.begin(write=True) as writing:
+        datum = wire.Datum.FromString(writing.get(b"%08d" % 50) or b"")
+        datum.label = 5_000_000
+        writing.put(b"%08d" % 50, datum.SerializeToString())
+    layer = written(job)
+    key = "00000050" if written is raw_lmdb else "00050"
+    with pytest.raises(ModelError, match=rf"key '{key}': label 5000000, but layer '\w+' takes 0 to 9"):
+        await outputs_of(job, layer, "")

@@ -19,6 +19,8 @@ from gossip_caffe.wire import caffe_wire_pb2 as wire
 from tests.cluster_run import ClusterRun, cluster_run, one_line, wait_for
 from tests.tiny_job import TinyJob, write_job
 
+pytestmark = pytest.mark.needs("caffe", "etcd")
+
 _PLAIN_CAFFE = """
 import sys
 import caffe
@@ -69,11 +71,12 @@ def plain_accuracy(job: TinyJob, model: Path) -> float:
 
 
 def assert_nothing_is_left(run: ClusterRun, job: TinyJob, *models: str) -> None:
-    """No process, no folder of the cluster, and in the user's folder nothing but the models."""
+    """No process, no folder of the cluster, and in the user's folder nothing but the models and their states."""
     run.assert_nothing_is_left()
     assert list((run.folder / "clusters").iterdir()) == []
     before = {"solver.prototxt", "net.prototxt", "train", "test"}
-    assert {path.name for path in job.folder.iterdir()} - before == set(models)
+    states = {model.replace(".caffemodel", ".solverstate") for model in models}
+    assert {path.name for path in job.folder.iterdir()} - before == {*models, *states}
 
 
 @pytest.mark.parametrize("peers", [1, 2])
@@ -92,7 +95,6 @@ def test_the_model_lies_where_caffe_would_leave_it_and_a_second_run_replaces_it(
 
 
 def test_snapshots_on_the_way_and_the_last_test_are_in_the_json(run: ClusterRun, tmp_path: Path) -> None:
-    # A snapshot that falls due before the one before it is made takes its place: here each has seconds to itself.
     job = write_job(tmp_path / "job", iterations=2400, pace_ms=8)
     change(job, "test_interval: 1000000", "test_interval: 800\nsnapshot: 800")
     done = run.run("train", "solver.prototxt", "--peers", "2", "--json", cwd=job.folder)
@@ -103,6 +105,7 @@ def test_snapshots_on_the_way_and_the_last_test_are_in_the_json(run: ClusterRun,
     assert told["model"] == "tiny_iter_2400.caffemodel"
     wanted = [f"tiny_iter_{iteration}.caffemodel" for iteration in (800, 1600, 2400)]
     assert told["snapshots"] == wanted
+    assert told["state"] == "tiny_iter_2400.solverstate"
     assert told["tested"]["iteration"] == 2400
     assert told["tested"]["outputs"][0]["name"] == "accuracy"
     assert told["tested"]["outputs"][0]["means"][0] > 0.9
@@ -159,9 +162,7 @@ def test_a_wrong_solver_is_one_line_and_starts_nothing(run: ClusterRun, job: Tin
     run.assert_nothing_is_left()
 
 
-def test_one_peer_without_shuffling_leaves_plain_caffes_weights_bit_for_bit(
-    run: ClusterRun, job: TinyJob
-) -> None:
+def test_one_peer_leaves_plain_caffes_weights_bit_for_bit(run: ClusterRun, job: TinyJob) -> None:
     plain = job.folder / "plain"
     plain.mkdir()
     subprocess.run(
@@ -172,7 +173,7 @@ def test_one_peer_without_shuffling_leaves_plain_caffes_weights_bit_for_bit(
         check=True,
         capture_output=True,
     )
-    done = run.run("train", "solver.prototxt", "--set", "shuffle=false", cwd=job.folder)
+    done = run.run("train", "solver.prototxt", cwd=job.folder)
     assert done.returncode == 0, done.stderr
     ours, theirs = (blobs_of(folder / "tiny_iter_3000.caffemodel") for folder in (job.folder, plain))
     assert ours.keys() == theirs.keys()

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
-from gossip_caffe.data.transform import Transformer
-from gossip_caffe.job.spec import SourceSpec, TopSpec, TransformSpec
+from gossip_caffe.data.sources.lmdb_source import LmdbDataSet, LmdbSource
+from gossip_caffe.data.sources.transform import Transformer
+from gossip_caffe.job.spec.spec import SourceSpec, TopSpec, TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ from gossip_caffe.errors import ExitCode
 from tests.cluster_run import ClusterRun, cluster_run, one_line, wait_for
 from tests.tiny_job import TinyJob, write_job
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.needs("caffe")]
 
 SLOW_LAYER = """
 import time
@@ -64,7 +64,7 @@ def test_what_takes_a_while_says_so_once(run: ClusterRun, job: TinyJob) -> None:
     slow(job, 1.2)  # in the net that is trained and in the one that is tested
     done = validate(run, job, job.folder)
     assert done.returncode == 0, done.stderr
-    assert one_line(done) == "Caffe builds the nets once, to see that they stand …"
+    assert one_line(done) == "Caffe builds the nets once, to check them …"
     assert "can be trained" in done.stdout
 
 
@@ -99,7 +99,7 @@ def test_without_a_caffe_the_check_can_be_left_out(run: ClusterRun, job: TinyJob
     assert done.returncode == ExitCode.ENVIRONMENT
     assert one_line(done) == (
         "gossip-caffe: cannot import caffe: ImportError: libcaffe.so: no such file; "
-        "run 'gossip-caffe doctor', or leave this check out with --unchecked"
+        "run 'gossip-caffe doctor', or skip this check with --unchecked"
     )
     done = validate(run, job, tmp_path / "none", "--unchecked")
     assert done.returncode == 0, done.stderr

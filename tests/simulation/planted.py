@@ -11,24 +11,29 @@ import numpy as np
 import pytest
 
 from gossip_caffe.errors import LeaseLost, StoreError
-from gossip_caffe.gossip import offering, payload
-from gossip_caffe.gossip.answers import GivenAnswers
-from gossip_caffe.gossip.average import Halved
-from gossip_caffe.gossip.outcome import OutcomeKind
-from gossip_caffe.gossip.party import Party
+from gossip_caffe.gossip.averaging.average import HalfStats
+from gossip_caffe.gossip.averaging.bound import Bound, Reach
+from gossip_caffe.gossip.protocol import offering, payload
+from gossip_caffe.gossip.protocol.answer_cache import GivenAnswers
+from gossip_caffe.gossip.protocol.local_peer import LocalPeer
+from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.membership.etcd.store import Put, TxnResult
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.members import Registration
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Put, TxnResult
-from gossip_caffe.observe.events import Event
-from gossip_caffe.peer import agent, joining, loading
-from gossip_caffe.peer.claims import Claims
-from gossip_caffe.peer.exchanging import Exchanging
-from gossip_caffe.peer.loading import Loaded
-from gossip_caffe.peer.trainer import Trainer
+from gossip_caffe.observe.log.events import Event
+from gossip_caffe.peer import agent
+from gossip_caffe.peer.core.tasks import Tasks
+from gossip_caffe.peer.joining import joining, loading
+from gossip_caffe.peer.joining.loading import Loaded
+from gossip_caffe.peer.joining.renewing import Renewing
+from gossip_caffe.peer.sharing.pairwise import PairwiseStrategy
 from gossip_caffe.peer.training import Training
+from gossip_caffe.peer.work.claims import Attempt, Claims
+from gossip_caffe.peer.work.trainer import Trainer
 from gossip_caffe.shards.ledger import Ledger
 from gossip_caffe.sim.peer import SimulatedPeer
+from tests.simulation import planted_orders
 
 Patch = pytest.MonkeyPatch
 
@@ -100,7 +105,12 @@ def fold_too_early(patch: Patch) -> None:
         finally:
             self._store = store
 
+    async def whole(self: Ledger, epoch: int) -> bool:
+        del epoch
+        return True
+
     patch.setattr(Ledger, "fold", early)
+    patch.setattr(Ledger, "_is_whole", whole)
 
 
 def feed_twice(patch: Patch) -> None:
@@ -115,15 +125,15 @@ def feed_twice(patch: Patch) -> None:
     patch.setattr(Trainer, "feed", twice)
 
 
-def borrow_what_is_owned(patch: Patch) -> None:
-    """While the store is away a peer borrows what it owns, and forgets that it does (a real one: test_found.py)."""
-    borrow = Claims.borrow
+def train_unclaimed_what_is_owned(patch: Patch) -> None:
+    """While the store is away a peer trains owned chunks unclaimed, and forgets its claims (real: test_found.py)."""
+    train_unclaimed = Claims.train_unclaimed
 
     def forgetful(self: Claims, want: int) -> int:
         self._had.clear()
-        return borrow(self, want)
+        return train_unclaimed(self, want)
 
-    patch.setattr(Claims, "borrow", forgetful)
+    patch.setattr(Claims, "train_unclaimed", forgetful)
 
 
 # ── what is done ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,25 +143,25 @@ def mark_done_when_claimed(patch: Patch) -> None:
     """A chunk is settled as soon as it is owned."""
     claim = Claims.claim
 
-    async def hasty(self: Claims, want: int) -> float:
-        pause_s = await claim(self, want)
+    async def hasty(self: Claims, want: int) -> Attempt:
+        attempt = await claim(self, want)
         self._shared.update(dict.fromkeys(self.owned, "at once"))
-        return pause_s
+        return attempt
 
     patch.setattr(Claims, "claim", hasty)
 
 
 def mark_done_when_offered(patch: Patch) -> None:
     """What was offered counts as shared, whether it was answered or not."""
-    exchange = Exchanging.exchange
+    exchange = PairwiseStrategy.exchange
 
-    async def hopeful(self: Exchanging) -> Any:
+    async def hopeful(self: PairwiseStrategy) -> Any:
         outcome = await exchange(self)
         if outcome is not None and outcome.kind is OutcomeKind.FAILED:
             self._shared(outcome)
         return outcome
 
-    patch.setattr(Exchanging, "exchange", hopeful)
+    patch.setattr(PairwiseStrategy, "exchange", hopeful)
 
 
 def mark_done_what_came_later(patch: Patch) -> None:
@@ -169,23 +179,23 @@ def mark_done_what_came_later(patch: Patch) -> None:
 def apply_a_torn_half(patch: Patch) -> None:
     """Only the first part of a half is added."""
 
-    def apply(self: Party, own_half: Any, apart: float) -> None:
+    def apply(self: LocalPeer, own_half: Any, apart: float) -> None:
         torn = own_half.copy()
         torn[torn.size // 2 :] = 0.0
         self.weights.add_correction(torn)
 
-    patch.setattr(Party, "apply", apply)
+    patch.setattr(LocalPeer, "apply", apply)
 
 
 def apply_an_answer_twice(patch: Patch) -> None:
     """A half is added twice."""
-    once = Party.apply
+    once = LocalPeer.apply
 
-    def twice(self: Party, own_half: Any, apart: float) -> None:
+    def twice(self: LocalPeer, own_half: Any, apart: float) -> None:
         once(self, own_half, apart)
         once(self, own_half, apart)
 
-    patch.setattr(Party, "apply", twice)
+    patch.setattr(LocalPeer, "apply", twice)
 
 
 def answer_a_repeated_offer_again(patch: Patch) -> None:
@@ -197,24 +207,45 @@ def take_more_than_a_half(patch: Patch) -> None:
     """The offering side moves further than the answering side gave."""
     halved = payload.halved
 
-    def more(sent: Any, theirs: Any, mine: Any) -> Halved:
-        found = halved(sent, theirs, mine)
+    def more(sent: Any, theirs: Any, mine: Any, *rest: Any) -> HalfStats:
+        found = halved(sent, theirs, mine, *rest)
         mine *= 1.2
-        return Halved(found.distance, 1.2 * found.total, 1.2 * found.norm)
+        return dataclasses.replace(found, total=1.2 * found.total, norm=1.2 * found.norm)
 
     patch.setattr(offering, "halved", more)
 
 
 def let_nan_in(patch: Patch) -> None:
     """A value that is not finite gets into a half, now and then."""
-    once = Party.apply
+    once = LocalPeer.apply
 
-    def poisoned(self: Party, own_half: Any, apart: float) -> None:
+    def poisoned(self: LocalPeer, own_half: Any, apart: float) -> None:
         if self.rng.random() < 0.02:
             own_half[0] = np.nan
         once(self, own_half, apart)
 
-    patch.setattr(Party, "apply", poisoned)
+    patch.setattr(LocalPeer, "apply", poisoned)
+
+
+def apply_whatever_comes(patch: Patch) -> None:
+    """A half is applied however long it is."""
+    patch.setattr(
+        LocalPeer, "reach", lambda self, half: dataclasses.replace(self.bound.reach(half), too_far=False)
+    )
+
+
+def take_itself_for_longer(patch: Patch) -> None:
+    """A half is held against eight times the own length."""
+
+    def boastful(self: LocalPeer, half: HalfStats) -> Reach:
+        return self.bound.reach(dataclasses.replace(half, own_norm=8 * half.own_norm))
+
+    patch.setattr(LocalPeer, "reach", boastful)
+
+
+def warm_up_for_ever(patch: Patch) -> None:
+    """The limit stays as wide as in the beginning."""
+    patch.setattr(Bound, "warming", property(lambda self: True))
 
 
 # ── beginnings and ends ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,29 +286,6 @@ def begin_from_what_was_not_verified(patch: Patch) -> None:
     patch.setattr(agent, "load_early", nothing)
 
 
-def take_a_finished_job_back(patch: Patch) -> None:
-    """A joiner that finds nobody takes the job back, although it is finished (a real one: test_found.py)."""
-
-    sync = joining.Joining.sync
-
-    class Blind:
-        def __init__(self, store: Any, finished: str) -> None:
-            self._store, self._finished = store, finished
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._store, name)
-
-        async def get(self, key: str) -> Any:
-            return None if key == self._finished else await self._store.get(key)
-
-    async def blind(self: joining.Joining) -> joining.Synced:
-        seen = self._world
-        self._world = dataclasses.replace(seen, store=Blind(seen.store, seen.keys.finished))
-        return await sync(self)
-
-    patch.setattr(joining.Joining, "sync", blind)
-
-
 def stumble_over_no_children(patch: Patch) -> None:
     """A peer that could not register stops children that it never had (a real one: test_found.py)."""
 
@@ -290,11 +298,11 @@ def stumble_over_no_children(patch: Patch) -> None:
 def end_with_the_lease(patch: Patch) -> None:
     """A peer that loses its lease ends."""
 
-    async def end(self: Training) -> None:
-        await self.incarnation.session.lost.wait()
-        raise LeaseLost(self.incarnation.session.reason)
+    async def end(self: Renewing) -> None:
+        await self._member.incarnation.session.lost.wait()
+        raise LeaseLost(self._member.incarnation.session.reason)
 
-    patch.setattr(Training, "_keep_registered", end)
+    patch.setattr(Renewing, "run", end)
 
 
 def end_with_the_lease_of_a_joiner(patch: Patch) -> None:
@@ -355,6 +363,45 @@ def wait_for_the_store(patch: Patch) -> None:
     patch.setattr(SimulatedPeer, "_step", asking)
 
 
+# ── what ends unseen ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def let_the_renewal_end_unseen(patch: Patch) -> None:
+    """The renewal of a lease ends by an error that nobody foresaw, and nobody is told (a real one)."""
+    patch.setattr(LeaseSession, "_not_renewed", lambda self, error: None)
+
+
+def let_tasks_end_unseen(patch: Patch) -> None:
+    """A task of a peer ends by an error, and the peer goes on without it."""
+    spawn = Tasks.spawn
+
+    def deaf(self: Tasks, name: str, work: Any) -> None:
+        async def swallowed() -> None:
+            try:
+                await work
+            except (RuntimeError, OSError, ValueError, asyncio.InvalidStateError):
+                await asyncio.Event().wait()
+
+        spawn(self, name, swallowed())
+
+    patch.setattr(Tasks, "spawn", deaf)
+
+
+def leave_without_a_last_word(patch: Patch) -> None:
+    """What comes up as a peer leaves keeps it from writing that it has left (a real one)."""
+
+    async def close(self: agent.Agent) -> None:
+        if self._training is not None:
+            self._training.end()
+            self._incarnation = self._training.incarnation
+        await self._tasks.cancel()
+        await self._trainer.stop()
+        await self._end_lease()
+        self._log_end(None, None, None)
+
+    patch.setattr(agent.Agent, "_close", close)
+
+
 HANGS = "the job was not finished"
 TABLE: Mapping[str, Planted] = {
     plant.__name__: Planted((plant.__doc__ or "").strip(), shows, faults, plant)
@@ -364,7 +411,7 @@ TABLE: Mapping[str, Planted] = {
         (settle_without_looking, "single-owner", "freeze,store-cut"),
         (fold_too_early, "full-coverage", "kill,join"),
         (feed_twice, "full-coverage", "none"),
-        (borrow_what_is_owned, HANGS, "etcd-away,join,etcd-leader,kill"),
+        (train_unclaimed_what_is_owned, HANGS, "etcd-away,join,etcd-leader,kill"),
         (mark_done_when_claimed, "durable-done", "none"),
         (mark_done_when_offered, "durable-done", "storm"),
         (mark_done_what_came_later, "durable-done", "slow,storm"),
@@ -373,13 +420,19 @@ TABLE: Mapping[str, Planted] = {
         (answer_a_repeated_offer_again, "whole-half", "storm"),
         (take_more_than_a_half, "whole-half", "none"),
         (let_nan_in, "finite-weights", "none"),
+        (apply_whatever_comes, "bounded-half", "poison"),
+        (take_itself_for_longer, "bounded-half", "poison"),
+        (warm_up_for_ever, "bounded-half", "none"),
         (join_with_fresh_weights, "same-model", "join,kill"),
         (begin_from_what_was_not_verified, "whole-checkpoint", "join"),
-        (take_a_finished_job_back, "full-coverage", "kill,leave,freeze,skew,storm"),
-        (stumble_over_no_children, "clean-exit", "etcd-away,join,kill"),
+        (stumble_over_no_children, "loud-errors", "etcd-away,join,kill"),
         (end_with_the_lease, "coordinator-loss", "etcd-away,store-cut,freeze"),
         (end_with_the_lease_of_a_joiner, "coordinator-loss", "store-cut,freeze,join,kill"),
         (register_for_ever, "clean-exit", "kill"),
         (wait_for_the_store, "never-wait", "etcd-away,store-cut"),
+        *planted_orders.ROWS,
+        (let_the_renewal_end_unseen, "no-silent-end", "exception"),
+        (let_tasks_end_unseen, HANGS, "exception"),
+        (leave_without_a_last_word, "clean-exit", "exception,leave"),
     )
 }

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
-from gossip_caffe.observe.verdict import Standing
-from gossip_caffe.sim.faults import Fault, Kind
-from gossip_caffe.sim.simulation import Simulated, planned, simulate
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.observe.checker.verdict import InvariantStatus
+from gossip_caffe.sim.faults.faults import Fault, Kind
+from gossip_caffe.sim.faults.foreign_write import ForeignWriter
+from gossip_caffe.sim.simulation import SimulationResult, planned, simulate
+from tests.bare_job import bare_job
+from tests.fake_clock import FakeClock
 
 
-def with_faults(*faults: Fault, peers: int = 4, seed: int = 1, for_s: float = 12.0) -> Simulated:
+def with_faults(*faults: Fault, peers: int = 4, seed: int = 1, for_s: float = 12.0) -> SimulationResult:
     return simulate(replace(planned((), peers=peers, seed=seed, for_s=for_s), schedule=faults))
 
 
-def errors_of(found: Simulated) -> set[str]:
+def errors_of(found: SimulationResult) -> set[str]:
     return {str(line["error"]) for log in found.logs.values() for line in log if line["event"] == "left"} - {
         ""
     }
@@ -26,7 +31,7 @@ def test_a_peer_that_cannot_register_says_so_and_does_not_stumble_over_children_
     found = with_faults(Fault(2.0, Kind.ETCD_AWAY, lasts_s=11.0), Fault(2.5, Kind.JOIN))
     assert not found.failures
     assert errors_of(found) <= {"StoreUnavailable", "Conflict", "LeaseLost"} != set()
-    assert found.verdict.standing("loud-errors") is Standing.HOLDS
+    assert found.verdict.standing("loud-errors") is InvariantStatus.HOLDS
 
 
 @pytest.mark.timeout(60)
@@ -53,3 +58,19 @@ def test_peers_whose_timers_are_coarse_do_not_wait_for_records_that_never_come()
     found = simulate(coarse)
     assert not found.failures
     assert found.lasted_s < 70.0
+
+
+@pytest.mark.timeout(120)
+def test_a_stranger_who_replaces_all_announcements_before_all_peers_die_ends_no_job() -> None:
+    """Nobody has what is announced then, and each disk has whole copies that are not."""
+    kinds = ForeignWriter(MemoryEtcd(FakeClock()), bare_job()).kinds
+    replaced = next(
+        target for target in range(200) if random.Random(target).choice(kinds) == "announcements-replaced"
+    )
+    found = with_faults(
+        Fault(6.0, Kind.FOREIGN_WRITE, replaced), Fault(6.01, Kind.BLACKOUT, lasts_s=1.8), for_s=16.0
+    )
+    assert not found.failures
+    wrote = [line.get("wrote") for line in found.observed if line.get("fault") == "foreign-write"]
+    assert wrote == ["announcements-replaced"]
+    assert any(line["event"] == "resumed" for log in found.logs.values() for line in log)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gossip_caffe.sim.faults import Fault, Kind
-from gossip_caffe.sim.simulation import Simulated, planned, simulate
+from gossip_caffe.sim.faults.faults import Fault, Kind
+from gossip_caffe.sim.simulation import SimulationResult, planned, simulate
 
 AWAY_S = 5.0
 """The lease lasts 3 s."""
@@ -19,15 +19,15 @@ BACK_S = 4.0
 """Longer than the leases of those who died: they can have their names again."""
 
 
-def simulated(peers: int, *faults: Fault, for_s: float = 16.0) -> Simulated:
+def simulated(peers: int, *faults: Fault, for_s: float = 16.0) -> SimulationResult:
     return simulate(replace(planned((), peers=peers, seed=1, for_s=for_s), schedule=faults))
 
 
-def of(found: Simulated, peer: str, event: str) -> list[Mapping[str, Any]]:
+def of(found: SimulationResult, peer: str, event: str) -> list[Mapping[str, Any]]:
     return [line for line in found.logs[peer] if line["event"] == event]
 
 
-def came_back(found: Simulated, peer: str) -> bool:
+def came_back(found: SimulationResult, peer: str) -> bool:
     """Whether it lost its lease before it trained; it must have begun from weights, and never have ended."""
     assert found.failures == ()
     assert found.verdict.counters.records_lost == 0

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from gossip_caffe.sim.faults import Fault, Kind, kinds_of
-from gossip_caffe.sim.simulation import Simulated, planned, simulate
+from gossip_caffe.sim.faults.faults import Fault, Kind, kinds_of
+from gossip_caffe.sim.simulation import SimulationResult, planned, simulate
 
 
-def with_links(*faults: Fault, seed: int = 1) -> Simulated:
+def with_links(*faults: Fault, seed: int = 1) -> SimulationResult:
     return simulate(replace(planned((), peers=4, seed=seed, for_s=16.0), schedule=faults))
 
 
-def outcomes(found: Simulated) -> Counter[str]:
+def outcomes(found: SimulationResult) -> Counter[str]:
     lines = [line for log in found.logs.values() for line in log if line["event"] == "exchanged"]
     return Counter(str(line["outcome"]) for line in lines if line["side"] == "offered")
 

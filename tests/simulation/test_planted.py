@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from gossip_caffe.sim.faults import kinds_of
+from gossip_caffe.sim.faults.faults import kinds_of
 from gossip_caffe.sim.simulation import Plan, planned, simulate
 from tests.simulation.planted import TABLE
 
@@ -17,12 +17,11 @@ SEEDS = 50
 PEERS = 6
 FOR_S = 16.0
 LONG = {
-    "borrow_what_is_owned",
+    "train_unclaimed_what_is_owned",
     "drop_the_fence",
     "fold_too_early",
     "keep_a_forgotten_lease",
     "register_for_ever",
-    "take_a_finished_job_back",
     "wait_for_the_store",
 }
 ALL = os.environ.get("GOSSIP_CAFFE_PLANTED") == "all"
@@ -56,6 +55,9 @@ def test_the_table_has_a_bug_for_every_kind_of_finding() -> None:
         "whole-checkpoint",
         "same-model",
         "finite-weights",
+        "bounded-half",
         "coordinator-loss",
+        "known-writer",
         "clean-exit",
+        "no-silent-end",
     }

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gossip_caffe.sim.faults import Fault, Kind
+from gossip_caffe.sim.faults.faults import Fault, Kind
 from gossip_caffe.sim.simulation import planned, simulate
 
 PEERS = 4

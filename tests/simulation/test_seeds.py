@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from gossip_caffe.cli.main import cli
-from gossip_caffe.observe.verdict import Standing, verdict_of
-from gossip_caffe.sim.faults import ALL, Fault, Kind, kinds_of, scheduled
+from gossip_caffe.observe.checker.verdict import InvariantStatus, verdict_of
+from gossip_caffe.sim.faults.faults import ALL, Fault, Kind, kinds_of, scheduled
 from gossip_caffe.sim.shrinking import shrunk
 from gossip_caffe.sim.simulation import planned, simulate
 
@@ -120,6 +120,6 @@ def test_a_simulated_history_is_a_run_folder_that_verify_reads(tmp_path: Path) -
     assert shown.exit_code == 0, shown.output
     found = verdict_of(tmp_path)
     assert not found.broken
-    assert found.standing("full-coverage") is Standing.HOLDS
+    assert found.standing("full-coverage") is InvariantStatus.HOLDS
     again = CliRunner().invoke(cli, [*words[:5], "--schedule", str(tmp_path / "schedule.json"), "--json"])
     assert json.loads(again.output)["digest"][:16] in shown.output

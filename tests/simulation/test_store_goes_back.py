@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from gossip_caffe.observe.verdict import Standing
-from gossip_caffe.sim.faults import ALL, Fault, Kind, kinds_of
-from gossip_caffe.sim.simulation import Simulated, planned, simulate
+from gossip_caffe.observe.checker.verdict import InvariantStatus
+from gossip_caffe.sim.faults.faults import ALL, Fault, Kind, kinds_of
+from gossip_caffe.sim.simulation import SimulationResult, planned, simulate
 
 
-def with_faults(*faults: Fault, seed: int = 1) -> Simulated:
+def with_faults(*faults: Fault, seed: int = 1) -> SimulationResult:
     return simulate(replace(planned((), peers=4, seed=seed, for_s=16.0), schedule=faults))
 
 
-def of(found: Simulated, event: str) -> list[Mapping[str, Any]]:
+def of(found: SimulationResult, event: str) -> list[Mapping[str, Any]]:
     return [line for log in found.logs.values() for line in log if line["event"] == event]
 
 
@@ -40,11 +40,11 @@ def test_peers_whose_writes_were_forgotten_register_again_and_train_the_rest() -
 @pytest.mark.timeout(120)
 def test_who_owned_what_is_not_judged_by_the_word_of_a_store_that_forgot() -> None:
     found = with_faults(Fault(6.0, Kind.ETCD_BACK, lasts_s=1.0))
-    assert found.verdict.standing("single-owner") is Standing.UNSEEN
+    assert found.verdict.standing("single-owner") is InvariantStatus.UNSEEN
     single_owner = next(entry for entry in found.verdict.findings if entry.invariant == "single-owner")
-    assert "forgot" in single_owner.reason
+    assert "lost writes" in single_owner.reason
     assert single_owner.history
-    assert with_faults().verdict.standing("single-owner") is Standing.HOLDS
+    assert with_faults().verdict.standing("single-owner") is InvariantStatus.HOLDS
 
 
 @pytest.mark.timeout(120)

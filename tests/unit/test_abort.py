@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gossip_caffe.solver.abort import abort_cause
+from gossip_caffe.solver.checks.caffe_errors import abort_cause
 
 F = "F20261123 08:10:16.218025 25333 "
 NOISE = ["WARNING: Logging before InitGoogleLogging() is written to STDERR"]

@@ -15,12 +15,12 @@ from gossip_caffe.checkpoint.announce import (
 )
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.errors import NotFound
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.peer.resuming import chosen
+from gossip_caffe.peer.joining.resuming import chosen
 from tests.fake_clock import FakeClock
 
 KEYS = JobKeys("j")

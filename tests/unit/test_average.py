@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gossip_caffe.gossip.average import BLOCK, Mean, all_finite, distance, halve
+from gossip_caffe.gossip.averaging.average import BLOCK, Mean, all_finite, distance, halve
 
 finite = st.floats(-(2.0**126), 2.0**126, width=32)
 pairs = st.integers(1, 50).flatmap(
@@ -73,10 +73,18 @@ def test_after_both_halves_the_two_sides_meet_in_the_middle() -> None:
 def test_the_distance_is_that_of_its_definition() -> None:
     rng = np.random.default_rng(2)
     a, b = (rng.standard_normal(2 * BLOCK + 3).astype(np.float32) for _ in range(2))
-    expected = np.sum((b.astype(float) - a) ** 2) / (4 * np.sum(b.astype(float) ** 2))
+    expected = np.sum((b.astype(float) - a) ** 2) / (4 * np.sum(a.astype(float) ** 2))
     assert abs(distance(a, b) / expected - 1) < 1e-12
+    assert abs(halve(a, b, np.empty_like(a)).distance / expected - 1) < 1e-6
     assert distance(a, a) == 0.0
-    assert distance(a, np.zeros_like(a)) == 0.0
+
+
+def test_a_partner_that_is_all_zero_is_not_near_and_zero_weights_are_near_to_nothing_but_themselves() -> None:
+    a, zeros = np.ones(5, dtype=np.float32), np.zeros(5, dtype=np.float32)
+    for of in (distance, lambda mine, theirs: halve(mine, theirs, np.empty_like(mine)).distance):
+        assert of(a, zeros) == 0.25
+        assert of(zeros, a) == 1.0
+        assert of(zeros, zeros) == 0.0
 
 
 def test_one_bad_value_anywhere_is_found() -> None:

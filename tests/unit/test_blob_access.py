@@ -1,4 +1,4 @@
-"""The three ways to a blob's values are one: the host's, the card's, and a plain vector's."""
+"""The three ways to a blob's values are one: the host's, the GPU's, and a plain vector's."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.solver.blob_access import BlobAccess, Flat, HostBlobs
-from gossip_caffe.solver.device_blobs import DeviceBlobs, device_blobs
-from gossip_caffe.solver.layout import Entry, WeightLayout
-from tests.fake_cupy import Blob, Card, Head, blobs_of, make_cupy
+from gossip_caffe.solver.engines.blob_access import BlobAccess, Flat, HostBlobs
+from gossip_caffe.solver.engines.device_blobs import DeviceBlobs, device_blobs
+from gossip_caffe.solver.engines.layout import Entry, WeightLayout
+from tests.fake_cupy import Blob, FakeGpu, Head, blobs_of, make_cupy
 
 SHAPES = ((2, 3), (3,), (1, 1, 2, 2), (5,))
 LAYOUT = WeightLayout.of([(f"layer{index}", 0, shape) for index, shape in enumerate(SHAPES)])
 FROZEN = WeightLayout.of([(f"layer{index}", 0, shape) for index, shape in enumerate(SHAPES)], frozen=2)
 
 
-def on_device(layout: WeightLayout = LAYOUT, **having: bool) -> tuple[list[Blob], DeviceBlobs, Card]:
+def on_device(layout: WeightLayout = LAYOUT, **having: bool) -> tuple[list[Blob], DeviceBlobs, FakeGpu]:
     blobs = blobs_of([spec.shape for spec in layout.blobs])
-    cupy, card = make_cupy(**having)
-    return blobs, DeviceBlobs(blobs, layout, Blob.gpu_data_ptr, cupy, 3), card
+    cupy, gpu = make_cupy(**having)
+    return blobs, DeviceBlobs(blobs, layout, Blob.gpu_data_ptr, cupy, 3), gpu
 
 
 def on_host(layout: WeightLayout = LAYOUT) -> tuple[list[Blob], HostBlobs]:
@@ -96,11 +96,11 @@ def test_whatever_is_done_all_ways_see_the_same_values_to_the_last_bit(done: lis
             np.testing.assert_array_equal(got, wanted)
 
 
-def test_a_snapshot_is_one_copy_of_each_value_off_the_card_and_leaves_the_newest_there() -> None:
-    blobs, device, card = on_device()
+def test_a_snapshot_is_one_copy_of_each_value_off_the_gpu_and_leaves_the_newest_there() -> None:
+    blobs, device, gpu = on_device()
     before = [dict(blob.copied) for blob in blobs]
     read(device)
-    assert (card.to_host, card.to_card) == (LAYOUT.size, 0)
+    assert (gpu.to_host, gpu.to_gpu) == (LAYOUT.size, 0)
     assert [blob.copied for blob in blobs] == before
     assert {blob.head for blob in blobs} == {Head.AT_GPU}
 
@@ -113,17 +113,17 @@ def test_the_plain_way_costs_two_copies_by_caffe_itself() -> None:
         blob.kernel(1, 0)  # the next step
     for blob, was in zip(blobs, before, strict=True):
         size = int(np.prod(blob.shape))
-        assert blob.copied == {"to card": was["to card"] + size, "to host": was["to host"] + size}
+        assert blob.copied == {"to GPU": was["to GPU"] + size, "to host": was["to host"] + size}
 
 
-def test_a_correction_is_one_copy_onto_the_card_and_its_memory_is_free_afterwards() -> None:
-    blobs, device, card = on_device(FROZEN)
+def test_a_correction_is_one_copy_onto_the_gpu_and_its_memory_is_free_afterwards() -> None:
+    blobs, device, gpu = on_device(FROZEN)
     before = read(device, FROZEN)
     correction = np.ones(FROZEN.exchanged, dtype=np.float32)
-    card.to_card = 0
+    gpu.to_gpu = 0
     device.add(correction)
     correction[:] = 1000
-    assert card.to_card == FROZEN.exchanged
+    assert gpu.to_gpu == FROZEN.exchanged
     after = read(device, FROZEN)
     np.testing.assert_array_equal(after[: FROZEN.exchanged], before[: FROZEN.exchanged] + 1)
     np.testing.assert_array_equal(after[FROZEN.exchanged :], before[FROZEN.exchanged :])
@@ -131,9 +131,9 @@ def test_a_correction_is_one_copy_onto_the_card_and_its_memory_is_free_afterward
 
 
 def test_a_read_returns_when_the_copy_is_done() -> None:
-    _, device, card = on_device()
+    _, device, gpu = on_device()
     assert not np.isnan(read(device)).any()
-    assert not card.waiting
+    assert not gpu.waiting
 
 
 def test_weights_that_caffe_loaded_on_the_host_are_what_a_snapshot_holds() -> None:
@@ -142,18 +142,18 @@ def test_weights_that_caffe_loaded_on_the_host_are_what_a_snapshot_holds() -> No
     np.testing.assert_array_equal(LAYOUT.split(read(device))[1], 7)
 
 
-def test_the_memory_of_the_board_is_locked_whole_on_the_chosen_card() -> None:
-    _, device, card = on_device()
+def test_the_memory_of_the_board_is_locked_whole_on_the_chosen_gpu() -> None:
+    _, device, gpu = on_device()
     memory = np.zeros(64, dtype=np.uint8)
     device.lend(memory)
-    assert card.locked == [(memory.ctypes.data, 64)]
-    assert card.used == 3
+    assert gpu.locked == [(memory.ctypes.data, 64)]
+    assert gpu.used == 3
 
 
 def test_memory_that_cannot_be_locked_is_used_as_it_is() -> None:
-    _, device, card = on_device(locks=False)
+    _, device, gpu = on_device(locks=False)
     device.lend(np.zeros(64, dtype=np.uint8))
-    assert not card.locked
+    assert not gpu.locked
     assert not np.isnan(read(device)).any()
 
 
@@ -162,7 +162,7 @@ def made(monkeypatch: pytest.MonkeyPatch, cupy: object) -> tuple[DeviceBlobs | N
     return device_blobs(blobs_of(SHAPES), LAYOUT, Blob.gpu_data_ptr, 0)
 
 
-def test_with_cupy_the_card_is_read_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_cupy_the_gpu_is_read_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     access, why_not = made(monkeypatch, make_cupy()[0])
     assert isinstance(access, DeviceBlobs)
     assert not why_not

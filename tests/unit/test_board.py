@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from numpy.typing import NDArray
 
 from gossip_caffe.errors import EnvironmentProblem, GossipCaffeError
-from gossip_caffe.sharedmem import SharedMemory
+from gossip_caffe.observe.metrics.figures import Durations
+from gossip_caffe.observe.metrics.table import STEP_BUCKETS_S
 from gossip_caffe.solver.board import Flat, WeightBoard
+from gossip_caffe.system.sharedmem import SharedMemory
 
 SIZE = 3
 Words = NDArray[np.int64]
@@ -294,9 +296,22 @@ def test_counters_are_seen_on_the_other_side(board: WeightBoard) -> None:
     assert board.step_s == pytest.approx(0.9 * 2.0 + 0.1 * 4.0)
 
 
+def test_each_step_is_counted_in_one_bucket_and_going_back_counts_none(board: WeightBoard) -> None:
+    solver = other_side(board)
+    solver.publish(vector(0, 0, 0), iteration=1, batches=1, samples=1)
+    lasted = (0.0, STEP_BUCKETS_S[0], 0.0015, STEP_BUCKETS_S[-1], 1e6)
+    for iteration, step_s in enumerate(lasted, 2):
+        solver.note_step(iteration, iteration, iteration, loss=0.5, rate=0.1, step_s=step_s)
+    counts = [0] * (len(STEP_BUCKETS_S) + 1)
+    counts[0], counts[1], counts[-2], counts[-1] = 2, 1, 1, 1
+    assert board.steps == Durations(tuple(counts), sum(lasted))
+    board.rewind()
+    assert (board.iteration, board.steps.counts) == (1, tuple(counts))
+
+
 def test_memory_that_is_no_board_is_refused() -> None:
     memory = SharedMemory.create("test", 8192)
-    with pytest.raises(EnvironmentProblem, match="no weight board"):
+    with pytest.raises(EnvironmentProblem, match="not a weight board"):
         WeightBoard(memory)
     memory.close()
 

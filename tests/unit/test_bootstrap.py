@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "pycaffe"))
 
+import needs
 import setup_plan
 from setup_plan import Found, Kind, SetupError, Step, SystemPackage, Wanted
 
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.unit
 WANTED = Wanted(python="", package="p1", extras="dev", pycaffe="c1")
 DONE = Found(venv_works=True, python="Python 3.11.2 of /usr", package="p1", extras="dev", pycaffe="c1")
 CMAKE = SystemPackage("cmake", "configures the build")
+IP = SystemPackage("iproute2", "networks for some tests", optional=True)
 
 
 def kinds(steps: list[Step]) -> list[Kind]:
@@ -67,7 +70,14 @@ def test_the_python_of_an_environment_stays_when_none_was_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("installed", "wanted", "installs"),
-    [("demo", "dev", True), ("dev", "demo", False), ("dev", "dev", False), ("", "demo", True)],
+    [
+        ("demo", "dev", True),
+        ("dev", "demo", False),
+        ("dev", "dev", False),
+        ("", "demo", True),
+        ("dev", "docs", True),
+        ("docs", "dev", False),
+    ],
 )
 def test_extras_are_installed_when_they_are_not_there_and_never_taken_away(
     installed: str, wanted: str, installs: bool
@@ -75,7 +85,7 @@ def test_extras_are_installed_when_they_are_not_there_and_never_taken_away(
     target = Wanted(python="", package="p1", extras=wanted, pycaffe="c1")
     steps = setup_plan.steps_in_venv(changed(extras=installed), target)
     assert kinds(steps) == ([Kind.PACKAGE] if installs else [])
-    assert setup_plan.wider(installed, wanted) == ("dev" if "dev" in (installed, wanted) else "demo")
+    assert setup_plan.wider(installed, wanted) == max(wanted, installed, key=("", *setup_plan.EXTRAS).index)
 
 
 def test_system_packages_come_first_and_are_listed_with_why() -> None:
@@ -86,7 +96,11 @@ def test_system_packages_come_first_and_are_listed_with_why() -> None:
 
 def test_no_system_package_is_asked_for_by_a_step_that_does_not_need_it() -> None:
     packages = setup_plan.system_packages(
-        [Step(Kind.PACKAGE, "new")], python=(3, 11), python_has_venv=False, missing_for_pycaffe=[CMAKE]
+        [Step(Kind.PACKAGE, "new")],
+        python=(3, 11),
+        python_has_venv=False,
+        missing_for_package=[],
+        missing_for_pycaffe=[CMAKE],
     )
     assert packages == []
 
@@ -94,9 +108,35 @@ def test_no_system_package_is_asked_for_by_a_step_that_does_not_need_it() -> Non
 def test_a_python_without_venv_gets_the_package_of_its_version() -> None:
     steps = setup_plan.steps_in_venv(setup_plan.found(False, {}), WANTED)
     packages = setup_plan.system_packages(
-        steps, python=(3, 12), python_has_venv=False, missing_for_pycaffe=[CMAKE]
+        steps,
+        python=(3, 12),
+        python_has_venv=False,
+        missing_for_package=[IP, CMAKE],
+        missing_for_pycaffe=[CMAKE],
     )
-    assert [package.name for package in packages] == ["python3.12-venv", "cmake"]
+    assert [package.name for package in packages] == ["python3.12-venv", "iproute2", "cmake"]
+
+
+@pytest.mark.parametrize(
+    ("is_root", "has_apt", "has_sudo", "left"),
+    [(True, True, False, 2), (False, True, True, 2), (False, True, False, 1), (True, False, False, 1)],
+)
+def test_what_only_some_tests_use_is_no_reason_to_fail_where_nothing_can_be_installed(
+    is_root: bool, has_apt: bool, has_sudo: bool, left: int
+) -> None:
+    packages = setup_plan.without_optional([IP, CMAKE], is_root=is_root, has_apt=has_apt, has_sudo=has_sudo)
+    assert len(packages) == left
+    assert CMAKE in packages
+
+
+@pytest.mark.parametrize(
+    ("python", "built"), [((3, 11), False), ((3, 12), False), ((3, 13), True), ((3, 14), True)]
+)
+def test_the_leveldb_binding_is_built_where_it_has_no_wheel(
+    python: tuple[int, int], built: bool, tmp_path: Path
+) -> None:
+    names = [need.package for need in needs.leveldb_binding(python, tmp_path)]
+    assert ("libleveldb-dev" in names, f"python{python[0]}.{python[1]}-dev" in names) == (built, built)
 
 
 def test_root_updates_once_and_installs_without_questions() -> None:

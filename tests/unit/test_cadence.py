@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.gossip.cadence import FASTER, LONGEST, SHORTEST, SLOWER, Cadence, steered
-from gossip_caffe.gossip.health import running_mean
+from gossip_caffe.gossip.policy.cadence import FASTER, LONGEST, SHORTEST, SLOWER, Cadence, steered
+from gossip_caffe.gossip.policy.health import running_mean
 
 EVERIES = st.floats(SHORTEST, LONGEST)
 DISTANCES = st.floats(1e-12, 10.0)

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.cluster.chaos_phases import APPLYING_S, JOINING, Copies, Phase, Said, Watch, phase_of
+from gossip_caffe.chaos.phases import APPLYING_S, JOINING, Copies, LoggedState, Phase, PhaseWatch, phase_of
 
 NOW = 100.0
 NONE = Copies()
 
 
-def said(*events: tuple[str, dict[str, Any]]) -> Said:
-    made = Said()
+def said(*events: tuple[str, dict[str, Any]]) -> LoggedState:
+    made = LoggedState()
     for event, fields in events:
         made.take({"t": NOW, "event": event, **fields})
     return made
@@ -29,7 +29,7 @@ def exchanged(side: str, outcome: str = "applied") -> tuple[str, dict[str, Any]]
     return ("exchanged", {"exchange": "x1", "side": side, "outcome": outcome})
 
 
-def at(own: Said, copies: Copies = NONE, now: float = NOW, **others: Said) -> Phase:
+def at(own: LoggedState, copies: Copies = NONE, now: float = NOW, **others: LoggedState) -> Phase:
     return phase_of("p0", {"p0": own, **others}, copies, now)
 
 
@@ -60,14 +60,14 @@ def test_an_exchange_is_offered_until_it_is_over_and_then_it_is_applied_for_a_mo
     assert at(said(TRAINING, OFFERED, exchanged("offered", "refused"))) is Phase.TRAINING
 
 
-def test_whoever_has_been_offered_an_exchange_answers_until_it_says_how_that_ended() -> None:
+def test_a_peer_that_was_offered_an_exchange_answers_until_it_logs_the_end() -> None:
     offerer = said(TRAINING, ("offered", {"exchange": "x1", "partner": "p0"}))
     assert at(said(TRAINING), p1=offerer) is Phase.ANSWERING
     assert at(said(TRAINING, exchanged("answered")), p1=offerer) is Phase.APPLYING
     assert at(said(TRAINING, exchanged("answered", "refused")), p1=offerer) is Phase.TRAINING
 
 
-def test_who_is_without_a_lease_or_leaves_is_in_no_other_phase() -> None:
+def test_a_peer_without_a_lease_or_that_leaves_is_in_no_other_phase() -> None:
     assert at(said(TRAINING, OFFERED, ("state", {"new": "orphaned"}))) is Phase.AWAY
     assert at(said(TRAINING, OFFERED, ("state", {"new": "draining"}))) is Phase.LEAVING
 
@@ -82,11 +82,11 @@ def test_a_joiner_that_lost_its_lease_is_away_and_then_passes_through_the_phases
     )
     assert at(said(*lost)) is Phase.AWAY
     assert at(said(*lost, SYNCING)) is Phase.SYNCING
-    assert at(said(*lost, SYNCING, ("joined", {}))) is Phase.MEETING
+    assert at(said(*lost, SYNCING, ("joined", {}))) is Phase.WARMING_UP
 
 
 def test_logs_are_read_as_they_grow_and_a_torn_line_waits_for_its_end(tmp_path: Path) -> None:
-    watch = Watch(tmp_path, {"p0": tmp_path / "checkpoints"})
+    watch = PhaseWatch(tmp_path, {"p0": tmp_path / "checkpoints"})
     watch.look(["p0"])
     assert watch.phase("p0", NOW) is Phase.STARTING
     log = tmp_path / "p0.jsonl"
@@ -101,4 +101,4 @@ def test_logs_are_read_as_they_grow_and_a_torn_line_waits_for_its_end(tmp_path: 
     watch.look(["p0"])
     assert watch.phase("p0", NOW) is Phase.TRAINING
     watch.look([])
-    assert watch.said == {}
+    assert watch.logged == {}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gossip_caffe.cluster.chaos_phases import EXCHANGING, JOINING
-from gossip_caffe.cluster.chaos_scenario import Act, Network, Scenario, read_scenario, schedule, struck
+from gossip_caffe.chaos.phases import EXCHANGING, JOINING
+from gossip_caffe.chaos.scenario import Act, NetworkKind, Scenario, choose_target, read_scenario, schedule
 from gossip_caffe.errors import UsageError
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "chaos").glob("*.toml"))
@@ -35,7 +35,7 @@ def test_a_scenario_is_read_whole(tmp_path: Path) -> None:
     scenario = read(tmp_path, WHOLE)
     assert (scenario.name, scenario.seed, scenario.peers, scenario.every_s) == ("mine", 3, 5, (1, 2.5))
     assert [fault.act for fault in scenario.faults] == [Act.KILL, Act.DELAY]
-    assert scenario.strokes == 8
+    assert scenario.injections == 8
     assert scenario.needs_links
 
 
@@ -45,30 +45,30 @@ def test_one_seed_gives_one_schedule_and_another_seed_another(tmp_path: Path) ->
     assert schedule(scenario) != schedule(read(tmp_path, WHOLE.replace("seed = 3", "seed = 4")))
 
 
-def test_every_stroke_is_dealt_once_and_the_parts_take_turns(tmp_path: Path) -> None:
-    strokes = schedule(read(tmp_path, WHOLE))
-    assert [stroke.number for stroke in strokes] == list(range(8))
-    kills = Counter(stroke.what for stroke in strokes if stroke.act is Act.KILL)
+def test_every_injection_is_scheduled_once_and_the_processes_take_turns(tmp_path: Path) -> None:
+    injections = schedule(read(tmp_path, WHOLE))
+    assert [injection.number for injection in injections] == list(range(8))
+    kills = Counter(injection.what for injection in injections if injection.act is Act.KILL)
     assert kills == {"agent": 3, "solver": 2, "loader": 2}
-    assert all(1 <= stroke.wait_s <= 2.5 and 0 <= stroke.pick < 1 for stroke in strokes)
+    assert all(1 <= injection.wait_s <= 2.5 and 0 <= injection.pick < 1 for injection in injections)
 
 
-def test_what_is_struck_and_when_take_turns_of_their_own(tmp_path: Path) -> None:
+def test_processes_and_phases_take_turns_of_their_own(tmp_path: Path) -> None:
     text = "[[fault]]\nact = 'kill'\ntimes = 6\nwhat = ['agent', 'solver']\nwhen = ['offering', 'answering', 'syncing']"
-    aimed = Counter((stroke.what, stroke.when) for stroke in schedule(read(tmp_path, text)))
+    aimed = Counter((injection.what, injection.when) for injection in schedule(read(tmp_path, text)))
     assert len(aimed) == 6
-    assert {stroke.when for stroke in schedule(read(tmp_path, WHOLE))} == {None}
+    assert {injection.when for injection in schedule(read(tmp_path, WHOLE))} == {None}
 
 
 def test_the_short_scenario_aims_at_every_phase() -> None:
     (short,) = [path for path in EXAMPLES if path.stem == "short"]
-    aimed = {stroke.when for stroke in schedule(read_scenario(short))}
+    aimed = {injection.when for injection in schedule(read_scenario(short))}
     assert aimed == {*JOINING, *EXCHANGING, None}
 
 
-def test_whoever_was_struck_least_is_next() -> None:
-    assert struck(["p1", "p2", "p0"], {"p0": 2, "p1": 1}, 0.99) == "p2"
-    assert {struck(["p0", "p1", "p2"], {}, pick) for pick in (0.0, 0.4, 0.99)} == {"p0", "p1", "p2"}
+def test_the_target_is_one_with_the_fewest_injections() -> None:
+    assert choose_target(["p1", "p2", "p0"], {"p0": 2, "p1": 1}, 0.99) == "p2"
+    assert {choose_target(["p0", "p1", "p2"], {}, pick) for pick in (0.0, 0.4, 0.99)} == {"p0", "p1", "p2"}
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_what_only_a_proxy_can_do_is_refused_among_namespaces(tmp_path: Path, ac
 def test_a_network_of_namespaces_needs_no_proxies_and_has_an_act_of_its_own(tmp_path: Path) -> None:
     text = "network = 'namespaces'\n[[fault]]\nact = 'partition'\n[[fault]]\nact = 'half-open'\nfor_s = 3.0"
     scenario = read(tmp_path, text)
-    assert (scenario.network, scenario.needs_links) == (Network.NAMESPACES, False)
-    assert "half-open for 3 s" in {stroke.words for stroke in schedule(scenario)}
+    assert (scenario.network, scenario.needs_links) == (NetworkKind.NAMESPACES, False)
+    assert "half-open for 3 s" in {injection.description for injection in schedule(scenario)}
     with pytest.raises(UsageError, match='act "half-open" needs network = "namespaces"'):
         read(tmp_path, text.replace("namespaces", "loopback"))
 
@@ -122,8 +122,8 @@ def test_a_network_of_namespaces_needs_no_proxies_and_has_an_act_of_its_own(tmp_
 def test_the_scenario_for_namespaces_does_both_that_a_link_can_do_there() -> None:
     (path,) = [path for path in EXAMPLES if path.stem == "namespaces"]
     scenario = read_scenario(path)
-    assert scenario.network is Network.NAMESPACES
-    assert {Act.PARTITION, Act.HALF_OPEN, Act.KILL} <= {stroke.act for stroke in schedule(scenario)}
+    assert scenario.network is NetworkKind.NAMESPACES
+    assert {Act.PARTITION, Act.HALF_OPEN, Act.KILL} <= {injection.act for injection in schedule(scenario)}
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_the_scenario_for_namespaces_does_both_that_a_link_can_do_there() -> Non
 )
 def test_the_scenarios_that_come_with_this_repository_are_whole(path: Path) -> None:
     scenario = read_scenario(path)
-    strokes = schedule(scenario)
-    kills = Counter(stroke.what for stroke in strokes if stroke.act is Act.KILL)
+    injections = schedule(scenario)
+    kills = Counter(injection.what for injection in injections if injection.act is Act.KILL)
     assert sum(kills.values()) >= 30
     assert set(kills) >= {"agent", "solver", "loader"}
-    assert {Act.ETCD_RESTART, Act.FREEZE, Act.PARTITION} <= {stroke.act for stroke in strokes}
+    assert {Act.ETCD_RESTART, Act.FREEZE, Act.PARTITION} <= {injection.act for injection in injections}

@@ -17,16 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip_caffe.checkpoint.announce import Announcement
-from gossip_caffe.checkpoint.caffemodel import read_caffemodel
 from gossip_caffe.checkpoint.duty import due
 from gossip_caffe.checkpoint.export import export
 from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.formats.caffemodel import _pieces, read_caffemodel
 from gossip_caffe.checkpoint.manifest import MANIFEST, MODEL, STATE, Manifest, numbers_of, ranges_of
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.checkpoint.solverstate import current_step, learned_net_field, write_solverstate
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound
-from gossip_caffe.job.spec import RateSchedule
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.job.spec.spec import RateSchedule
+from gossip_caffe.solver.engines.layout import WeightLayout, view
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 LAYOUT = WeightLayout.of(
@@ -66,6 +66,54 @@ def folder(tmp_path: Path) -> CheckpointFolder:
     made = CheckpointFolder(tmp_path / "checkpoints")
     made.write(manifest_of("c1"), WEIGHTS)
     return made
+
+
+NET = wire.NetParameter(
+    name="net",
+    layer=[
+        wire.LayerParameter(name="data", type="Data"),
+        wire.LayerParameter(name="conv1", type="Convolution"),
+        wire.LayerParameter(name="ip", type="InnerProduct"),
+        wire.LayerParameter(name="loss", type="SoftmaxWithLoss"),
+    ],
+)
+
+
+def test_a_model_says_of_its_net_what_caffe_said_and_is_loaded_all_the_same(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    # Caffe writes bottoms (3) before the blobs, and the phase (10) after them: the reader knows neither.
+    with_more = NET.SerializeToString().replace(b"Convolution", b"Convolution\x1a\x04data\x50\x00")
+    at = with_more.index(b"\x0a\x05conv1") - 1
+    structure = with_more[:at] + bytes([with_more[at] + 8]) + with_more[at + 1 :]
+    manifest = folder.write(replace(manifest_of("c1"), structure=structure), WEIGHTS)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    loaded, weights = load(folder, "c1")
+    assert loaded.structure == structure
+    assert np.array_equal(weights, WEIGHTS)
+    content = folder.path("c1", MODEL).read_bytes()
+    net = wire.NetParameter.FromString(content)
+    assert (net.name, [layer.type for layer in net.layer]) == ("net", [layer.type for layer in NET.layer])
+    assert [len(layer.blobs) for layer in net.layer] == [0, 2, 2, 0]
+    assert content.index(b"\x1a\x04data") < content.index(WEIGHTS[:4].tobytes()) < content.index(b"\x50\x00")
+    assert np.array_equal(read_caffemodel(content, LAYOUT), WEIGHTS)
+
+
+@pytest.mark.parametrize("structure", ["no base64", "////", "oA=="])
+def test_a_structure_that_is_none_is_a_manifest_that_is_none(structure: str) -> None:
+    record = {**json.loads(manifest_of("c1").to_json()), "structure": structure}
+    with pytest.raises(CheckpointRefused, match="cannot be read"):
+        Manifest.from_json(json.dumps(record).encode())
+
+
+def test_a_checkpoint_that_an_older_version_wrote_is_loaded(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+
+    def as_before(file: BinaryIO) -> None:
+        for piece in _pieces(LAYOUT, shape_first=True):
+            file.write(piece if isinstance(piece, bytes) else view(WEIGHTS, piece).tobytes())
+
+    folder.write_files(manifest_of("c1"), {MODEL: as_before})
+    assert np.array_equal(load(folder, "c1")[1], WEIGHTS)
 
 
 def test_what_was_written_is_loaded_bit_for_bit(folder: CheckpointFolder) -> None:
@@ -298,7 +346,9 @@ def test_what_a_crash_left_is_swept_away_and_never_listed(tmp_path: Path) -> Non
     folder = CheckpointFolder(tmp_path)
     (folder.unfinished("c9") / MANIFEST).write_text("{}")
     assert folder.ids() == []
-    assert CheckpointFolder(tmp_path).ids() == []
+    again = CheckpointFolder(tmp_path)
+    assert list(tmp_path.iterdir())  # whoever only looks takes nothing from the process that is writing
+    again.sweep()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -442,3 +492,18 @@ def test_a_torn_model_is_refused_by_its_reader_too(folder: CheckpointFolder, tor
     content = folder.path("c1", MODEL).read_bytes()
     with pytest.raises(CheckpointRefused):
         read_caffemodel(content[:-torn], LAYOUT)
+
+
+def test_a_folder_is_judged_and_not_the_one_it_is_in(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)  # as /tmp is, where commands that only read put what they fetch
+    mine = CheckpointFolder(shared / "mine")
+    assert mine.root.stat().st_mode & 0o777 == 0o700
+    (shared / "others").mkdir()
+    (shared / "others").chmod(0o777)
+    with pytest.raises(EnvironmentProblem, match="can be written by other users"):
+        CheckpointFolder(shared / "others")
+    (shared / "link").symlink_to(mine.root)
+    with pytest.raises(EnvironmentProblem, match="it is a link"):
+        CheckpointFolder(shared / "link")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,21 +16,24 @@ import numpy as np
 import pytest
 
 from gossip_caffe.checkpoint.announce import announced
+from gossip_caffe.checkpoint.copy_removal import GRACE_S
 from gossip_caffe.checkpoint.duty import CHECKPOINTS
 from gossip_caffe.checkpoint.files import CheckpointFolder
-from gossip_caffe.checkpoint.url_store import elsewhere_of
-from gossip_caffe.errors import EnvironmentProblem, ExchangeFailed, NotFound
-from gossip_caffe.job.spec import DataSpec, JobSettings, JobSpec
+from gossip_caffe.checkpoint.url_store import remote_store_of
+from gossip_caffe.checkpoint.withdrawn import withdraw
+from gossip_caffe.errors import EnvironmentProblem, ExchangeFailed, NotFound, WritesRefused
+from gossip_caffe.job.spec.spec import DataSpec, JobSettings, JobSpec
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
+from gossip_caffe.membership.etcd.store import Delete, Put
 from gossip_caffe.membership.fence import FencedWriter
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Delete
-from gossip_caffe.observe.events import Event, MemoryLog
-from gossip_caffe.peer import checkpointing
-from gossip_caffe.peer.checkpointing import Checkpointing
-from gossip_caffe.peer.world import World
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.observe.log.events import Event, MemoryLog
+from gossip_caffe.peer.checkpoints import checkpointing
+from gossip_caffe.peer.checkpoints.checkpointing import Checkpointing
+from gossip_caffe.peer.core.dependencies import PeerDependencies
+from gossip_caffe.peer.sharing.pairwise import pairwise
+from gossip_caffe.solver.engines.layout import WeightLayout
 from tests.bare_job import bare_job
 from tests.fake_clock import FakeClock
 
@@ -84,7 +88,7 @@ class Peer:
         self.cluster, self.peer, self.address = cluster, name, name
         self.log = MemoryLog()
         self.said: list[str] = []
-        self.world = World(
+        self.world = PeerDependencies(
             spec=cluster.spec,
             store=MemoryStore(cluster.etcd),
             transport=nowhere,
@@ -95,7 +99,8 @@ class Peer:
             rng=random.Random(name),
             log=self.log,
             say=self.said.append,
-            elsewhere=elsewhere_of(cluster.spec),
+            strategy=pairwise,
+            remote_store=remote_store_of(cluster.spec),
         )
 
         async def nothing() -> None:
@@ -121,7 +126,7 @@ class Peer:
         self.checkpointing = Checkpointing(cast(Any, self))
 
     @property
-    def training(self) -> dict[str, Any]:
+    def training_peers(self) -> dict[str, Any]:
         return dict.fromkeys(self.cluster.peers)
 
     def partners(self) -> dict[str, str]:
@@ -135,6 +140,9 @@ class Peer:
         """As ``run`` does, once."""
         self.progress.samples = self.cluster.epoch * RECORDS
         self._ledger.folded = self.cluster.epoch
+        folded = Put(self.world.keys.folded, json.dumps({"epochs": self.cluster.epoch}).encode())
+        if not self.cluster.etcd.refuses:
+            self.cluster.etcd.transact([], [folded])
         await self.checkpointing.look()
 
     def refused(self) -> list[Any]:
@@ -175,12 +183,23 @@ async def train(cluster: Cluster, epochs: int) -> None:
             await peer.look()
 
 
+async def wait_out_the_grace(cluster: Cluster) -> None:
+    """All look before and after the ten minutes in which what was taken back stays on a disk."""
+    for _ in range(2):
+        for peer in cluster.peers.values():
+            await peer.look()
+        for _ in range(int(GRACE_S / 10) + 1):
+            await cluster.clock.advance(10.0)
+    for peer in cluster.peers.values():
+        await peer.look()
+
+
 async def test_as_many_are_kept_as_the_job_says_everywhere(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, "a b") as cluster:
         await train(cluster, 5)
-        await train(cluster, 0)
-        for peer in cluster.peers.values():
-            await peer.look()
+        assert progress_of(await cluster.names()) == [400, 500]
+        assert progress_of(cluster.peers["a"].world.folder.ids()) == [100, 200, 300, 400, 500]
+        await wait_out_the_grace(cluster)
         assert progress_of(await cluster.names()) == [400, 500]
         for peer in cluster.peers.values():
             assert progress_of(peer.world.folder.ids()) == [400, 500]
@@ -190,7 +209,10 @@ async def test_as_many_are_kept_as_the_job_says_everywhere(tmp_path: Path) -> No
 async def test_what_was_just_announced_stays_whatever_lay_in_the_folder_before(
     tmp_path: Path, creation: str
 ) -> None:
-    """Higher names: the job went back by several checkpoints, or another job of this folder had come further."""
+    """Higher names: the job went back by several checkpoints, or another job of this folder had come further.
+
+    Of this job the newest two are there for good, although nobody announces them.
+    """
     async with cluster_of(tmp_path, "a", dataclasses.replace(SPEC, creation=creation)) as before:
         before.epoch = 50
         await train(before, 4)
@@ -200,26 +222,36 @@ async def test_what_was_just_announced_stays_whatever_lay_in_the_folder_before(
     async with cluster_of(tmp_path, "a") as cluster:
         await train(cluster, 3)
         (peer,) = cluster.peers.values()
-        await peer.look()
+        await wait_out_the_grace(cluster)
         assert progress_of(await cluster.names()) == [200, 300]
         assert set(await cluster.names()) <= set(peer.world.folder.ids())
         left = [name for name in peer.world.folder.ids() if name in earlier]
-        assert left == (earlier if creation == "another" else [])
+        assert left == (earlier if creation == "another" else earlier[-2:])
 
 
-async def test_withdrawn_copies_go_from_every_disk_when_that_is_seen(tmp_path: Path) -> None:
-    async with cluster_of(tmp_path, "a b") as cluster:
-        await train(cluster, 3)
+async def test_withdrawn_copies_go_from_every_disk_ten_minutes_after_that_is_seen(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SPEC.settings, keep_checkpoints=4)
+    async with cluster_of(tmp_path, "a b", dataclasses.replace(SPEC, settings=settings)) as cluster:
+        await train(cluster, 4)
         for peer in cluster.peers.values():
             await peer.look()
-        back_to, withdrawn = (await cluster.names())[-2:]
         a, b = cluster.peers.values()
-        assert withdrawn in a.world.folder.ids()
+        withdrawn = (await cluster.names())[1]
         assert withdrawn in b.world.folder.ids()
-        await a.world.store.transact([], [Delete(a.world.keys.checkpoint(withdrawn))])
+        writer = a.incarnation.writer
+        assert await withdraw(a.world.store, writer, a.world.keys, "a", [withdrawn], [])
         await b.look()
-        assert withdrawn not in b.world.folder.ids()
-        assert back_to in b.world.folder.ids()
+        await cluster.clock.advance(GRACE_S - 1.0)
+        await b.look()
+        assert withdrawn in b.world.folder.ids()
+        await wait_out_the_grace(cluster)
+        for peer in (a, b):
+            assert withdrawn not in peer.world.folder.ids()
+            assert set(await cluster.names()) <= set(peer.world.folder.ids())
+            (forgot,) = [event for event in peer.log.events if event["event"] == Event.FORGOT]
+            assert (forgot["checkpoint"], forgot["by"]) == (withdrawn, "a")
+            assert float(str(forgot["waited_s"])) >= GRACE_S
+        assert not b.said
 
 
 def fill(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -241,7 +273,7 @@ async def pass_by(cluster: Cluster, seconds: float) -> None:
             try:
                 await peer.look()
             except EnvironmentProblem:
-                peer.checkpointing.rest()
+                peer.checkpointing.back_off()
         await cluster.clock.advance(0.5)
 
 
@@ -259,6 +291,7 @@ async def test_a_maker_whose_disk_is_full_leaves_the_duty_to_another_and_the_job
         assert progress_of(await cluster.names()) == [100, 200]
         assert not a.holds_duty
         assert b.holds_duty or c.holds_duty
+        cluster.epoch = 100
         for peer in (a, b, c):
             peer.progress.finished = True
         await pass_by(cluster, 3.0)
@@ -333,9 +366,13 @@ async def test_the_jobs_store_has_what_is_announced_and_what_another_creation_of
         spec = dataclasses.replace(job, creation=creation)
         async with cluster_of(tmp_path / creation, "a", spec) as cluster:
             await train(cluster, 4)
+            await wait_out_the_grace(cluster)
+            await train(cluster, 1)
             there = [path.name for path in (tmp_path / "store" / f"job-{spec.identity}").iterdir()]
-            assert sorted(there) == await cluster.names()
-    assert len(list((tmp_path / "store").glob("job-*/*"))) == 4
+            # The one that was taken back just now waits.
+            assert sorted(there)[-2:] == await cluster.names()
+            assert len(there) == 3
+    assert len(list((tmp_path / "store").glob("job-*/*"))) == 6
 
 
 async def test_a_maker_that_was_frozen_for_long_removes_nothing_newer_from_the_jobs_store(
@@ -352,6 +389,47 @@ async def test_a_maker_that_was_frozen_for_long_removes_nothing_newer_from_the_j
             cluster.epoch += 1
             await b.look()
         assert b.holds_duty
-        await a.checkpointing.keep_elsewhere(mine)
+        await a.checkpointing.keep_in_remote_store(mine)
+        await wait_out_the_grace(cluster)
+        await a.checkpointing.keep_in_remote_store(mine)
         there = {path.name for path in (tmp_path / "store").glob("job-*/*")}
         assert there == set(await cluster.names())
+
+
+async def test_while_writes_are_refused_no_checkpoint_is_made_again_and_again(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, "a") as cluster:
+        await train(cluster, 1)
+        (peer,) = cluster.peers.values()
+        had = peer.world.folder.ids()
+        cluster.etcd.refuses = "etcdserver: too many requests"
+        with pytest.raises(WritesRefused):
+            await train(cluster, 1)
+        made = peer.world.folder.ids()
+        assert len(made) <= len(had) + 1
+        for _ in range(5):
+            await train(cluster, 1)
+            assert peer.world.folder.ids() == made
+        cluster.etcd.refuses = ""
+        await peer.incarnation.writer.transact([], [])
+        await train(cluster, 1)
+        assert progress_of(await cluster.names())[-1] == cluster.epoch * RECORDS
+
+
+async def test_a_checkpoint_that_fails_on_its_way_keeps_no_momentum_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    async def history() -> Any:
+        return SimpleNamespace(close=lambda: closed.append(True))
+
+    async def unreachable(_: object) -> None:
+        raise ExchangeFailed("nobody answers")
+
+    async with cluster_of(tmp_path, "a") as cluster:
+        (a,) = cluster.peers.values()
+        monkeypatch.setattr(a.trainer, "history", history)
+        monkeypatch.setattr("gossip_caffe.peer.checkpoints.checkpointing.collect", unreachable)
+        with pytest.raises(ExchangeFailed):
+            await a.checkpointing.make("a test")
+    assert closed == [True]

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_caffe.shards.choice import Chooser, Claim, List, Nothing
+from gossip_caffe.shards.choice import LOOKS_AHEAD_CHUNKS, Chooser, Claim, NeedListing, Wait
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import EpochState
 
@@ -16,7 +16,7 @@ def chooser(shard: list[int], *, records: int = 40, budget: int = 80, living: in
     """One that has listed the empty ledger long ago."""
     epochs = Epochs(records=records, chunk_records=10, budget_samples=budget, seed=1, shuffle=False)
     made = Chooser(epochs, lambda: shard, random.Random(1), lambda: living)
-    assert isinstance(made.choose(0, 1, now=-1e9), List)
+    assert isinstance(made.choose(0, 1, now=-1e9), NeedListing)
     made.listed({}, now=-1e9)
     return made
 
@@ -42,10 +42,10 @@ def state(owned: set[int], done: set[int]) -> EpochState:
 def test_when_its_shard_is_used_up_it_lists_at_once_and_then_at_most_once_a_second() -> None:
     mine = chooser([1])
     mine.tried(ids(0, 1))
-    assert isinstance(mine.choose(0, 2, now=10.0), List)
+    assert isinstance(mine.choose(0, 2, now=10.0), NeedListing)
     mine.listed({0: state({0, 1, 2, 3}, set())}, now=10.0)
     assert mine.choose(0, 2, now=10.9) == Claim(ids(1, 1), "planned, or left by others")  # no barrier
-    assert isinstance(mine.choose(0, 2, now=11.0), List)
+    assert isinstance(mine.choose(0, 2, now=11.0), NeedListing)
 
 
 def test_what_others_left_of_an_older_epoch_goes_before_the_next_epoch() -> None:
@@ -63,7 +63,7 @@ def test_an_orphaned_chunk_is_found_soon_after_its_owner_is_gone() -> None:
     mine.listed({0: state({0, 1, 2, 3}, set())}, now=10.0)
     mine.members_changed(now=10.1)
     mine.tried(ids(0, 1))
-    assert isinstance(mine.choose(0, 1, now=10.1), List)
+    assert isinstance(mine.choose(0, 1, now=10.1), NeedListing)
     mine.listed({0: state({1}, {0, 3})}, now=10.1)
     assert mine.choose(0, 1, now=10.1) == Claim(ids(0, 2), "planned, or left by others")
 
@@ -89,14 +89,14 @@ def test_when_all_is_owned_it_waits_and_lists_again_a_little_later() -> None:
     mine.choose(0, 1, now=10.0)
     mine.tried(ids(0, 1))
     mine.listed({0: state({0, 1, 2, 3}, set())}, now=10.0)
-    assert mine.choose(0, 1, now=10.1) == Nothing(10.25, "every chunk of the budget is owned or done")
-    assert isinstance(mine.choose(0, 1, now=10.25), List)
+    assert mine.choose(0, 1, now=10.1) == Wait(10.25, "every chunk within reach is owned or done")
+    assert isinstance(mine.choose(0, 1, now=10.25), NeedListing)
 
 
 def test_a_joiner_asks_what_is_done_before_it_claims_anything() -> None:
     epochs = Epochs(records=40, chunk_records=10, budget_samples=80, seed=1, shuffle=False)
     mine = Chooser(epochs, lambda: [0, 1, 3], random.Random(1))
-    assert isinstance(mine.choose(0, 2, now=5.0), List)
+    assert isinstance(mine.choose(0, 2, now=5.0), NeedListing)
     mine.listed({0: state({1}, {0})}, now=5.0)
     assert mine.choose(0, 2, now=5.0) == Claim((*ids(0, 3), *ids(1, 0)), "planned, or left by others")
 
@@ -108,7 +108,7 @@ def test_when_members_change_the_shard_is_planned_and_listed_anew_once() -> None
     shard[:] = [2, 3]
     mine.members_changed(now=10.0)
     mine.members_changed(now=10.0)
-    assert isinstance(mine.choose(0, 9, now=10.0), List)
+    assert isinstance(mine.choose(0, 9, now=10.0), NeedListing)
     mine.listed({0: state({2}, set())}, now=10.0)
     assert mine.choose(0, 9, now=10.0) == Claim((*ids(0, 3), *ids(1, 2, 3)), "planned, or left by others")
 
@@ -135,7 +135,7 @@ def asked(living: int, seconds: float, *, changes: bool) -> int:
             now = tick * 0.05
             if changes:
                 mine.members_changed(now)
-            if isinstance(mine.choose(0, 9, now), List):
+            if isinstance(mine.choose(0, 9, now), NeedListing):
                 listings += 1
                 mine.listed({epoch: state({0, 1, 2, 3}, set()) for epoch in (0, 1)}, now)
     return listings * living // 20
@@ -153,7 +153,7 @@ def test_a_long_ledger_is_listed_less_often() -> None:
     mine.listed({0: epochs[0]}, now=0.0)
     mine.tried((*ids(0, 1), *ids(1, 1)))
     choice = mine.choose(0, 1, now=50.0)
-    assert isinstance(choice, Nothing)
+    assert isinstance(choice, Wait)
     assert choice.again_at == 100.0
 
 
@@ -162,7 +162,7 @@ def test_finished_and_folded_epochs_are_left_alone() -> None:
     mine.choose(0, 1, now=10.0)
     mine.listed({0: state(set(), {0, 1, 2, 3})}, now=10.0)
     assert mine.choose(0, 1, now=10.0) == Claim(ids(1, 0), "planned, or left by others")
-    assert isinstance(mine.choose(2, 1, now=10.0), Nothing)
+    assert isinstance(mine.choose(2, 1, now=10.0), Wait)
 
 
 @settings(max_examples=100)
@@ -189,7 +189,7 @@ def test_peers_that_claim_and_die_at_random_end_up_with_every_chunk_done_once(
         if isinstance(choice, Claim):
             choosers[peer].tried(choice.chunks)
             owner.update({chunk: peer for chunk in choice.chunks if chunk not in owner and chunk not in done})
-        elif isinstance(choice, List):
+        elif isinstance(choice, NeedListing):
             open_epochs = {chunk.epoch for chunk in (*owner, *done)}
             choosers[peer].listed(
                 {
@@ -212,3 +212,26 @@ def test_peers_that_claim_and_die_at_random_end_up_with_every_chunk_done_once(
             for chooser_ in choosers.values():
                 chooser_.members_changed(now)
     assert len(done) == 7 * epochs
+
+
+def test_who_has_no_shard_looks_through_what_is_within_reach_and_not_through_the_whole_budget() -> None:
+    """90 chunks an epoch, 100,000 epochs: at each of three listings others have all of the oldest epochs."""
+    mine = chooser([], records=900, budget=90_000_000)
+    most = 2 + LOOKS_AHEAD_CHUNKS // 90
+    for look in range(1, 4):
+        mine.choose(0, 50, now=10.0 * look)
+        mine.listed({epoch: state(set(range(90)), set()) for epoch in range(3)}, now=10.0 * look)
+        found = mine.choose(0, 50, now=10.0 * look)
+        assert isinstance(found, Claim)
+        assert [chunk.epoch for chunk in found.chunks] == [3] * 50
+        assert not mine.planned(0, 50, ())
+        assert len(mine.known) <= most
+
+
+def test_among_many_peers_there_is_always_more_within_reach_than_all_of_them_own() -> None:
+    mine = chooser([0], records=10, budget=1_000_000, living=1000)
+    taken = {epoch: state({0}, set()) for epoch in range(10 * 1000)}
+    mine.listed(taken, now=10.0)
+    found = mine.choose(0, 5, now=10.1)
+    assert isinstance(found, Claim)
+    assert found.chunks == tuple(ChunkId(epoch, 0) for epoch in range(10_000, 10_005))

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from gossip_caffe.errors import LeaseLost, StoreUnavailable
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
+from gossip_caffe.membership.etcd.store import Guard, Operation, TxnResult
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Guard, Operation, TxnResult
-from gossip_caffe.observe.events import Event, JsonLinesLog, read_events
-from gossip_caffe.peer.claims import Claims
+from gossip_caffe.observe.log.events import Event, read_events
+from gossip_caffe.observe.log.writing import JsonLinesLog
+from gossip_caffe.peer.work.claim_states import ClaimEvent
+from gossip_caffe.peer.work.claims import Claims
 from gossip_caffe.shards.choice import Chooser
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import CHUNKS_PER_TRANSACTION, Ledger, Settlement
@@ -68,9 +70,11 @@ class Peer:
             feed=lambda chunk, start, stop: self.fed.append(chunk),
             withdraw=self.withdrawn.update,
             clock=self.clock,
-            log=JsonLinesLog(self.log, "a", self.clock),
+            log=JsonLinesLog(self.log.parent, "a", self.clock),
         )
-        assert await claims.claim(1) == 0.0  # the first call only lists the ledger
+        assert (
+            await claims.claim(1)
+        ).event is ClaimEvent.NONE_CLAIMED  # the first call only lists the ledger
         return claims
 
     async def incarnation(self) -> Ledger:
@@ -178,10 +182,10 @@ async def another(peer: Peer) -> tuple[Ledger, LeaseSession]:
     return Ledger(store, writer, KEYS, EPOCHS, "b"), session
 
 
-async def test_what_was_trained_on_credit_is_claimed_and_settled_when_the_store_is_back(peer: Peer) -> None:
+async def test_what_was_trained_unclaimed_is_claimed_and_settled_when_the_store_is_back(peer: Peer) -> None:
     claims = await peer.begin()
     await claims.claim(10)
-    assert claims.borrow(50) == 50
+    assert claims.train_unclaimed(50) == 50
     assert len(set(peer.fed)) == 60
     claims.shared(peer.fed, "x1")
     await claims.settle()
@@ -193,7 +197,7 @@ async def test_what_was_trained_on_credit_is_claimed_and_settled_when_the_store_
 
 async def test_what_somebody_else_has_of_it_stays_theirs(peer: Peer) -> None:
     claims = await peer.begin()
-    claims.borrow(40)
+    claims.train_unclaimed(40)
     theirs, session = await another(peer)
     taken = await theirs.claim(peer.fed[:5], session.id)
     claims.shared(peer.fed, "x1")
@@ -206,13 +210,13 @@ async def test_what_somebody_else_has_of_it_stays_theirs(peer: Peer) -> None:
     await session.close()
 
 
-async def test_credit_never_takes_what_is_being_asked_for(peer: Peer) -> None:
+async def test_no_chunk_is_trained_unclaimed_that_is_being_asked_for(peer: Peer) -> None:
     claims = await peer.begin()
     peer.store.replies.clear()
     claiming = asyncio.create_task(claims.claim(30))
     for _ in range(20):
         await asyncio.sleep(0)
-    claims.borrow(30)
+    claims.train_unclaimed(30)
     peer.store.replies.set()
     await claiming
     assert len(peer.fed) == len(set(peer.fed)) == 60
@@ -221,26 +225,37 @@ async def test_credit_never_takes_what_is_being_asked_for(peer: Peer) -> None:
     assert claims.done_chunks == 60
 
 
-async def test_what_is_on_credit_and_untrained_is_handed_back_without_a_word_to_the_store(peer: Peer) -> None:
+async def test_what_is_unclaimed_and_untrained_is_handed_back_without_a_word_to_the_store(peer: Peer) -> None:
     claims = await peer.begin()
-    claims.borrow(3)
+    claims.train_unclaimed(3)
     peer.store.fails_in = 1
     await claims.release(peer.fed)
     assert claims.owned == {}
 
 
-async def test_credit_taken_while_the_peer_registers_again_is_claimed_next(peer: Peer) -> None:
+async def test_what_is_shared_and_then_handed_back_is_not_settled_any_more(peer: Peer) -> None:
+    claims = await peer.begin()
+    await claims.claim(3)
+    first, *_ = list(claims.owned)
+    claims.shared([first], "x1")
+    await claims.release(list(claims.owned))
+    assert claims.unsettled_shared == 0
+    await claims.settle()
+    assert claims.done_chunks == 0
+
+
+async def test_what_was_fed_unclaimed_while_the_peer_registers_again_is_claimed_next(peer: Peer) -> None:
     claims = await peer.begin()
     await claims.claim(10)
     peer.server.revoke(peer.session.id)
     await peer.session.close()
-    claims.borrow(5)
+    claims.train_unclaimed(5)
     ledger = await peer.incarnation()
     peer.store.replies.clear()
     renewing = asyncio.create_task(claims.renew_ownership(ledger, peer.session.id))
     for _ in range(20):
         await asyncio.sleep(0)
-    claims.borrow(7)
+    claims.train_unclaimed(7)
     peer.store.replies.set()
     assert await renewing == 0
     claims.shared(peer.fed, "x1")
@@ -248,7 +263,7 @@ async def test_credit_taken_while_the_peer_registers_again_is_claimed_next(peer:
     assert claims.done_chunks == len(set(peer.fed)) == 22
 
 
-async def test_a_chunk_that_was_fed_before_is_not_borrowed_when_the_members_change_while_the_store_is_away(
+async def test_a_chunk_that_was_fed_before_is_not_fed_again_unclaimed_when_the_members_change_while_the_store_is_away(
     peer: Peer,
 ) -> None:
     """Else its claim would be forgotten, and stay on a lease that lives: nobody could ever train it."""
@@ -261,7 +276,7 @@ async def test_a_chunk_that_was_fed_before_is_not_borrowed_when_the_members_chan
     peer.server.unavailable = True
     with pytest.raises(StoreUnavailable):
         await claims.claim(1)
-    claims.borrow(5)
+    claims.train_unclaimed(5)
     assert len(set(peer.fed)) == len(peer.fed) == 11
     peer.server.unavailable = False
     await claims.settle()
@@ -269,7 +284,7 @@ async def test_a_chunk_that_was_fed_before_is_not_borrowed_when_the_members_chan
     assert len(claims.owned) == 3 + 5
 
 
-async def test_what_a_claim_of_several_transactions_asks_for_is_not_borrowed_while_the_first_is_under_way(
+async def test_what_a_claim_of_several_transactions_asks_for_is_not_trained_unclaimed_while_the_first_is_under_way(
     peer: Peer,
 ) -> None:
     claims = await peer.begin()
@@ -277,7 +292,7 @@ async def test_what_a_claim_of_several_transactions_asks_for_is_not_borrowed_whi
     claiming = asyncio.ensure_future(claims.claim(2 * CHUNKS_PER_TRANSACTION - 4))
     for _ in range(50):
         await asyncio.sleep(0)
-    claims.borrow(20)
+    claims.train_unclaimed(20)
     peer.store.replies.set()
     while not claiming.done():
         await asyncio.sleep(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.cluster.control import ask, serve
-from gossip_caffe.cluster.plan import card_for, scaling
-from gossip_caffe.cluster.state import ClusterState, clusters_root
-from gossip_caffe.cluster.view import HEADINGS, headline, plain, rows
+from gossip_caffe.cluster.fleet.plan import gpu_for, scaling
+from gossip_caffe.cluster.state.folder import ClusterState, clusters_root
+from gossip_caffe.cluster.supervision.control import ask, serve
+from gossip_caffe.cluster.view import HEADINGS, Remembering, headline, plain, remarks, rows
 from gossip_caffe.errors import (
     Conflict,
     EnvironmentProblem,
@@ -26,8 +26,8 @@ from gossip_caffe.errors import (
     StoreUnavailable,
     UsageError,
 )
-from gossip_caffe.observe.status import PeerStatus
-from gossip_caffe.observe.tested import ConsensusTest, Output
+from gossip_caffe.observe.log.status import PeerStatus
+from gossip_caffe.observe.log.tested import ConsensusTest, Output
 
 names = st.lists(st.text("pqr0123", min_size=1, max_size=4), max_size=12, unique=True)
 
@@ -108,8 +108,32 @@ def test_the_headline_says_how_far_how_fast_and_what_is_wrong() -> None:
     running = cluster(peer("p0", status=asdict(TRAINING)), etcd_away="cannot reach etcd")
     assert "25% of 2,000 samples, 950 samples/s" in headline(running)
     assert "etcd is away (cannot reach etcd)" in headline(running)
+    held = replace(TRAINING, job_samples=1000, steady_samples_per_s=10.0, waits_for="a test")
+    waiting = cluster(peer("p0", status=asdict(held)))
+    assert "50% of 2,000 samples, 950 samples/s, 0:01:40 left, waits for a test" in headline(waiting)
+    assert rows(waiting)[0][-1] == "waits for a test, 2 solver restarts"
+    full = cluster(peer("p0"), etcd_refuses="etcd refuses writes: full; compact")
+    assert "etcd takes no writes" in headline(full)
+    assert remarks(full) == ["etcd refuses writes: full; compact"]
+    assert remarks(running) == []
     assert "not training yet" in headline(cluster(peer("p0")))
     assert "finished, checkpoint c9" in headline(cluster(finished={"checkpoint": "c9"}))
+
+
+def test_while_etcd_is_away_the_last_figures_are_shown() -> None:
+    shown: list[dict[str, Any]] = []
+    show = Remembering(shown.append)
+    away = cluster(peer("p0"), peer("p1", running=False, end="exit 0"), etcd_away="cannot reach etcd")
+    show(away)
+    assert "not training yet" in headline(shown[-1])
+    training = asdict(TRAINING)
+    show(cluster(peer("p0", status=training), peer("p1", status=training)))
+    show(away)
+    assert "25% of 2,000 samples" in headline(shown[-1])
+    assert "etcd is away" in headline(shown[-1])
+    assert [bool(row.get("status")) for row in shown[-1]["peers"]] == [True, False]
+    show(cluster(peer("p0")))
+    assert "not training yet" in headline(shown[-1])
 
 
 def test_the_headline_says_what_the_last_test_gave() -> None:
@@ -219,19 +243,19 @@ def test_no_cluster_is_said_to_be_none_whatever_a_dead_one_left(tmp_path: Path) 
 
 
 @given(st.lists(st.integers(0, 3), max_size=6), st.data())
-def test_whoever_takes_an_ended_peers_place_takes_its_card(cards: list[int], data: st.DataObject) -> None:
+def test_whoever_takes_an_ended_peers_place_takes_its_gpu(gpus: list[int], data: st.DataObject) -> None:
     taken: list[int] = []
-    while (card := card_for(cards, taken)) is not None:
-        taken.append(card)
-    assert taken == cards
-    assert card_for(cards, taken) is None
-    if cards:
-        ended = data.draw(st.sampled_from(cards))
+    while (gpu := gpu_for(gpus, taken)) is not None:
+        taken.append(gpu)
+    assert taken == gpus
+    assert gpu_for(gpus, taken) is None
+    if gpus:
+        ended = data.draw(st.sampled_from(gpus))
         taken.remove(ended)
-        assert card_for(cards, taken) == ended
+        assert gpu_for(gpus, taken) == ended
 
 
-def test_the_table_tells_which_card_a_peer_is_on_and_how_full_that_is() -> None:
+def test_the_table_tells_which_gpu_a_peer_is_on_and_how_full_that_is() -> None:
     figures = asdict(PeerStatus("p0", "training", device="gpu:1", device_memory_bytes=80 * 2**30))
     row = {"peer": "p0", "pid": 1, "running": True, "status": figures}
     assert rows({"peers": [row]})[0][-1] == "gpu:1"

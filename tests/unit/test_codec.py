@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gossip_caffe.errors import UsageError
-from gossip_caffe.gossip.average import BLOCK, halve
-from gossip_caffe.gossip.codec import (
+from gossip_caffe.gossip.averaging.average import BLOCK, halve
+from gossip_caffe.gossip.codecs.codec import (
     CODECS,
     MOST_RANGES,
     PayloadBroken,
     codec_named,
     largest_payload_bytes,
 )
-from gossip_caffe.gossip.narrow import SCALED_TOGETHER, SHORT_BLOB_VALUES
+from gossip_caffe.gossip.codecs.narrow import SCALED_TOGETHER, SHORT_BLOB_VALUES
 
 Flat = np.ndarray
 

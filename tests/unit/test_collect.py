@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tracemalloc
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import ExchangeFailed
-from gossip_caffe.gossip.collect import PIECE_VALUES, Consensus, consensus, mean_of
-from gossip_caffe.gossip.message import FramesCorrupt, Message, Payload, Refusal
-from gossip_caffe.gossip.shown import Shown, Stream, whole
-from gossip_caffe.gossip.transport import Transport
+from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, Payload, Refusal
+from gossip_caffe.gossip.consensus import PIECE_VALUES, Consensus, consensus, mean_of
+from gossip_caffe.gossip.protocol.snapshot_stream import PiecewiseReader, SnapshotReader, whole
+from gossip_caffe.gossip.protocol.transport import Transport
 
 SIZE = 2 * PIECE_VALUES + 77
 REQUEST = Message("", "me", "job", "layout")
@@ -44,7 +44,7 @@ class Peers:
     def transport(self) -> Transport:
         return cast("Transport", self)
 
-    async def snapshot(self, address: str, request: Message, deadline_s: float) -> Shown:
+    async def snapshot(self, address: str, request: Message, deadline_s: float) -> SnapshotReader:
         assert deadline_s > 0
         peer = address.removeprefix("at ")
         self.asked.append(peer)
@@ -67,7 +67,7 @@ class Peers:
                 yield payload[start : start + step]
 
         self.open += 1
-        return Stream(header, len(payload), pieces(), self._closed)
+        return PiecewiseReader(header, len(payload), pieces(), self._closed)
 
     def _closed(self) -> None:
         self.open -= 1
@@ -180,3 +180,112 @@ async def test_one_vector_is_held_however_many_contribute() -> None:
         tracemalloc.stop()
     pieces = 7 + 4  # one of each, and one in float64 with what it takes to add to it
     assert peak < 4 * size + pieces * 4 * PIECE_VALUES + (1 << 20)
+
+
+SMALL = 5_000
+
+
+def near(count: int, size: int = SMALL) -> dict[str, np.ndarray]:
+    """Peers that train one model."""
+    common, rng = weights(0, size), np.random.default_rng(1)
+    return {f"p{index}": common + rng.normal(0, 0.02, size).astype(np.float32) for index in range(count)}
+
+
+def one_huge(values: np.ndarray) -> np.ndarray:
+    spoilt = values.copy()
+    spoilt[values.size // 3] = 1e38
+    return spoilt
+
+
+SPOILT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "huge": lambda values: np.full_like(values, 1e30),
+    "zeros": np.zeros_like,
+    "flip": np.negative,
+    "noise": lambda values: weights(9, values.size),
+    "one huge": one_huge,
+    "ten times": lambda values: 10 * values,
+}
+
+
+@pytest.mark.parametrize("size", [SMALL, SIZE])
+@pytest.mark.parametrize("name", SPOILT)
+async def test_who_is_too_far_from_the_others_is_left_out_and_named(name: str, size: int) -> None:
+    values = near(4, size)
+    mine = values.pop("p0")
+    values["p2"] = SPOILT[name](values["p2"])
+    peers = Peers(values)
+    _, agreed = await consensus(
+        REQUEST, size, own(mine), peers.addresses, peers.transport, random.Random(1), most=8, half_limit=0.25
+    )
+    assert set(agreed.contributors) == {"me", "p1", "p3"}
+    assert list(agreed.left_out) == ["p2"]
+    assert agreed.left_out["p2"] > 0.25
+    np.testing.assert_allclose(agreed.weights, (mine + values["p1"] + values["p3"]) / 3, atol=1e-5)
+
+
+async def test_the_own_weights_are_left_out_where_they_are_the_ones_that_are_far() -> None:
+    values = near(4)
+    mine = -values.pop("p0")
+    peers = Peers(values)
+    _, agreed = await consensus(
+        REQUEST, SMALL, own(mine), peers.addresses, peers.transport, random.Random(1), most=8, half_limit=0.25
+    )
+    assert set(agreed.contributors) == set(values)
+    assert list(agreed.left_out) == ["me"]
+    np.testing.assert_allclose(agreed.weights, sum(values.values()) / 3, atol=1e-5)
+
+
+async def test_where_there_is_no_majority_the_own_side_is_the_consensus() -> None:
+    for apart, near_me in ((1, set()), (2, {"p1"})):
+        values = near(apart * 2)
+        mine = values.pop("p0")
+        for peer in sorted(values)[-apart:]:
+            values[peer] = -values[peer]
+        peers = Peers(values)
+        _, agreed = await consensus(
+            REQUEST,
+            SMALL,
+            own(mine),
+            peers.addresses,
+            peers.transport,
+            random.Random(1),
+            most=8,
+            half_limit=0.25,
+        )
+        assert set(agreed.contributors) == {"me"} | near_me
+        assert set(agreed.left_out) == set(values) - near_me
+
+
+async def test_a_mean_without_own_weights_leaves_the_far_one_out_of_three() -> None:
+    values = near(3)
+    values["p1"] = np.zeros_like(values["p1"])
+    peers = Peers(values)
+    agreed = await mean_of(
+        REQUEST, SMALL, peers.addresses, peers.transport, random.Random(1), most=8, half_limit=0.75
+    )
+    assert agreed is not None
+    assert set(agreed.contributors) == {"p0", "p1", "p2"}  # in halves it is 0.5 away
+    agreed = await mean_of(
+        REQUEST, SMALL, peers.addresses, peers.transport, random.Random(1), most=8, half_limit=0.25
+    )
+    assert agreed is not None
+    assert set(agreed.contributors) == {"p0", "p2"}
+
+
+async def test_without_a_limit_all_are_in_it_and_so_are_all_honest_ones_with_one() -> None:
+    values = near(5)
+    mine = values.pop("p0")
+    for half_limit in (0.0, 0.25):
+        peers = Peers(values)
+        _, agreed = await consensus(
+            REQUEST,
+            SMALL,
+            own(mine),
+            peers.addresses,
+            peers.transport,
+            random.Random(1),
+            most=8,
+            half_limit=half_limit,
+        )
+        assert set(agreed.contributors) == {"me", *values}
+        assert len(peers.asked) == len(values)  # once

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gossip_caffe.gossip import compiled
+from gossip_caffe.gossip.averaging import compiled
 
 anything = st.floats(width=32)
 finite = st.floats(-(2.0**126), 2.0**126, width=32)
@@ -107,7 +107,7 @@ def test_the_largest_magnitude_is_found(sides: list[np.ndarray]) -> None:
 
 def test_buffers_of_different_lengths_are_refused() -> None:
     three, four = np.zeros(3, np.float32), np.zeros(4, np.float32)
-    arithmetic = importlib.import_module("gossip_caffe.gossip.arithmetic")
+    arithmetic = importlib.import_module("gossip_caffe.gossip.averaging.arithmetic")
     with pytest.raises(ValueError, match="not of as many values"):
         arithmetic.halve(three, four, three, False, False)
     with pytest.raises(ValueError, match="not of as many values"):

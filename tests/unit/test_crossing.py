@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gossip_caffe.gossip.crossing import REMEMBERED, Crossing
-from gossip_caffe.gossip.message import Message
+from gossip_caffe.gossip.codecs.message import Message
+from gossip_caffe.gossip.protocol.crossing_offers import REMEMBERED, Crossing
 
 
 def offer(exchange_id: str, peer: str, answered: str = "") -> Message:

@@ -62,7 +62,7 @@ def test_an_architecture_that_is_none_is_refused(text: str) -> None:
         cuda_toolkit.parse_architectures(text)
 
 
-def test_only_the_newest_architecture_goes_along_as_code_for_cards_to_come() -> None:
+def test_only_the_newest_architecture_goes_along_as_code_for_gpus_to_come() -> None:
     assert cuda_toolkit.cmake_architectures(("120", "90", "80")) == ["80-real", "90-real", "120"]
 
 
@@ -138,7 +138,7 @@ def test_cmake_is_told_where_everything_is_and_where_it_will_be() -> None:
     assert "$ORIGIN/../nvidia/cu13/lib" in run_path
 
 
-def test_a_wheel_for_cards_has_a_name_and_a_place_of_its_own() -> None:
+def test_a_wheel_for_gpus_has_a_name_and_a_place_of_its_own() -> None:
     keys = [build.cache_key(None), build.cache_key(toolkit()), build.cache_key(toolkit(cudnn=False))]
     keys.append(build.cache_key(toolkit(architectures=("90",))))
     assert len(set(keys)) == 4
@@ -147,7 +147,7 @@ def test_a_wheel_for_cards_has_a_name_and_a_place_of_its_own() -> None:
     assert build.version_of(toolkit(cudnn=False)) == f"{build.VERSION}.cu13"
 
 
-def test_what_is_for_cards_alone_leaves_the_wheel_for_the_cpu_as_it_is() -> None:
+def test_what_is_for_gpus_alone_leaves_the_wheel_for_the_cpu_as_it_is() -> None:
     assert not set(build.RECIPE) & set(build.CUDA_RECIPE)
     assert {path.name for path in CUDA.iterdir()} == {
         name.removeprefix("cuda/") for name in build.CUDA_RECIPE if name.startswith("cuda/")

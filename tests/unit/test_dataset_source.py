@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gossip_caffe.data.dataset_source import DatasetSource, UsersDataSet
+from gossip_caffe.data.sources.dataset_source import DatasetSource, UsersDataSet
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import SourceSpec, TopSpec
+from gossip_caffe.job.spec.spec import SourceSpec, TopSpec
 
 CODE = """
 import numpy as np
@@ -93,7 +93,7 @@ def test_an_error_in_the_users_code_names_the_record(module: str, tmp_path: Path
         source.values(7)
     with pytest.raises(DataError, match="no_such_module:x: ModuleNotFoundError"):
         UsersDataSet(spec_of("no_such_module:x", tmp_path))
-    with pytest.raises(DataError, match="no MODULE:CALLABLE"):
+    with pytest.raises(DataError, match="not MODULE:CALLABLE"):
         UsersDataSet(spec_of("Squares", tmp_path))
     with pytest.raises(DataError, match="has 9 records, the job was made for 8"):
         DatasetSource(spec_of(f"{module}:Squares", tmp_path, records=8), 4, seed=1)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.gossip.deadline import REMEMBERED, SHORTEST_S, Deadline, Deadlines, first_deadline_s
-from gossip_caffe.gossip.health import Health, health, running_mean
+from gossip_caffe.gossip.policy.deadline import REMEMBERED, SHORTEST_S, Deadline, Deadlines, first_deadline_s
+from gossip_caffe.gossip.policy.health import GossipHealth, health, running_mean
 
 
 def test_the_first_deadline_allows_for_the_size_of_the_weights() -> None:
@@ -74,14 +74,16 @@ def test_a_deadline_stays_within_its_bounds(both_ways_bytes: int, trips: list[fl
 @pytest.mark.parametrize(
     ("distance", "says"),
     [
-        (None, Health.WELL),
-        (1e-3, Health.WELL),
-        (1.1e-3, Health.APART),
-        (1e-2, Health.APART),
-        (1.1e-2, Health.DRIFTING),
+        (None, GossipHealth.WELL),
+        (1e-3, GossipHealth.WELL),
+        (1.1e-3, GossipHealth.APART),
+        (1e-2, GossipHealth.APART),
+        (1.1e-2, GossipHealth.DRIFTING),
     ],
 )
-def test_the_running_distance_says_how_well_the_peers_agree(distance: float | None, says: Health) -> None:
+def test_the_running_distance_says_how_well_the_peers_agree(
+    distance: float | None, says: GossipHealth
+) -> None:
     assert health(distance) is says
 
 

@@ -18,7 +18,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 
 @pytest.fixture(scope="module")
 def whole() -> digits.Digits:
-    pytest.importorskip("sklearn")
     return digits.load_digits()
 
 
@@ -84,30 +83,30 @@ def test_the_prototxts_name_their_data_by_absolute_path(tmp_path: Path) -> None:
     assert "random_seed: 5\n" in files.solver.read_text()
 
 
-def scene(
+def state(
     progress: float, *, training: tuple[str, ...] = ("p0", "p1", "p2", "p3"), **done: bool
-) -> script.Scene:
-    return script.Scene(progress, training, **done)
+) -> script.DemoState:
+    return script.DemoState(progress, training, **done)
 
 
 def test_a_peer_joins_at_a_third_and_one_is_killed_at_half() -> None:
-    assert isinstance(script.next_act(scene(0.32)), script.Wait)
-    assert isinstance(script.next_act(scene(0.34)), script.Join)
-    assert isinstance(script.next_act(scene(0.45, joined=True)), script.Wait)
-    act = script.next_act(scene(0.5, joined=True))
-    assert isinstance(act, script.Kill)
-    assert act.peer in {"p1", "p2"}
+    assert isinstance(script.next_action(state(0.32)), script.Wait)
+    assert isinstance(script.next_action(state(0.34)), script.Join)
+    assert isinstance(script.next_action(state(0.45, joined=True)), script.Wait)
+    action = script.next_action(state(0.5, joined=True))
+    assert isinstance(action, script.Kill)
+    assert action.peer in {"p1", "p2"}
 
 
 def test_the_join_comes_first_even_when_half_is_already_trained() -> None:
-    assert isinstance(script.next_act(scene(0.7)), script.Join)
+    assert isinstance(script.next_action(state(0.7)), script.Join)
 
 
 @given(st.floats(0, 1), st.booleans())
 def test_the_last_training_peer_is_never_killed(progress: float, joined: bool) -> None:
-    assert not isinstance(script.next_act(scene(progress, training=("p0",), joined=joined)), script.Kill)
+    assert not isinstance(script.next_action(state(progress, training=("p0",), joined=joined)), script.Kill)
 
 
 @given(st.floats(0, 1))
 def test_nobody_is_killed_twice(progress: float) -> None:
-    assert isinstance(script.next_act(scene(progress, joined=True, killed=True)), script.Wait)
+    assert isinstance(script.next_action(state(progress, joined=True, killed=True)), script.Wait)

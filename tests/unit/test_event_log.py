@@ -11,7 +11,8 @@ import pytest
 
 from gossip_caffe.errors import EnvironmentProblem, UsageError
 from gossip_caffe.observe.checker.run import Run
-from gossip_caffe.observe.events import Event, JsonLinesLog, read_events
+from gossip_caffe.observe.log.events import Event, read_events
+from gossip_caffe.observe.log.writing import JsonLinesLog
 from tests.fake_clock import FakeClock
 
 
@@ -38,9 +39,9 @@ def test_a_full_disk_costs_events_and_says_how_many_and_no_line_garbles_another(
 ) -> None:
     rng, said = random.Random(seed), list[str]()
     path = tmp_path / "events" / "a.jsonl"
-    log = JsonLinesLog(path, "a", FakeClock(), said.append)
-    disk = Disk(log._file, 1e9)
-    log._file = disk  # type: ignore[assignment]
+    log = JsonLinesLog(path.parent, "a", FakeClock(), said.append)
+    disk = Disk(log._log.file, 1e9)
+    log._log.file = disk  # type: ignore[assignment]
     for number in range(200):
         if number % 20 == 5:
             disk.room = rng.randrange(300)
@@ -69,4 +70,4 @@ def test_a_run_of_which_events_are_missing_is_not_judged() -> None:
 def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "events").write_text("")
     with pytest.raises(EnvironmentProblem, match=r"cannot write .*a\.jsonl"):
-        JsonLinesLog(tmp_path / "events" / "a.jsonl", "a", FakeClock())
+        JsonLinesLog(tmp_path / "events", "a", FakeClock())

@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExchangeFailed
-from gossip_caffe.gossip import offering, party
-from gossip_caffe.gossip.answers import KEPT_ANSWERS
-from gossip_caffe.gossip.codec import CODECS
-from gossip_caffe.gossip.exchange import Exchanger, OutcomeKind
-from gossip_caffe.gossip.memory_transport import MemoryNetwork, Weather
-from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal, Undelivered
-from gossip_caffe.gossip.offering import Offering
-from gossip_caffe.gossip.one_sided import AppliedHalf
-from tests.exchange_net import SIZE, Net, Weights, offered_by_p0, slow, spoilt_answer
+from gossip_caffe.gossip.averaging.bound import Reach
+from gossip_caffe.gossip.codecs.codec import CODECS
+from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, Refusal, Undelivered
+from gossip_caffe.gossip.protocol import local_peer, offering
+from gossip_caffe.gossip.protocol.answer_cache import KEPT_ANSWERS
+from gossip_caffe.gossip.protocol.offering import Offering
+from gossip_caffe.gossip.protocol.one_sided import AppliedHalf
+from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.gossip.transport.memory_transport import MemoryNetwork, NetworkConditions
+from tests.exchange_net import SIZE, ExchangingPeer, Net, Weights, offered_by_p0, slow, spoilt_answer
 from tests.fake_clock import FakeClock
 
 
@@ -38,7 +39,7 @@ def form(request: pytest.FixtureRequest) -> Iterator[None]:
 async def test_an_exchange_brings_both_sides_to_the_middle() -> None:
     net = Net(2)
     middle = net.total / 2
-    outcome = await net.peers["p0"].offer_to("p1", "p1")
+    outcome = await net.peers["p0"].offering.offer_to("p1", "p1")
     assert outcome.kind is OutcomeKind.APPLIED
     for weights in net.weights.values():
         np.testing.assert_allclose(weights.values, middle, atol=1e-6)
@@ -47,7 +48,7 @@ async def test_an_exchange_brings_both_sides_to_the_middle() -> None:
 async def test_with_a_lossy_codec_the_sum_is_kept_to_rounding() -> None:
     net = Net(2, "float16")
     before = net.total
-    await net.peers["p0"].offer_to("p1", "p1")
+    await net.peers["p0"].offering.offer_to("p1", "p1")
     np.testing.assert_allclose(net.total, before, atol=1e-6)
 
 
@@ -61,7 +62,7 @@ async def play(net: Net, offers: list[tuple[int, int]], hold: Callable[..., Awai
             to = names[partner % len(names)]
             if names[offerer % len(names)] == name != to:
                 await hold(None)
-                await net.peers[name].offer_to(to, to)
+                await net.peers[name].offering.offer_to(to, to)
 
     await asyncio.gather(*(peer(name) for name in names))
 
@@ -73,7 +74,7 @@ def played(count: int, seed: int) -> Net:
     offers = [(rng.randrange(4), rng.randrange(4)) for _ in range(rng.randint(1, 14))]
     hold = slow(lambda: rng.randrange(slowest))
     net = Net(count, offload=hold)
-    with patch.object(party, "OFFLOAD_FROM_VALUES", 1 if offloaded else SIZE + 1):
+    with patch.object(local_peer, "OFFLOAD_FROM_VALUES", 1 if offloaded else SIZE + 1):
         asyncio.run(play(net, offers, hold))
     return net
 
@@ -86,10 +87,10 @@ def test_without_loss_every_exchange_is_applied_by_both_or_by_none_in_any_order_
     before = Net(count).total
     net = played(count, seed)
     np.testing.assert_allclose(net.total, before, atol=1e-4)
-    kinds = {kind for exchanger in net.peers.values() for kind in exchanger.outcomes}
+    kinds = {kind for peer in net.peers.values() for kind in peer.offering.outcomes}
     assert kinds <= {OutcomeKind.APPLIED, OutcomeKind.WITHDRAWN}
-    applied = sum(exchanger.outcomes[OutcomeKind.APPLIED] for exchanger in net.peers.values())
-    assert applied == sum(exchanger.answers[Refusal.NONE] for exchanger in net.peers.values())
+    applied = sum(peer.offering.outcomes[OutcomeKind.APPLIED] for peer in net.peers.values())
+    assert applied == sum(peer.answering.answers[Refusal.NONE] for peer in net.peers.values())
     assert 2 * applied == sum(weights.applied for weights in net.weights.values())
 
 
@@ -100,7 +101,8 @@ def test_of_overlapping_exchanges_of_two_peers_one_is_applied_so_they_never_swap
 ) -> None:
     net = played(2, seed)
     outcomes = sum(
-        (exchanger.outcomes for exchanger in net.peers.values()), start=type(net.peers["p0"].outcomes)()
+        (peer.offering.outcomes for peer in net.peers.values()),
+        start=type(net.peers["p0"].offering.outcomes)(),
     )
     if outcomes:
         assert outcomes[OutcomeKind.APPLIED] >= 1
@@ -115,12 +117,12 @@ def test_a_network_that_loses_repeats_and_reorders_never_makes_a_side_apply_twic
     async def run() -> Net:
         net, rng = Net(count), random.Random(seed)
         clock = FakeClock(automatic=True)
-        net.network.weather = Weather(clock, rng, (0.0, 1.0), loss, repetition)
+        net.network.weather = NetworkConditions(clock, rng, (0.0, 1.0), loss, repetition)
 
         async def peer(name: str) -> None:
             for _ in range(5):
                 partner = rng.choice([other for other in net.peers if other != name])
-                await net.peers[name].offer_to(partner, partner)
+                await net.peers[name].offering.offer_to(partner, partner)
                 await clock.sleep(rng.random())
 
         await asyncio.gather(*(peer(name) for name in net.peers))
@@ -128,14 +130,14 @@ def test_a_network_that_loses_repeats_and_reorders_never_makes_a_side_apply_twic
         return net
 
     net = asyncio.run(run())
-    for name, exchanger in net.peers.items():
-        changes = exchanger.outcomes[OutcomeKind.APPLIED] + exchanger.answers[Refusal.NONE]
+    for name, peer in net.peers.items():
+        changes = peer.offering.outcomes[OutcomeKind.APPLIED] + peer.answering.answers[Refusal.NONE]
         assert net.weights[name].applied == changes
-        assert sum(exchanger.outcomes.values()) == 5
-    answered = sum(exchanger.answers[Refusal.NONE] for exchanger in net.peers.values())
-    applied = sum(exchanger.outcomes[OutcomeKind.APPLIED] for exchanger in net.peers.values())
-    unknown = sum(exchanger.unanswered for exchanger in net.peers.values())
-    withdrawn = sum(exchanger.outcomes[OutcomeKind.WITHDRAWN] for exchanger in net.peers.values())
+        assert sum(peer.offering.outcomes.values()) == 5
+    answered = sum(peer.answering.answers[Refusal.NONE] for peer in net.peers.values())
+    applied = sum(peer.offering.outcomes[OutcomeKind.APPLIED] for peer in net.peers.values())
+    unknown = sum(peer.offering.unanswered for peer in net.peers.values())
+    withdrawn = sum(peer.offering.outcomes[OutcomeKind.WITHDRAWN] for peer in net.peers.values())
     assert applied <= answered <= applied + unknown + withdrawn
 
 
@@ -150,7 +152,7 @@ async def test_of_two_crossing_offers_the_lower_id_stands_and_nobody_swaps() -> 
 
     net.network.before_offer = meet
     outcomes = await asyncio.gather(
-        net.peers["p0"].offer_to("p1", "p1"), net.peers["p1"].offer_to("p0", "p0")
+        net.peers["p0"].offering.offer_to("p1", "p1"), net.peers["p1"].offering.offer_to("p0", "p0")
     )
     assert [outcome.kind for outcome in outcomes] == [OutcomeKind.APPLIED, OutcomeKind.WITHDRAWN]
     assert outcomes[1].refusal is Refusal.CROSSING
@@ -167,7 +169,7 @@ async def test_peers_in_lockstep_converge(count: int) -> None:
         names = list(net.peers)
         await asyncio.gather(
             *(
-                net.peers[name].offer_to(partner, partner)
+                net.peers[name].offering.offer_to(partner, partner)
                 for name in names
                 for partner in [rng.choice([other for other in names if other != name])]
             )
@@ -184,7 +186,7 @@ async def test_an_answer_that_is_lost_leaves_the_offerer_as_it_was() -> None:
 
     net.network.before_answer = lose
     before = net.weights["p0"].values
-    outcome = await net.peers["p0"].offer_to("p1", "p1")
+    outcome = await net.peers["p0"].offering.offer_to("p1", "p1")
     assert outcome.kind is OutcomeKind.FAILED
     assert net.weights["p0"].values is before
     assert net.weights["p1"].applied == 1
@@ -193,41 +195,30 @@ async def test_an_answer_that_is_lost_leaves_the_offerer_as_it_was() -> None:
 async def test_a_peer_with_nan_of_its_own_neither_offers_nor_answers() -> None:
     net = Net(2)
     net.weights["p0"].values[3] = np.nan
-    assert (await net.peers["p0"].offer_to("p1", "p1")).refusal is Refusal.NON_FINITE
-    assert (await net.peers["p1"].offer_to("p0", "p0")).refusal is Refusal.NON_FINITE
+    assert (await net.peers["p0"].offering.offer_to("p1", "p1")).refusal is Refusal.NON_FINITE
+    assert (await net.peers["p1"].offering.offer_to("p0", "p0")).refusal is Refusal.NON_FINITE
     assert net.weights["p0"].applied == net.weights["p1"].applied == 0
 
 
 async def test_a_stranger_gets_a_reason() -> None:
     net = Net(1)
-    stranger = net.exchanger("stranger", Weights(9), "float32", fingerprint="of another net")
-    outcome = await stranger.offer_to("p0", "p0")
+    stranger = net.peer("stranger", Weights(9), "float32", fingerprint="of another net")
+    outcome = await stranger.offering.offer_to("p0", "p0")
     assert outcome.refusal is Refusal.LAYOUT_MISMATCH
     assert "layout" in outcome.reason
 
 
 async def test_a_peer_that_has_not_loaded_the_consensus_refuses_and_is_left_as_it_is() -> None:
     net = Net(2)
-    net.peers["p1"].accepting = Refusal.NOT_TRAINING
-    outcome = await net.peers["p0"].offer_to("p1", "p1")
+    net.peers["p1"].local.accepting = Refusal.NOT_TRAINING
+    outcome = await net.peers["p0"].offering.offer_to("p1", "p1")
     assert (outcome.kind, outcome.refusal) == (OutcomeKind.REFUSED, Refusal.NOT_TRAINING)
     assert net.weights["p1"].applied == 0
 
 
-async def test_a_new_exchanger_does_not_accept_before_it_is_told_to() -> None:
-    assert (
-        Exchanger(
-            peer="p",
-            job="job",
-            fingerprint="f",
-            codec="float32",
-            weights=Weights(1),
-            transport=MemoryNetwork(),
-            clock=SystemClock(),
-            rng=random.Random(1),
-        ).accepting
-        is Refusal.NOT_TRAINING
-    )
+async def test_a_new_peer_does_not_accept_before_it_is_told_to() -> None:
+    peer = ExchangingPeer("p", Weights(1), MemoryNetwork(), accepts=False)
+    assert peer.local.accepting is Refusal.NOT_TRAINING
 
 
 async def test_offers_of_others_are_answered_while_an_own_offer_is_in_flight() -> None:
@@ -240,9 +231,9 @@ async def test_offers_of_others_are_answered_while_an_own_offer_is_in_flight() -
         return offer
 
     net.network.before_offer = hold_p0s
-    own = asyncio.create_task(net.peers["p0"].offer_to("p1", "p1"))
+    own = asyncio.create_task(net.peers["p0"].offering.offer_to("p1", "p1"))
     await asyncio.sleep(0)
-    assert (await net.peers["p2"].offer_to("p0", "p0")).kind is OutcomeKind.APPLIED
+    assert (await net.peers["p2"].offering.offer_to("p0", "p0")).kind is OutcomeKind.APPLIED
     held.set()
     assert (await own).kind is OutcomeKind.APPLIED
 
@@ -260,10 +251,10 @@ async def test_an_exchange_that_perhaps_only_the_partner_applied_is_counted_neve
 ) -> None:
     net = Net(2)
     offerer = net.peers["p0"]
-    await offerer.offer_to("p1", "p1")
+    await offerer.offering.offer_to("p1", "p1")
     net.network.before_answer = spoilt_answer(error)
-    assert (await offerer.offer_to("p1", "p1")).kind is kind
-    assert offerer.unanswered == unanswered
+    assert (await offerer.offering.offer_to("p1", "p1")).kind is kind
+    assert offerer.offering.unanswered == unanswered
 
 
 async def test_an_exchange_that_is_cancelled_changes_nothing_and_leaves_room_for_the_next() -> None:
@@ -276,15 +267,15 @@ async def test_an_exchange_that_is_cancelled_changes_nothing_and_leaves_room_for
         return message
 
     net.network.before_answer = hang
-    own = asyncio.create_task(net.peers["p0"].offer_to("p1", "p1"))
+    own = asyncio.create_task(net.peers["p0"].offering.offer_to("p1", "p1"))
     await reached.wait()
     own.cancel()
     with pytest.raises(asyncio.CancelledError):
         await own
     assert net.weights["p0"].applied == 0
-    assert net.peers["p0"].unanswered == 1
+    assert net.peers["p0"].offering.unanswered == 1
     net.network.before_answer = None
-    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+    assert (await net.peers["p0"].offering.offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
 
 
 async def test_a_second_own_offer_at_the_same_time_is_an_error_that_changes_nothing() -> None:
@@ -296,10 +287,10 @@ async def test_a_second_own_offer_at_the_same_time_is_an_error_that_changes_noth
         return message
 
     net.network.before_offer = hold
-    own = asyncio.create_task(net.peers["p0"].offer_to("p1", "p1"))
+    own = asyncio.create_task(net.peers["p0"].offering.offer_to("p1", "p1"))
     await asyncio.sleep(0)
     with pytest.raises(ExchangeFailed, match="still in flight"):
-        await net.peers["p0"].offer_to("p2", "p2")
+        await net.peers["p0"].offering.offer_to("p2", "p2")
     held.set()
     assert (await own).kind is OutcomeKind.APPLIED
 
@@ -307,7 +298,7 @@ async def test_a_second_own_offer_at_the_same_time_is_an_error_that_changes_noth
 async def test_a_late_answer_is_ignored_and_the_next_deadline_is_longer() -> None:
     net = Net(2)
     clock = SystemClock()
-    net.network.weather = Weather(clock, random.Random(1))
+    net.network.weather = NetworkConditions(clock, random.Random(1))
     released, done = asyncio.Event(), asyncio.Event()
 
     async def late(message: Message) -> Message:
@@ -316,16 +307,16 @@ async def test_a_late_answer_is_ignored_and_the_next_deadline_is_longer() -> Non
         return message
 
     net.network.before_answer = late
-    first = net.peers["p0"].deadline_s("p1")
+    first = net.peers["p0"].offering.deadline_s("p1")
     with patch.object(Offering, "deadline_s", lambda _, partner: 1.0):
-        outcome = await net.peers["p0"].offer_to("p1", "p1")
+        outcome = await net.peers["p0"].offering.offer_to("p1", "p1")
     assert outcome.kind is OutcomeKind.FAILED
     released.set()
     await asyncio.wait_for(done.wait(), 10)
     await asyncio.gather(*net.network.under_way)
     assert (net.weights["p0"].applied, net.weights["p1"].applied) == (0, 1)
-    assert net.peers["p0"].deadline_s("p1") == 2 * first
-    assert net.peers["p0"].deadline_s("p2") == first  # of another partner that says nothing
+    assert net.peers["p0"].offering.deadline_s("p1") == 2 * first
+    assert net.peers["p0"].offering.deadline_s("p2") == first  # of another partner that says nothing
 
 
 async def test_an_answer_to_another_offer_is_not_applied() -> None:
@@ -335,7 +326,7 @@ async def test_an_answer_to_another_offer_is_not_applied() -> None:
         return replace(answer, exchange_id="of another offer")
 
     net.network.before_answer = mistaken
-    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.REJECTED
+    assert (await net.peers["p0"].offering.offer_to("p1", "p1")).kind is OutcomeKind.REJECTED
     assert net.weights["p0"].applied == 0
 
 
@@ -349,14 +340,14 @@ def test_every_codec_keeps_the_sum_through_a_whole_exchange(
     for weights in net.weights.values():
         weights.values = (rng.standard_normal(SIZE) * 10**magnitude).astype(np.float32)
     before, largest = net.total, max(np.abs(weights.values).max() for weights in net.weights.values())
-    assert asyncio.run(net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+    assert asyncio.run(net.peers["p0"].offering.offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
     assert np.abs(net.total - before).max() <= 2**-22 * largest
     assert {weights.applied for weights in net.weights.values()} == {1}
 
 
 async def test_an_answer_uses_the_codec_of_its_offer_whatever_the_own_one_is() -> None:
     net = Net(2, "int8")
-    net.peers["p1"] = net.network.peers["p1"] = net.exchanger("p1", net.weights["p1"], "float32")
+    net.put("p1", net.peer("p1", net.weights["p1"], "float32"))
     codecs: list[str] = []
 
     async def note(message: Message) -> Message:
@@ -365,7 +356,7 @@ async def test_an_answer_uses_the_codec_of_its_offer_whatever_the_own_one_is() -
 
     net.network.before_offer = net.network.before_answer = note
     for name, partner in (("p0", "p1"), ("p1", "p0")):
-        assert (await net.peers[name].offer_to(partner, partner)).kind is OutcomeKind.APPLIED
+        assert (await net.peers[name].offering.offer_to(partner, partner)).kind is OutcomeKind.APPLIED
     assert codecs == ["int8", "int8", "float32", "float32"]
 
 
@@ -373,24 +364,24 @@ async def test_two_sides_that_send_different_blobs_as_float32_keep_the_sum() -> 
     net = Net(2, "float16")
     net.weights["p0"].values[5] = 1e6  # beyond float16: p0 sends that blob as float32, p1 as float16
     before = net.total
-    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+    assert (await net.peers["p0"].offering.offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
     np.testing.assert_allclose(net.total, before, rtol=1e-7, atol=1e-6)
     assert net.weights["p1"].values[5] == pytest.approx(5e5)
 
 
 async def test_the_running_distance_falls_as_peers_agree() -> None:
     net = Net(2)
-    assert net.peers["p0"].mean_distance is None
+    assert net.peers["p0"].local.mean_distance is None
     distances: list[float] = []
     for _ in range(5):
-        await net.peers["p0"].offer_to("p1", "p1")
-        distances.append(net.peers["p0"].mean_distance or 0.0)
+        await net.peers["p0"].offering.offer_to("p1", "p1")
+        distances.append(net.peers["p0"].local.mean_distance or 0.0)
     assert distances == sorted(distances, reverse=True)
-    assert net.peers["p1"].mean_distance is not None
+    assert net.peers["p1"].local.mean_distance is not None
 
 
 class Witness:
-    """Keeps what a peer's exchanger tells."""
+    """Keeps what a peer's peer tells."""
 
     def __init__(self, weights: Weights) -> None:
         self.halves: dict[str, AppliedHalf] = {}
@@ -407,6 +398,8 @@ class Witness:
     def alone(self, half: AppliedHalf) -> None:
         self.one_sided.append(half)
 
+    def too_far(self, offer: Message, reach: Reach) -> None: ...
+
     def refused(self, offer: Message, refusal: Refusal, reason: str) -> None:
         assert reason
         self.refusals.append(refusal)
@@ -418,14 +411,14 @@ async def stormy(net: Net, seed: int, loss: float, repetition: float) -> dict[st
     slowest = rng.choice([0.1, 1.0, 8.0])
     ended: dict[str, OutcomeKind] = {}
     with patch.object(SystemClock, "monotonic", clock.monotonic):
-        net.network.weather = Weather(clock, rng, (0.0, slowest), loss, repetition)
+        net.network.weather = NetworkConditions(clock, rng, (0.0, slowest), loss, repetition)
 
         async def peer(name: str) -> None:
-            exchanger = net.peers[name]
+            peer = net.peers[name]
             for _ in range(5):
                 partner = rng.choice([other for other in net.peers if other != name])
-                exchange_id = exchanger.new_id()
-                own = asyncio.ensure_future(exchanger.offer_to(partner, partner, exchange_id))
+                exchange_id = peer.offering.new_id()
+                own = asyncio.ensure_future(peer.offering.offer_to(partner, partner, exchange_id))
                 if rng.random() < 0.1:
                     await clock.sleep(rng.uniform(0, slowest))
                     own.cancel()
@@ -454,18 +447,18 @@ def test_whatever_happens_the_sum_moves_only_by_halves_that_one_side_applied_and
 ) -> None:
     net = Net(count, codec)
     witnesses = {name: Witness(weights) for name, weights in net.weights.items()}
-    for name, exchanger in net.peers.items():
-        exchanger.watch(witnesses[name])
+    for name, peer in net.peers.items():
+        peer.answering.watcher = witnesses[name]
     before = net.total
 
     async def run() -> tuple[dict[str, OutcomeKind], np.ndarray]:
         ended = await stormy(net, seed, loss, repetition)
         after = net.total
         # Everybody tells everybody once, in good weather, what it has given up.
-        for name, exchanger in net.peers.items():
+        for name, peer in net.peers.items():
             for partner in net.peers:
                 if partner != name:
-                    await exchanger.offer_to(partner, partner)
+                    await peer.offering.offer_to(partner, partner)
         return ended, after
 
     ended, after = asyncio.run(run())
@@ -483,8 +476,10 @@ def test_whatever_happens_the_sum_moves_only_by_halves_that_one_side_applied_and
     # And each peer knows its part of it.
     known = [half for witness in witnesses.values() for half in witness.one_sided]
     assert sorted(half.exchange_id for half in known) == sorted(half.exchange_id for half in alone)
-    assert sum(peer.one_sided.count for peer in net.peers.values()) == len(alone)
-    assert sum(peer.one_sided.mass_error for peer in net.peers.values()) == pytest.approx(moved, abs=1e-9)
+    assert sum(peer.answering.one_sided.count for peer in net.peers.values()) == len(alone)
+    assert sum(peer.answering.one_sided.mass_error for peer in net.peers.values()) == pytest.approx(
+        moved, abs=1e-9
+    )
     applied = {exchange_id for witness in witnesses.values() for exchange_id in witness.halves}
     assert {exchange_id for exchange_id, kind in ended.items() if kind is OutcomeKind.APPLIED} <= applied
 
@@ -508,34 +503,36 @@ async def test_a_half_that_the_offerer_gave_up_is_counted_once_when_it_says_so()
     answerer, before = net.peers["p1"], net.weights["p1"].values
     net.network.before_answer = spoilt_answer(ExchangeFailed("the answer was lost"))
     for _ in range(2):
-        assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.FAILED
+        assert (await net.peers["p0"].offering.offer_to("p1", "p1")).kind is OutcomeKind.FAILED
     moved = net.weights["p1"].values.astype(float) - before
-    assert answerer.one_sided.count == 1  # the second offer named the first
+    assert answerer.answering.one_sided.count == 1  # the second offer named the first
     net.network.before_answer = None
     for _ in range(3):
-        assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
-        assert answerer.one_sided.count == 2
-    assert answerer.one_sided.mass_error == pytest.approx(moved.sum(), abs=1e-5)
+        assert (await net.peers["p0"].offering.offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+        assert answerer.answering.one_sided.count == 2
+    assert answerer.answering.one_sided.mass_error == pytest.approx(moved.sum(), abs=1e-5)
 
 
 async def test_an_offer_that_comes_after_its_sender_gave_it_up_is_refused() -> None:
     net = Net(2)
     late = await offered_by_p0(net)
     net.network.before_offer = spoilt_answer(ExchangeFailed("perhaps it came"))
-    assert (await net.peers["p0"].offer_to("p1", "p1", "lost")).kind is OutcomeKind.FAILED
+    assert (await net.peers["p0"].offering.offer_to("p1", "p1", "lost")).kind is OutcomeKind.FAILED
     net.network.before_offer = None
-    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
-    assert (await net.peers["p1"].answer(replace(late, exchange_id="lost"))).refusal is Refusal.CROSSING
+    assert (await net.peers["p0"].offering.offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+    assert (
+        await net.peers["p1"].answering.answer(replace(late, exchange_id="lost"))
+    ).refusal is Refusal.CROSSING
     assert net.weights["p1"].applied == 1
 
 
 async def test_nobody_is_told_what_others_gave_up() -> None:
     net = Net(3)
     net.network.before_answer = spoilt_answer(ExchangeFailed("the answer was lost"))
-    await net.peers["p0"].offer_to("p1", "p1", "lost")
+    await net.peers["p0"].offering.offer_to("p1", "p1", "lost")
     stranger = replace(await offered_by_p0(net), exchange_id="x", peer="p2", withdraws="lost")
-    await net.peers["p1"].answer(stranger)
-    assert net.peers["p1"].one_sided.count == 0
+    await net.peers["p1"].answering.answer(stranger)
+    assert net.peers["p1"].answering.one_sided.count == 0
 
 
 async def test_an_offer_that_comes_twice_at_the_same_time_is_applied_once() -> None:
@@ -548,16 +545,16 @@ async def test_an_offer_that_comes_twice_at_the_same_time_is_applied_once() -> N
         await go_on.wait()
         return work(*arguments)
 
-    answerer = net.peers["p1"] = net.exchanger("p1", net.weights["p1"], "float32", offload=held)
+    answerer = net.peers["p1"] = net.peer("p1", net.weights["p1"], "float32", offload=held)
     if not offer.payload:
         offer = replace(offer, payload=net.weights["p0"].values.tobytes())
-    with patch.object(party, "OFFLOAD_FROM_VALUES", 1):
-        answers = [asyncio.ensure_future(answerer.answer(offer)) for _ in range(2)]
+    with patch.object(local_peer, "OFFLOAD_FROM_VALUES", 1):
+        answers = [asyncio.ensure_future(answerer.answering.answer(offer)) for _ in range(2)]
         await computing.wait()
         go_on.set()
         first, second = await asyncio.gather(*answers)
     assert first is second
-    assert net.weights["p1"].applied == answerer.answers[Refusal.NONE] == 1
+    assert net.weights["p1"].applied == answerer.answering.answers[Refusal.NONE] == 1
 
 
 async def test_an_answer_to_an_offer_that_was_withdrawn_is_not_applied_although_the_partner_took_it_late() -> (
@@ -578,13 +575,15 @@ async def test_an_answer_to_an_offer_that_was_withdrawn_is_not_applied_although_
         return answer
 
     net.network.before_offer, net.network.before_answer = hold_p1s, lose_p1s
-    own = asyncio.ensure_future(net.peers["p1"].offer_to("p0", "p0"))
+    own = asyncio.ensure_future(net.peers["p1"].offering.offer_to("p0", "p0"))
     await reached.wait()
-    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.FAILED  # p1 has applied its half
+    assert (
+        await net.peers["p0"].offering.offer_to("p1", "p1")
+    ).kind is OutcomeKind.FAILED  # p1 has applied its half
     go_on.set()
     assert (await own).kind is OutcomeKind.WITHDRAWN  # p0 would take it: it knows of no crossing any more
     assert net.weights["p1"].applied == 1
-    assert net.weights["p0"].applied == net.peers["p0"].answers[Refusal.NONE]
+    assert net.weights["p0"].applied == net.peers["p0"].answering.answers[Refusal.NONE]
 
 
 async def test_a_torn_copy_of_an_offer_that_was_applied_does_not_make_it_look_refused() -> None:
@@ -593,12 +592,12 @@ async def test_a_torn_copy_of_an_offer_that_was_applied_does_not_make_it_look_re
     answerer = net.peers["p1"]
 
     async def torn() -> Message:
-        assert (await answerer.answer(offer)).refusal is Refusal.NONE  # the other copy was faster
+        assert (await answerer.answering.answer(offer)).refusal is Refusal.NONE  # the other copy was faster
         raise FramesCorrupt("the connection ended")
 
     if not offer.payload:
         offer = replace(offer, payload=net.weights["p0"].values.tobytes())
-    await answerer.receive(offer, len(offer.payload), torn)
+    await answerer.answering.receive(offer, len(offer.payload), torn)
     for number in range(2 * KEPT_ANSWERS):
-        await answerer.answer(replace(offer, exchange_id=f"later {number}"))
-    assert (await answerer.answer(offer)).refusal is Refusal.REPEATED
+        await answerer.answering.answer(replace(offer, exchange_id=f"later {number}"))
+    assert (await answerer.answering.answer(offer)).refusal is Refusal.REPEATED

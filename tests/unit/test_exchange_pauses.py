@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.gossip.outcome import OutcomeKind
-from gossip_caffe.peer.exchanging import FIRST_PAUSE_S, IDLE_PAUSE_S, LONGEST_PAUSE_S, pause_after
+from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.peer.sharing.pairwise import (
+    FIRST_PAUSE_S,
+    IDLE_PAUSE_S,
+    LONGEST_LOOK_S,
+    LONGEST_PAUSE_S,
+    SHORTEST_LOOK_S,
+    pause_after,
+    until_due_s,
+)
 
 IN_VAIN = [kind for kind in OutcomeKind if kind is not OutcomeKind.APPLIED]
 
@@ -16,11 +24,11 @@ def test_after_an_exchange_that_was_applied_the_next_may_come_when_it_is_due() -
     assert pause_after(OutcomeKind.APPLIED, in_vain=0, urgent=False, draw=0.5).seconds == 0.0
 
 
-def test_with_nobody_to_ask_a_peer_looks_again_after_a_while() -> None:
+def test_a_peer_without_partners_looks_again_after_a_while() -> None:
     for urgent in (False, True):
         pause = pause_after(None, in_vain=7, urgent=urgent, draw=0.5)
         assert pause.seconds == IDLE_PAUSE_S
-        assert "nobody" in pause.reason
+        assert "no partner" in pause.reason
 
 
 @pytest.mark.parametrize("kind", IN_VAIN)
@@ -52,3 +60,8 @@ def test_ten_seconds_of_refusals_are_less_than_thirty_offers() -> None:
         offers += 1
         passed += pause_after(OutcomeKind.REFUSED, in_vain=offers, urgent=True, draw=0.5).seconds
     assert offers < 30
+
+
+@given(st.integers(-5, 10**6), st.floats(0, 100))
+def test_the_next_look_for_an_exchange_is_soon_but_not_at_once(left: int, step_s: float) -> None:
+    assert SHORTEST_LOOK_S <= until_due_s(left, step_s) <= LONGEST_LOOK_S

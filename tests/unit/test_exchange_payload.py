@@ -11,11 +11,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from gossip_caffe.gossip import party
-from gossip_caffe.gossip.answers import KEPT_ANSWERS
-from gossip_caffe.gossip.codec import largest_payload_bytes
-from gossip_caffe.gossip.exchange import MOST_IN_FLIGHT, OutcomeKind
-from gossip_caffe.gossip.message import FramesCorrupt, Message, Refusal
+from gossip_caffe.gossip.codecs.codec import largest_payload_bytes
+from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, Refusal
+from gossip_caffe.gossip.protocol import local_peer
+from gossip_caffe.gossip.protocol.answer_cache import KEPT_ANSWERS
+from gossip_caffe.gossip.protocol.answering import MOST_IN_FLIGHT
+from gossip_caffe.gossip.protocol.outcome import OutcomeKind
 from tests.exchange_net import SIZE, Net, Weights, offered_by_p0, slow
 
 
@@ -23,7 +24,7 @@ async def test_frozen_weights_are_not_sent_in_an_exchange_but_are_in_what_is_sho
     net = Net(0)
     for name, seed in (("p0", 0), ("p1", 1)):
         net.weights[name] = Weights(seed, frozen=13)
-        net.peers[name] = net.network.peers[name] = net.exchanger(name, net.weights[name], "float32")
+        net.put(name, net.peer(name, net.weights[name], "float32"))
     before = {name: weights.values for name, weights in net.weights.items()}
     middle = net.total / 2
     offers: list[Message] = []
@@ -33,12 +34,12 @@ async def test_frozen_weights_are_not_sent_in_an_exchange_but_are_in_what_is_sho
         return offer
 
     net.network.before_offer = note
-    assert (await net.peers["p0"].offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
+    assert (await net.peers["p0"].offering.offer_to("p1", "p1")).kind is OutcomeKind.APPLIED
     assert [(offer.values, len(offer.payload)) for offer in offers] == [(SIZE - 13, 4 * (SIZE - 13))]
     for name, weights in net.weights.items():
         np.testing.assert_allclose(weights.values[:-13], middle[:-13], atol=1e-6)
         assert np.array_equal(weights.values[-13:], before[name][-13:])
-    shown = await net.peers["p1"].show(Message("x", "p0", "job", "layout", values=SIZE))
+    shown = await net.peers["p1"].answering.show(Message("x", "p0", "job", "layout", values=SIZE))
     assert np.array_equal(np.frombuffer(shown.payload, "<f4"), net.weights["p1"].values)
     assert shown.values == SIZE
 
@@ -48,11 +49,11 @@ async def test_a_repeated_offer_gets_the_same_answer_and_is_applied_once() -> No
     seen: list[Message] = []
 
     async def twice(offer: Message) -> Message:
-        seen.append(await net.peers["p1"].answer(offer))
+        seen.append(await net.peers["p1"].answering.answer(offer))
         return offer
 
     net.network.before_offer = twice
-    outcome = await net.peers["p0"].offer_to("p1", "p1")
+    outcome = await net.peers["p0"].offering.offer_to("p1", "p1")
     assert outcome.kind is OutcomeKind.APPLIED
     assert net.weights["p1"].applied == 1
     assert net.weights["p0"].applied == 1
@@ -84,7 +85,7 @@ async def test_what_is_not_whole_is_never_applied(
     else:
         net.network.before_answer = spoilt
     before = net.weights["p0"].values
-    outcome = await net.peers["p0"].offer_to("p1", "p1")
+    outcome = await net.peers["p0"].offering.offer_to("p1", "p1")
     assert outcome.refusal is refusal
     assert outcome.kind is (OutcomeKind.REFUSED if side == "offer" else OutcomeKind.REJECTED)
     assert net.weights["p0"].values is before
@@ -94,20 +95,22 @@ async def test_what_is_not_whole_is_never_applied(
 async def test_an_offer_that_comes_again_long_after_its_answer_was_forgotten_is_not_applied_again() -> None:
     net = Net(2)
     offer = await offered_by_p0(net)
-    first = await net.peers["p1"].answer(offer)
+    first = await net.peers["p1"].answering.answer(offer)
     for _ in range(KEPT_ANSWERS):
-        assert await net.peers["p1"].answer(offer) is first
-        await net.peers["p0"].offer_to("p1", "p1")
+        assert await net.peers["p1"].answering.answer(offer) is first
+        await net.peers["p0"].offering.offer_to("p1", "p1")
     applied = net.weights["p1"].applied
-    assert (await net.peers["p1"].answer(offer)).refusal is Refusal.REPEATED
+    assert (await net.peers["p1"].answering.answer(offer)).refusal is Refusal.REPEATED
     assert net.weights["p1"].applied == applied
 
 
 async def test_an_offer_that_comes_twice_at_once_is_applied_once_although_arithmetic_takes_a_while() -> None:
     net = Net(2, offload=slow(lambda: 3))
-    with patch.object(party, "OFFLOAD_FROM_VALUES", 1):
+    with patch.object(local_peer, "OFFLOAD_FROM_VALUES", 1):
         offer = await offered_by_p0(net)
-        one, two = await asyncio.gather(net.peers["p1"].answer(offer), net.peers["p1"].answer(offer))
+        one, two = await asyncio.gather(
+            net.peers["p1"].answering.answer(offer), net.peers["p1"].answering.answer(offer)
+        )
     assert one is two
     assert net.weights["p1"].applied == 1
 
@@ -117,13 +120,13 @@ async def test_a_peer_that_begins_to_leave_while_it_computes_an_answer_refuses()
     offer = await offered_by_p0(net)
 
     async def leaving(work: Callable[..., Any], *arguments: Any) -> Any:
-        net.peers["p1"].accepting = Refusal.SHUTTING_DOWN
+        net.peers["p1"].local.accepting = Refusal.SHUTTING_DOWN
         return work(*arguments)
 
     net.offload = leaving
-    net.peers["p1"] = net.exchanger("p1", net.weights["p1"], "float32")
-    with patch.object(party, "OFFLOAD_FROM_VALUES", 1):
-        assert (await net.peers["p1"].answer(offer)).refusal is Refusal.SHUTTING_DOWN
+    net.peers["p1"] = net.peer("p1", net.weights["p1"], "float32")
+    with patch.object(local_peer, "OFFLOAD_FROM_VALUES", 1):
+        assert (await net.peers["p1"].answering.answer(offer)).refusal is Refusal.SHUTTING_DOWN
     assert net.weights["p1"].applied == 0
 
 
@@ -139,7 +142,7 @@ async def test_more_offers_at_once_than_the_cap_are_refused_unread_and_taken_aga
             await arrive.wait()
             return numbered
 
-        return await net.peers["p1"].receive(numbered, len(offer.payload), read)
+        return await net.peers["p1"].answering.receive(numbered, len(offer.payload), read)
 
     reading = [asyncio.create_task(receive(number)) for number in range(MOST_IN_FLIGHT)]
     await asyncio.sleep(0)
@@ -168,7 +171,7 @@ async def test_an_offer_that_its_header_condemns_is_refused_unread(
     async def read() -> Message:
         raise AssertionError("read all the same")
 
-    answer = await net.peers["p1"].receive(header, payload_bytes, read)
+    answer = await net.peers["p1"].answering.receive(header, payload_bytes, read)
     assert answer.refusal is refusal
     assert answer.exchange_id == header.exchange_id
     assert answer.reason
@@ -183,6 +186,6 @@ async def test_an_offer_that_breaks_off_is_refused_and_holds_no_place() -> None:
 
     for number in range(2 * MOST_IN_FLIGHT):
         header = replace(offer, exchange_id=str(number))
-        answer = await net.peers["p1"].receive(header, len(offer.payload), read)
+        answer = await net.peers["p1"].answering.receive(header, len(offer.payload), read)
         assert (answer.refusal, answer.reason) == (Refusal.CORRUPT_FRAME, "only half of it came")
     assert net.weights["p1"].applied == 0

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import LeaseLost, StoreUnavailable
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
+from gossip_caffe.membership.etcd.store import Absent, KeyValue, ModifiedAt, Put
 from gossip_caffe.membership.fence import FencedWriter
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Absent, KeyValue, ModifiedAt, Put
 from tests.fake_clock import FakeClock
 
 
@@ -226,6 +226,6 @@ async def test_a_write_that_arrives_while_it_looks_back_is_not_taken_for_a_forgo
         return found
 
     store.get = slow_get  # type: ignore[method-assign]
-    await writer.look_back()
+    await writer.check_last_write()
     assert writer.forgotten is None
     await session.close()

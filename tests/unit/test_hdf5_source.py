@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_caffe.data.hdf5_source import Hdf5DataSet, Hdf5Source
+from gossip_caffe.data.sources.hdf5_source import Hdf5DataSet, Hdf5Source
 from gossip_caffe.errors import CorruptRecord, DataError
-from gossip_caffe.job.spec import SourceSpec, TopSpec
+from gossip_caffe.job.spec.spec import SourceSpec, TopSpec
 
 LENGTHS = (5, 1, 12, 2)
 RECORDS = sum(LENGTHS)
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_named_with_its_file(tmp_path: Path) -> None:
         Hdf5DataSet(spec_of(str(listed)))
     with h5py.File(tmp_path / "1.h5", "w") as file:
         file["data"], file["label"] = ["a", "b"], np.zeros(2)
-    with pytest.raises(DataError, match=r"1.h5: 'data' holds no numbers"):
+    with pytest.raises(DataError, match=r"1.h5: 'data' contains no numbers"):
         Hdf5DataSet(spec_of(str(listed)))
     (tmp_path / "1.h5").write_text("no HDF5")
     with pytest.raises(DataError, match=r"train.txt:2: cannot open .*1.h5"):
@@ -106,7 +106,7 @@ def test_other_files_than_the_job_was_made_for_are_refused(tmp_path: Path) -> No
     data = Hdf5DataSet(spec_of(path))
     tops = (TopSpec("data", (2, 1)), TopSpec("label", ()))
     write(tmp_path, (3, 3))
-    with pytest.raises(DataError, match="have 6 records, or others, than the 5 of the job"):
+    with pytest.raises(DataError, match="are not those of the job: 6 records here, 5 in the job"):
         Hdf5Source(SourceSpec("data", "hdf5", path, tops, data.records, digest=data.digest), 4, seed=1)
 
 

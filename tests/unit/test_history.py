@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.observe.events import Event, JsonLinesLog, read_events
-from gossip_caffe.observe.history import Account, account
+from gossip_caffe.observe.checker.account import Account, account
+from gossip_caffe.observe.log.events import Event, read_events
+from gossip_caffe.observe.log.writing import JsonLinesLog
 from tests.fake_clock import FakeClock
 
 
@@ -179,6 +180,66 @@ def test_a_peer_that_stood_still_while_the_job_went_back_still_has_what_it_train
     assert figures(account(itself, Job(20))) == (0, 20, 0)
 
 
+def claimed(since: int, *chunks: int) -> dict[str, Any]:
+    owned = {"chunks": list(chunks), "revisions": [since] * len(chunks), "lease": 1}
+    return {"event": "claimed", "epoch": 0, **owned}
+
+
+def settled(since: int, *chunks: int) -> dict[str, Any]:
+    return {**done(0, *chunks), "revisions": [since] * len(chunks)}
+
+
+def test_what_another_peer_trained_after_a_resume_counts_although_its_clock_is_behind_the_resumers() -> None:
+    resumer = [at(100, {**resumed(100, 0), "revision": 40}), at(101, claimed(41, 0))]
+    resumer += [at(102, trained((0, 0, 10))), at(103, settled(41, 0)), at(104, LEFT)]
+    behind = [at(41, JOINED), at(42, claimed(42, 1)), at(43, trained((0, 10, 20)))]
+    behind += [at(44, settled(42, 1)), at(45, LEFT)]
+    assert figures(account({"a": resumer, "b": behind}, Job(20))) == (20, 0, 0)
+
+
+def test_what_was_trained_before_a_resume_is_taken_back_although_its_writers_clock_is_ahead() -> None:
+    ahead = [at(161, claimed(30, 0, 1)), at(162, trained((0, 0, 20))), at(163, settled(30, 0, 1))]
+    resumer = [at(100, {**resumed(100, 0, e0=[0]), "revision": 40}), at(101, claimed(41, 1))]
+    lost = account({"a": ahead, "b": [*resumer, at(104, LEFT)]}, Job(20))
+    assert figures(lost) == (10, 10, 0)
+    again = [*resumer, at(102, trained((0, 10, 20))), at(103, settled(41, 1)), at(104, LEFT)]
+    assert figures(account({"a": ahead, "b": again}, Job(20))) == (20, 0, 10)
+
+
+def test_a_clock_set_back_by_an_hour_between_two_runs_changes_nothing_of_the_account() -> None:
+    started = {"event": "started"}
+    first = [at(7200, started), at(7201, claimed(10, 0, 1)), at(7202, trained((0, 0, 20)))]
+    first += [at(7203, settled(10, 0, 1))]  # killed
+    second = [at(3600, started), at(3610, {**resumed(3610, 0, e0=[0]), "revision": 20})]
+    second += [at(3611, claimed(21, 1)), at(3612, trained((0, 10, 20))), at(3613, settled(21, 1))]
+    third = [at(0, started), at(5, {**resumed(5, 0, e0=[0, 1]), "revision": 30}), at(6, LEFT)]
+    assert figures(account({"a": [*first, *second, at(3614, LEFT)]}, Job(20))) == (20, 0, 10)
+    assert figures(account({"a": [*first, *second[:3], at(3614, LEFT)]}, Job(20))) == (10, 10, 0)
+    assert figures(account({"a": [*first, *second, *third]}, Job(20))) == (20, 0, 10)
+
+
+def test_what_was_trained_unclaimed_after_a_resume_that_its_peer_knows_of_counts() -> None:
+    unclaimed = {"event": "borrowed", "epoch": 0, "chunks": [1]}
+    behind = [at(42, claimed(42, 0)), at(43, unclaimed), at(44, trained((0, 0, 20)))]
+    behind += [at(45, claimed(43, 1)), at(46, settled(42, 0)), at(46, settled(43, 1)), at(47, LEFT)]
+    resumer = [at(100, {**resumed(100, 0), "revision": 40}), at(101, LEFT)]
+    assert figures(account({"a": resumer, "b": behind}, Job(20))) == (20, 0, 0)
+
+
+def test_revisions_order_nothing_when_the_store_has_forgotten_some() -> None:
+    """It gives the same revisions out again: the clocks say then what was before a resume."""
+    before = [at(1, claimed(60, 0, 1)), at(2, trained((0, 0, 20))), at(3, settled(60, 0, 1))]
+    forgot = {"event": "store-forgot", "written": 60, "found": 20}
+    resumer = [at(9, {**resumed(9, 0, e0=[0]), "revision": 40}), at(10, LEFT)]
+    assert figures(account({"a": [*before, at(4, forgot), at(5, LEFT)], "b": resumer}, Job(20))) == (
+        10,
+        10,
+        0,
+    )
+    seen = account({"a": [*before, at(5, LEFT)], "b": resumer}, Job(20), store_forgot=True)
+    assert figures(seen) == (10, 10, 0)
+
+
 def test_an_epoch_that_the_checkpoint_holds_whole_stays_done() -> None:
     before = [at(1, trained((0, 0, 40), (1, 0, 10))), at(2, done(0, 0, 1, 2, 3)), at(2, done(1, 0))]
     found = account({"a": [*before, LEFT], "b": [at(9, resumed(9, 1)), LEFT]}, Job(50, FORTY))
@@ -198,8 +259,8 @@ def test_a_torn_line_of_a_killed_process_does_not_hide_what_the_next_one_of_its_
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "a.jsonl"
-    JsonLinesLog(path, "a", FakeClock()).emit(Event.STARTED)
+    JsonLinesLog(tmp_path, "a", FakeClock()).emit(Event.STARTED)
     with path.open("a") as file:
         file.write('{"t":1.0,"event":"tra')
-    JsonLinesLog(path, "a", FakeClock()).emit(Event.LEFT)
+    JsonLinesLog(tmp_path, "a", FakeClock()).emit(Event.LEFT)
     assert [event["event"] for event in read_events(path)] == ["started", "left"]

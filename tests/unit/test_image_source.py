@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from gossip_caffe.data.image_source import ImageDataSet, ImageSource
+from gossip_caffe.data.sources.image_source import ImageDataSet, ImageSource
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import ImageSpec, SourceSpec, TopSpec, TransformSpec
+from gossip_caffe.job.spec.spec import ImageSpec, SourceSpec, TopSpec, TransformSpec
 
 TOPS = (TopSpec("data", ()), TopSpec("label", ()))
 
@@ -85,7 +86,7 @@ def test_what_cannot_be_read_is_named_with_the_lists_line(tmp_path: Path) -> Non
     (tmp_path / "a 2.png").write_bytes(b"no picture")
     reader = opened(spec_of(path)).read(1, 4)
     assert next(reader).label == 1
-    with pytest.raises(DataError, match=r"train.txt:3, .*a 2.png: no picture that OpenCV reads"):
+    with pytest.raises(DataError, match=r"train.txt:3, .*a 2.png: not a picture that OpenCV reads"):
         next(reader)
     (tmp_path / "a 0.png").unlink()
     with pytest.raises(DataError, match=r"train.txt:1, .*a 0.png: cannot be read"):
@@ -100,7 +101,7 @@ def test_another_list_than_the_job_was_made_with_is_refused(tmp_path: Path) -> N
     digest = ImageDataSet(spec).digest
     with Path(spec.path).open("a") as listed:
         listed.write("a 0.png 1\n")
-    with pytest.raises(DataError, match="is not the one that the job was made with"):
+    with pytest.raises(DataError, match="is not the job's list"):
         ImageSource(dataclasses.replace(spec, records=4, digest=digest), 4, seed=1)
 
 
@@ -121,5 +122,35 @@ def test_a_picture_that_claims_an_impossible_size_is_one_line(tmp_path: Path) ->
     content[16:24] = struct.pack(">II", 60000, 60000)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     picture.write_bytes(content)
-    with pytest.raises(DataError, match=r"train.txt:1, .*a 0.png: no picture that OpenCV reads"):
+    with pytest.raises(DataError, match=r"train.txt:1, .*a 0.png: not a picture that OpenCV reads"):
         ImageDataSet(spec_of(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "gb18030"])
+def test_names_in_a_list_are_bytes(tmp_path: Path, encoding: str) -> None:
+    names = [f"F\xf6to {index}.png".encode(encoding.removesuffix("-sig")) for index in range(3)]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(_picture())
+    lines = b"".join(b"%s %d\n" % (name, index) for index, name in enumerate(names))
+    mark = b"\xef\xbb\xbf" if encoding == "utf-8-sig" else b""
+    (tmp_path / "list.txt").write_bytes(mark + lines)
+    spec = SourceSpec(
+        "data", "images", str(tmp_path / "list.txt"), (TopSpec("data", ()), TopSpec("label", ()))
+    )
+    spec = dataclasses.replace(spec, digest=ImageDataSet(spec).digest, records=3)
+    source = ImageSource(spec, 1, 1)
+    assert [record.label for record in source.read(0, 3)] == [0, 1, 2]
+    source.where(0).encode()  # it can be printed
+
+
+def test_a_list_in_utf_16_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("a.png 1\n".encode("utf-16"))
+    spec = SourceSpec(
+        "data", "images", str(tmp_path / "list.txt"), (TopSpec("data", ()), TopSpec("label", ()))
+    )
+    with pytest.raises(DataError, match="UTF-16"):
+        ImageDataSet(spec)
+
+
+def _picture() -> bytes:
+    return bytes(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.checkpoint.caffemodel import read_caffemodel, write_caffemodel
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.checkpoint.formats.caffemodel import read_caffemodel, write_caffemodel
+from gossip_caffe.solver.engines.layout import WeightLayout
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 SHAPES = st.lists(st.integers(1, 4), max_size=4).map(tuple)

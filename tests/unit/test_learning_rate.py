@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import ModelError
-from gossip_caffe.job.learning_rate import POLICIES, Ramp, factor, rate
-from gossip_caffe.job.spec import RateSchedule
+from gossip_caffe.job.spec.learning_rate import POLICIES, Ramp, factor, rate
+from gossip_caffe.job.spec.spec import RateSchedule
 
 INV = RateSchedule("inv", 0.01, gamma=0.0001, power=0.75)
 STEP = RateSchedule("step", 0.01, gamma=0.1, stepsize=5000)

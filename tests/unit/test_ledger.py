@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import Ambiguous, LeaseLost, StoreUnavailable
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
+from gossip_caffe.membership.etcd.store import Guard, Operation, TxnResult
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Guard, Operation, TxnResult
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import Ledger, Settlement
 from tests.fake_clock import FakeClock
@@ -34,8 +34,12 @@ class Member:
         self.store = MemoryStore(server)
         self.session = LeaseSession(self.store, clock, 5.0)
         self.writer = FencedWriter(self.store, self.session, JobKeys("j").fence(name), clock)
-        self.ledger = Ledger(self.store, self.writer, JobKeys("j"), EPOCHS, name)
+        self.told: list[str] = []
+        self.ledger = Ledger(self.store, self.writer, JobKeys("j"), EPOCHS, name, self._note)
         self.owned: dict[ChunkId, int] = {}
+
+    def _note(self, key: str, revision: int, why: str) -> None:
+        self.told.append(key)
 
     async def begin(self) -> Member:
         await self.session.start()
@@ -106,6 +110,19 @@ async def test_done_chunks_cannot_be_claimed_and_whole_epochs_are_folded_away() 
     await b.claim(ALL[0], ALL[6])  # b does not know yet that the epoch is folded
     assert set(b.owned) == {ALL[6]}
     assert (await b.ledger.states())[1].owned == frozenset({0})
+
+
+async def test_a_claim_of_nothing_but_done_chunks_is_not_sent() -> None:
+    one, other, _ = await two()
+    for epoch in range(1):
+        await one.claim(*ALL[:6])
+        await one.settle(*ALL[:6])
+        assert await one.ledger.fold() == epoch + 1
+    await other.ledger.refresh()
+    before = other.writer.revision
+    result = await other.ledger.claim(ALL[:6], other.session.id)
+    assert (set(result.done), dict(result.owned)) == (set(ALL[:6]), {})
+    assert other.writer.revision == before
 
 
 async def test_an_epoch_with_a_chunk_missing_is_not_folded() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gossip_caffe.errors import ModelError
-from gossip_caffe.job.legacy import upgraded
-from gossip_caffe.job.prototxt import Document
+from gossip_caffe.job.prototxts.legacy import upgraded
+from gossip_caffe.job.prototxts.prototxt import Document
 
 
 def rewritten(text: str) -> str:
@@ -97,7 +97,7 @@ def test_an_input_without_a_shape_says_nothing() -> None:
         ),
         (
             "layer { }\nlayers { }",
-            "net:2:1: the net has both 'layer' and 'layers'; write all of them as layer {",
+            "net:2:1: the net has both 'layer' and 'layers'; write all layers as layer {",
         ),
         (
             "layers { type: CONV }",

@@ -9,16 +9,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import plyvel
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_caffe.data.leveldb_source import LevelDbDataSet, LevelDbSource
+from gossip_caffe.data.sources.leveldb_source import LevelDbDataSet, LevelDbSource
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import SourceSpec, TopSpec
+from gossip_caffe.job.spec.spec import SourceSpec, TopSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
-
-plyvel = pytest.importorskip("plyvel", reason="there is no wheel of plyvel for this Python")
 
 RECORDS, CHUNK = 40, 7
 
@@ -120,8 +119,8 @@ def test_a_process_that_ends_without_closing_removes_its_shadows(path: str) -> N
     code = f"""
 import tempfile
 from pathlib import Path
-from gossip_caffe.data.leveldb_source import LevelDbSource
-from gossip_caffe.job.spec import SourceSpec, TopSpec
+from gossip_caffe.data.sources.leveldb_source import LevelDbSource
+from gossip_caffe.job.spec.spec import SourceSpec, TopSpec
 spec = SourceSpec("data", "leveldb", {path!r}, (TopSpec("data", ()),), {RECORDS}, chunk_keys={keys!r})
 first, second = LevelDbSource(spec, {CHUNK}, 1), LevelDbSource(spec, {CHUNK}, 1)
 first.close()
@@ -195,3 +194,16 @@ def test_a_corrupt_record_is_named_by_its_key(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="key '00000001': not a Datum"):
         list(reader.read(0, 3))
     reader.close()
+
+
+def test_a_file_of_a_leveldb_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "CURRENT").write_text("MANIFEST-000002\n")
+    with pytest.raises(DataError) as caught:
+        LevelDbDataSet(spec_of(str(tmp_path / "CURRENT")))
+    assert f"source: {str(tmp_path)!r}" in caught.value.remedy
+
+
+def test_an_lmdb_is_told_from_a_leveldb(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"")
+    with pytest.raises(DataError, match=r"there is no LevelDB at .*, but an LMDB \(backend: LMDB\)"):
+        LevelDbDataSet(spec_of(str(tmp_path)))

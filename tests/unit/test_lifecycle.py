@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.peer.lifecycle import TRANSITIONS, Cause, State, step
+from gossip_caffe.peer.core.lifecycle import TRANSITIONS, Cause, State, step
 
 
 def test_a_quiet_life_goes_from_joining_to_left() -> None:

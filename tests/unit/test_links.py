@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
-from gossip_caffe.cluster.links import Link, ports_of
+from gossip_caffe.chaos.links import LinkProxy, Links, ports_of
+from gossip_caffe.system.unix_sockets import socket_path
 
 
 @asynccontextmanager
-async def echoing() -> AsyncIterator[Link]:
+async def echoing() -> AsyncIterator[LinkProxy]:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while piece := await reader.read(1000):
@@ -25,7 +28,7 @@ async def echoing() -> AsyncIterator[Link]:
             writer.close()
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    link = Link(server.sockets[0].getsockname()[1])
+    link = LinkProxy(server.sockets[0].getsockname()[1])
     link.start()
     try:
         yield link
@@ -34,8 +37,11 @@ async def echoing() -> AsyncIterator[Link]:
         server.close()
 
 
-async def said(link: Link, what: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+async def said(link: LinkProxy, what: bytes) -> bytes:
+    return await answer_to(what, *await asyncio.open_connection("127.0.0.1", link.port))
+
+
+async def answer_to(what: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
     try:
         writer.write(what)
         writer.write_eof()
@@ -83,9 +89,9 @@ async def test_a_reset_ends_what_is_open_and_nothing_else() -> None:
 
 async def test_a_link_bars_a_process_by_the_ports_of_its_sockets() -> None:
     async with echoing() as link:
-        link.bars = lambda port: port in ports_of(os.getpid())
+        link.rejects = lambda port: port in ports_of(os.getpid())
         assert await said(link, b"hello") == b""
-        link.bars = lambda _: False
+        link.rejects = lambda _: False
         assert await said(link, b"hello") == b"hello"
 
 
@@ -109,3 +115,34 @@ async def test_who_is_gone_already_may_be_reset_once_more() -> None:
         await asyncio.sleep(0)  # the sockets are closed then, and the link has not heard of it
         link.reset()
         writer.close()
+
+
+async def test_a_link_to_an_etcd_on_a_unix_socket_listens_beside_it_and_on_no_port() -> None:
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as name:
+        folder = Path(name)
+
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.read())
+            writer.close()
+
+        server = await asyncio.start_unix_server(echo, folder / "etcd:1")
+        links = Links()
+        words = links.prepare("p0", f"unix:{folder}/etcd:1")
+        try:
+            address = words[words.index("--etcd") + 1]
+            path = socket_path(address)
+            assert path is not None
+            assert path.parent == folder
+
+            async def said_there(what: bytes) -> bytes:
+                return await answer_to(what, *await asyncio.open_unix_connection(path))
+
+            what = os.urandom(300_000)
+            assert await said_there(what) == what
+            links.isolate("p0", os.getpid())
+            assert await said_there(b"hello") == b""
+            links.reconnect("p0")
+            assert await said_there(b"hello") == b"hello"
+        finally:
+            await links.stop()
+            server.close()

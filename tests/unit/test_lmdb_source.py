@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
-from gossip_caffe.data.source import measure, open_source
+from gossip_caffe.data.sources.lmdb_source import LmdbDataSet, LmdbSource
+from gossip_caffe.data.sources.source import measure, open_source
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import SourceSpec, TopSpec, TransformSpec
+from gossip_caffe.job.spec.spec import SourceSpec, TopSpec, TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 CHUNK = 7
@@ -116,7 +116,7 @@ def test_floats_are_read_as_they_are(tmp_path: Path) -> None:
         ),
         (
             wire.Datum(encoded=True, data=b"jpeg").SerializeToString(),
-            "no picture that OpenCV reads",
+            "not a picture that OpenCV reads",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gossip_caffe.sim.link import Link
+from gossip_caffe.sim.link import SimulatedLink
 from gossip_caffe.sim.virtual_time import run, sleep
 
 FOR_EVER_S = 1e6
@@ -26,14 +26,14 @@ def now() -> float:
 
 
 async def left_at(
-    link: Link, began: float, after_s: float, size: int, patience_s: float = FOR_EVER_S
+    link: SimulatedLink, began: float, after_s: float, size: int, patience_s: float = FOR_EVER_S
 ) -> float:
     """The second at which a message has left that is sent after some time; infinite, when it never does."""
     await sleep(after_s)
     return now() - began if await link.leave(size, patience_s) else float("inf")
 
 
-def departures(messages: list[tuple[float, int]], link: Link) -> list[float]:
+def departures(messages: list[tuple[float, int]], link: SimulatedLink) -> list[float]:
     async def course() -> list[float]:
         began = now()
         return await asyncio.gather(*(left_at(link, began, after_s, size) for after_s, size in messages))
@@ -43,7 +43,7 @@ def departures(messages: list[tuple[float, int]], link: Link) -> list[float]:
 
 def test_where_as_many_bytes_pass_as_there_are_nobody_waits() -> None:
     async def course() -> None:
-        link, began = Link(), now()
+        link, began = SimulatedLink(), now()
         assert link.is_free
         assert await link.leave(1 << 40, 0.0)
         assert now() == began
@@ -56,7 +56,7 @@ def test_a_message_leaves_so_many_bytes_after_the_one_before_it(
     messages: list[tuple[float, int]], rate: float
 ) -> None:
     messages = [(round(after_s, 2), size) for after_s, size in messages]
-    left = departures(messages, Link(rate))
+    left = departures(messages, SimulatedLink(rate))
     free_s = 0.0
     for (after_s, size), at_s in sorted(zip(messages, left, strict=True), key=lambda pair: pair[0][0]):
         free_s = max(free_s, after_s) + size / rate
@@ -72,7 +72,7 @@ def test_a_message_leaves_so_many_bytes_after_the_one_before_it(
 def test_while_it_is_narrowed_and_widened_no_more_leaves_than_passes_and_none_overtakes(
     messages: list[tuple[float, int]], narrowings: list[tuple[float, float, float]], usual: float
 ) -> None:
-    link = Link(usual)
+    link = SimulatedLink(usual)
     rate_since: list[tuple[float, float]] = [(0.0, usual)]
 
     async def narrowed(began: float, after_s: float, lasts_s: float, rate: float) -> None:
@@ -135,7 +135,7 @@ def test_while_it_is_narrowed_and_widened_no_more_leaves_than_passes_and_none_ov
 def test_whoever_is_cancelled_or_gives_up_leaves_the_way_to_those_behind(
     fates: list[tuple[int, str, float]],
 ) -> None:
-    link = Link(100.0)
+    link = SimulatedLink(100.0)
 
     async def course() -> None:
         began = now()
@@ -162,7 +162,7 @@ def test_whoever_is_cancelled_or_gives_up_leaves_the_way_to_those_behind(
 
 def test_a_message_that_has_begun_goes_on_and_one_whose_turn_does_not_come_in_time_never_leaves() -> None:
     async def course() -> tuple[float, float]:
-        link, began = Link(10.0), now()
+        link, began = SimulatedLink(10.0), now()
         first, second = await asyncio.gather(
             left_at(link, began, 0.0, 100, 2.0), left_at(link, began, 0.0, 100, 2.0)
         )
@@ -174,7 +174,7 @@ def test_a_message_that_has_begun_goes_on_and_one_whose_turn_does_not_come_in_ti
 
 
 def test_of_two_narrowings_at_once_the_narrower_counts_and_each_is_taken_back_by_itself() -> None:
-    link = Link(1000.0)
+    link = SimulatedLink(1000.0)
     link.narrow(10.0)
     link.narrow(100.0)
     assert link.bytes_per_s == 10.0

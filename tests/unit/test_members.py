@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
+from gossip_caffe.membership.etcd.store import Delete, Put
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import MembersView, PeerRecord
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
-from gossip_caffe.membership.store import Delete, Put
 from tests.fake_clock import FakeClock
 
 KEYS = JobKeys("j")
@@ -29,7 +29,7 @@ async def test_each_change_of_a_record_is_told_once_with_what_was_before() -> No
     server = MemoryEtcd(FakeClock())
     view = MembersView(MemoryStore(server), KEYS)
     told: list[tuple[PeerRecord | None, PeerRecord | None]] = []
-    view.on_change.append(lambda was, now: told.append((was, now)))
+    view.listen(lambda was, now: told.append((was, now)))
 
     def put(entry: PeerRecord) -> None:
         server.transact([], [Put(KEYS.peer(entry.peer), entry.to_json())])
@@ -61,7 +61,7 @@ async def test_what_changed_behind_a_gap_is_told_too() -> None:
         server.transact([], [Put(KEYS.peer(peer), record(peer).to_json())])
     following = asyncio.create_task(view.follow())
     await until(view.known.is_set)
-    view.on_change.append(lambda was, now: told.append((was, now)))
+    view.listen(lambda was, now: told.append((was, now)))
     server.transact([], [Delete(KEYS.peer("a"))])
     server.transact([], [Put(KEYS.peer("c"), record("c").to_json())])
     server.compact()

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import SolverDied
-from gossip_caffe.job.spec import RateSchedule, TopSpec
+from gossip_caffe.job.spec.spec import RateSchedule, TopSpec
 from gossip_caffe.solver.board import Flat, WeightBoard
-from gossip_caffe.solver.engine import EngineSpec
-from gossip_caffe.solver.numpy_engine import NumpyEngine
+from gossip_caffe.solver.engines.engine import EngineSpec
+from gossip_caffe.solver.engines.numpy_engine import NumpyEngine
 from gossip_caffe.solver.stepped_solver import SteppedSolver
 
 BATCH, FEATURES = 8, 6

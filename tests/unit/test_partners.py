@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.gossip.partners import (
+from gossip_caffe.gossip.policy.partners import (
     LONGEST_BACK_OFF_S,
     NEAR_SHARE,
-    STRATEGIES,
+    PARTNER_POLICIES,
+    AvoidedPartners,
     Standpoint,
-    Suspects,
     choose,
     exponential,
     next_exchange,
@@ -26,17 +26,17 @@ from gossip_caffe.gossip.partners import (
 
 def test_partners_are_drawn_uniformly() -> None:
     rng = random.Random(1)
-    drawn = Counter(choose(["a", "b", "c", "d"], Suspects(), 0.0, rng).partner for _ in range(4000))
+    drawn = Counter(choose(["a", "b", "c", "d"], AvoidedPartners(), 0.0, rng).partner for _ in range(4000))
     assert set(drawn) == {"a", "b", "c", "d"}
     assert all(900 < count < 1100 for count in drawn.values())
 
 
 def test_without_candidates_there_is_a_reason() -> None:
-    assert choose([], Suspects(), 0.0, random.Random(1)).reason == "no other peer is training"
+    assert choose([], AvoidedPartners(), 0.0, random.Random(1)).reason == "no other peer is training"
 
 
 def test_a_partner_that_failed_is_avoided_twice_as_long_each_time_but_never_for_ever() -> None:
-    suspects = Suspects()
+    suspects = AvoidedPartners()
     now = 0.0
     waits = []
     for _ in range(12):
@@ -50,7 +50,7 @@ def test_a_partner_that_failed_is_avoided_twice_as_long_each_time_but_never_for_
 
 
 def test_success_clears_suspicion() -> None:
-    suspects = Suspects()
+    suspects = AvoidedPartners()
     suspects.failed("a", 0.0)
     suspects.succeeded("a")
     assert choose(["a"], suspects, 0.0, random.Random(1)).partner == "a"
@@ -72,7 +72,7 @@ def others(peer: str, count: int = 9) -> dict[str, str]:
     return {name: "" for name in NAMES[:count] if name != peer}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES.values())
+@pytest.mark.parametrize("strategy", PARTNER_POLICIES.values())
 @given(
     count=st.integers(1, 9),
     turn=st.integers(0, 50),
@@ -82,11 +82,11 @@ def others(peer: str, count: int = 9) -> dict[str, str]:
 def test_every_strategy_finds_a_partner_that_is_well_whenever_there_may_be_one(
     strategy: object, count: int, turn: int, failed: set[str], seed: int
 ) -> None:
-    suspects = Suspects()
+    suspects = AvoidedPartners()
     for peer in failed:
         suspects.failed(peer, 0.0)
     candidates = others("p0", count)
-    choose_one = next(one for one in STRATEGIES.values() if one is strategy)
+    choose_one = next(one for one in PARTNER_POLICIES.values() if one is strategy)
     choice = choose_one(Standpoint("p0", "", turn), candidates, suspects, 0.5, random.Random(seed))
     assert choice.reason
     if choice.partner is None:
@@ -100,23 +100,25 @@ def test_every_strategy_finds_a_partner_that_is_well_whenever_there_may_be_one(
 
 def test_in_a_ring_the_neighbours_are_asked_by_turns() -> None:
     asked = [
-        ring(Standpoint("p3", turn=turn), others("p3"), Suspects(), 0.0, random.Random(1)).partner
+        ring(Standpoint("p3", turn=turn), others("p3"), AvoidedPartners(), 0.0, random.Random(1)).partner
         for turn in range(4)
     ]
     assert asked == ["p4", "p2", "p4", "p2"]
-    last = ring(Standpoint("p8"), others("p8"), Suspects(), 0.0, random.Random(1))
+    last = ring(Standpoint("p8"), others("p8"), AvoidedPartners(), 0.0, random.Random(1))
     assert (last.partner, last.reason) == ("p0", "number 1 after it")
 
 
 def test_a_ring_closes_over_a_neighbour_that_failed() -> None:
-    suspects = Suspects()
+    suspects = AvoidedPartners()
     suspects.failed("p4", 0.0)
     assert ring(Standpoint("p3"), others("p3"), suspects, 0.5, random.Random(1)).partner == "p5"
 
 
 def test_exponential_hops_reach_partners_in_powers_of_two_by_turns() -> None:
     asked = [
-        exponential(Standpoint("p7", turn=turn), others("p7"), Suspects(), 0.0, random.Random(1)).partner
+        exponential(
+            Standpoint("p7", turn=turn), others("p7"), AvoidedPartners(), 0.0, random.Random(1)
+        ).partner
         for turn in range(5)
     ]
     assert asked == ["p8", "p0", "p2", "p6", "p8"]
@@ -124,12 +126,14 @@ def test_exponential_hops_reach_partners_in_powers_of_two_by_turns() -> None:
 
 def test_exponential_partners_mix_nine_peers_in_a_few_rounds_and_a_ring_takes_longer() -> None:
     def spread_after(strategy: object, rounds: int) -> float:
-        choose_one = next(one for one in STRATEGIES.values() if one is strategy)
+        choose_one = next(one for one in PARTNER_POLICIES.values() if one is strategy)
         rng = random.Random(1)
         weights = {name: float(index) for index, name in enumerate(NAMES)}
         for turn in range(rounds):
             for name in rng.sample(NAMES, len(NAMES)):
-                partner = choose_one(Standpoint(name, turn=turn), others(name), Suspects(), 0.0, rng).partner
+                partner = choose_one(
+                    Standpoint(name, turn=turn), others(name), AvoidedPartners(), 0.0, rng
+                ).partner
                 assert partner is not None
                 weights[name] = weights[partner] = (weights[name] + weights[partner]) / 2
         mean = sum(weights.values()) / len(weights)
@@ -142,7 +146,7 @@ def test_exponential_partners_mix_nine_peers_in_a_few_rounds_and_a_ring_takes_lo
 def test_with_zones_four_of_five_partners_are_near_and_each_zone_member_is_as_likely() -> None:
     zones = {"a": "here", "b": "here", "c": "there", "d": "there", "e": ""}
     rng = random.Random(1)
-    choices = [uniform(Standpoint("x", "here"), zones, Suspects(), 0.0, rng) for _ in range(10_000)]
+    choices = [uniform(Standpoint("x", "here"), zones, AvoidedPartners(), 0.0, rng) for _ in range(10_000)]
     drawn = Counter(choice.partner for choice in choices)
     assert drawn["a"] + drawn["b"] == pytest.approx(10_000 * NEAR_SHARE, abs=200)
     assert drawn["a"] == pytest.approx(drawn["b"], abs=300)
@@ -158,13 +162,13 @@ def test_zones_that_tell_nothing_apart_change_nothing() -> None:
         ("x", {"a": "", "b": "y"}),
     ):
         drawn = Counter(
-            uniform(Standpoint("p", own), zones, Suspects(), 0.0, rng).partner for _ in range(2000)
+            uniform(Standpoint("p", own), zones, AvoidedPartners(), 0.0, rng).partner for _ in range(2000)
         )
         assert drawn["a"] == pytest.approx(1000, abs=150)
 
 
 def test_while_everybody_near_failed_a_far_partner_is_asked() -> None:
-    suspects = Suspects()
+    suspects = AvoidedPartners()
     suspects.failed("a", 0.0)
     choices = {
         uniform(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gossip_caffe.job.paths import Paths
+from gossip_caffe.job.prototxts.paths import Paths
 
 EXAMPLE = "examples/digits/train_lmdb"
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from gossip_caffe.observe.picture import Curve, End, Lifeline, RunPicture, accuracy_floor, draw, lifelines_of
+from gossip_caffe.observe.report.picture import (
+    Curve,
+    LifeEnd,
+    Lifeline,
+    RunPicture,
+    accuracy_floor,
+    draw,
+    lifelines_of,
+)
 
 EVENTS: dict[str, list[dict[str, object]]] = {
     "p1": [
@@ -31,12 +39,12 @@ EVENTS: dict[str, list[dict[str, object]]] = {
 def test_lifelines_begin_at_the_first_event_of_the_run() -> None:
     lines = {line.peer: line for line in lifelines_of(EVENTS)}
     assert list(lines) == ["p0", "p1", "p2"]
-    assert lines["p0"] == Lifeline("p0", 0.0, 2.0, 22.0, End.FINISHED)
+    assert lines["p0"] == Lifeline("p0", 0.0, 2.0, 22.0, LifeEnd.FINISHED)
     assert lines["p1"].started_s == 1.0
 
 
 def test_a_peer_that_said_no_farewell_was_killed() -> None:
-    assert [line.end for line in lifelines_of(EVENTS)] == [End.FINISHED, End.KILLED, End.LEFT]
+    assert [line.end for line in lifelines_of(EVENTS)] == [LifeEnd.FINISHED, LifeEnd.KILLED, LifeEnd.LEFT]
 
 
 def test_only_exchanges_that_the_peer_started_and_that_were_applied_are_ticks() -> None:
@@ -55,7 +63,6 @@ def test_the_accuracy_axis_shows_every_settled_point() -> None:
 
 
 def test_a_picture_is_drawn_also_of_a_run_that_hardly_was(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     curves = (Curve("consensus", ((1000, 0.9), (2000, 0.97))), Curve("single", ()))
     for name, picture in {
         "whole": RunPicture("digits", curves, lifelines_of(EVENTS), frozenset({"p1"})),

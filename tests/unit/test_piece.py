@@ -7,11 +7,11 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.gossip.piece import Piece, parsed, serialized
+from gossip_caffe.gossip.transport.frame_codec import RawFrame, parsed, serialized
 from gossip_caffe.wire import gossip_pb2 as wire
 
 pieces = st.builds(
-    Piece,
+    RawFrame,
     st.integers(0, 2**62),
     st.binary(min_size=1, max_size=300).map(memoryview),
     st.integers(0, 2**32 - 1),
@@ -19,14 +19,14 @@ pieces = st.builds(
 
 
 @given(pieces)
-def test_a_piece_reads_as_the_frame_of_the_generated_classes(piece: Piece) -> None:
+def test_a_piece_reads_as_the_frame_of_the_generated_classes(piece: RawFrame) -> None:
     frame = wire.ExchangeMessage.FromString(serialized(piece)).frame
     assert (frame.offset, frame.data, frame.crc32) == (piece.offset, bytes(piece.data), piece.crc32)
     assert parsed(serialized(piece)) == piece
 
 
 @given(pieces)
-def test_a_frame_of_the_generated_classes_reads_as_the_same(piece: Piece) -> None:
+def test_a_frame_of_the_generated_classes_reads_as_the_same(piece: RawFrame) -> None:
     frame = wire.Frame(offset=piece.offset, data=bytes(piece.data), crc32=piece.crc32)
     message = wire.ExchangeMessage(frame=frame)
     assert parsed(message.SerializeToString()).frame == frame
@@ -39,7 +39,7 @@ def test_a_header_is_none_of_them() -> None:
 
 
 @given(pieces, st.data())
-def test_a_torn_piece_is_never_read_as_one(piece: Piece, data: st.DataObject) -> None:
+def test_a_torn_piece_is_never_read_as_one(piece: RawFrame, data: st.DataObject) -> None:
     whole = serialized(piece)
     torn = whole[: data.draw(st.integers(1, len(whole) - 1))]
     with pytest.raises(DecodeError):

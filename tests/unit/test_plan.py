@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gossip_caffe.membership.members import MOST_WEIGHT
 from gossip_caffe.shards.plan import bounded_counts, owners, planned_weights, quantised, shard
 
 names = st.lists(st.text("abcdef0123", min_size=1, max_size=8), min_size=1, max_size=9, unique=True)
@@ -147,3 +148,17 @@ def test_a_peer_three_times_slower_is_planned_a_third_of_a_fast_peers_chunks() -
     assert sum(shares.values()) == 400
     for fast in "abc":
         assert shares["slow"] / shares[fast] == pytest.approx(1 / 3, rel=0.1)
+
+
+@given(
+    st.lists(st.sampled_from([5e-324, 1e-300, 1e-9, 1.0, 700.0, MOST_WEIGHT]), min_size=1, max_size=9),
+    st.integers(1, 400),
+    seeds,
+)
+def test_weights_of_any_size_beside_each_other_are_planned_with_in_silence(
+    weights: list[float], chunks: int, seed: int
+) -> None:
+    with np.errstate(all="raise", under="ignore"):
+        owner = owners(weights, [f"p{n}" for n in range(len(weights))], chunks, seed)
+    assert owner.shape == (chunks,)
+    assert 0 <= owner.min() <= owner.max() < len(weights)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gossip_caffe.job.spec import DataSpec, JobSpec, NetTest
-from gossip_caffe.job.testing import plan_of
+from gossip_caffe.job.prototxts.testing import PlannedTests, plan_of
+from gossip_caffe.job.spec.spec import DataSpec, JobSpec, NetTest
 from tests.bare_job import bare_job
 
 NET = 'layer { name: "in" type: "Data" top: "x" include { phase: TEST } }'
@@ -71,3 +73,21 @@ def test_detection_is_not_tested() -> None:
     plan = plan_of(job('test_interval: 5 eval_type: "detection"', NET))
     assert plan.nets == ()
     assert "eval_type 'detection'" in plan.why_not
+
+
+@given(st.integers(1, 50), st.booleans(), st.integers(0, 200), st.integers(1, 9), st.integers(1, 20))
+def test_each_test_is_due_at_just_the_iteration_that_is_its_own(
+    interval: int, at_start: bool, first: int, size: int, mark: int
+) -> None:
+    plan = PlannedTests((NetTest("", 1),), interval, at_start, first, size)
+    at = plan.samples_at(mark)
+    assert at >= 0
+    assert plan.iteration_of(mark) % interval == 0
+    assert plan.marks(at) == mark
+    assert at == 0 or plan.marks(at - 1) == mark - 1
+    # As Solver::Step: iter_ % test_interval == 0 && (iter_ > 0 || test_initialization).
+    caffes = [
+        it for it in range(first, plan.iteration_of(mark) + 1) if it % interval == 0 and (it > 0 or at_start)
+    ]
+    assert len(caffes) == mark
+    assert caffes[-1] == plan.iteration_of(mark)

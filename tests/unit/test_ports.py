@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gossip_caffe.cluster.ports import LOOPBACK, held_port
+from gossip_caffe.cluster.etcd.ports import LOOPBACK, held_port
 
 
 def listening(port: int, *, again: bool) -> socket.socket:

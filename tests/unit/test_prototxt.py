@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import ModelError
-from gossip_caffe.job.prototxt import Document, edited
+from gossip_caffe.job.prototxts.prototxt import Document, edited
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 NET = """# A net

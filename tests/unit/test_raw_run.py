@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gossip_caffe.data.datum import decode
-from gossip_caffe.data.lmdb_source import LmdbDataSet, LmdbSource
-from gossip_caffe.data.raw_run import RawRun
+from gossip_caffe.data.sources.datum import decode
+from gossip_caffe.data.sources.lmdb_source import LmdbDataSet, LmdbSource
+from gossip_caffe.data.sources.raw_run import RawRun
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import SourceSpec, TopSpec, TransformSpec
+from gossip_caffe.job.spec.spec import SourceSpec, TopSpec, TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 SHAPES = st.sampled_from([(1, 1, 1), (1, 2, 3), (3, 5, 130), (3, 80, 90)])

@@ -8,7 +8,15 @@ import pytest
 
 from gossip_caffe.errors import UsageError
 from gossip_caffe.job.relocation import DataRoot, relocated
-from gossip_caffe.job.spec import FileSpec, ImageSpec, NetTest, SourceSpec, StartSpec, TopSpec, TransformSpec
+from gossip_caffe.job.spec.spec import (
+    FileSpec,
+    ImageSpec,
+    NetTest,
+    SourceSpec,
+    StartSpec,
+    TopSpec,
+    TransformSpec,
+)
 from tests.unit.test_spec import SPEC
 
 TEST = """layer { name: "d" type: "Data" top: "data"  # kept

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from gossip_caffe.observe.checker.run import Run
-from gossip_caffe.observe.report import page, report_of
-from gossip_caffe.observe.report_chart import Bar, Lane, Series, lanes, lines, thinned, ticks
-from gossip_caffe.observe.report_crowd import MOST_LANES, chosen, summed
-from gossip_caffe.observe.report_history import (
+from gossip_caffe.observe.checker.verdict import CHECKS, verdict_on
+from gossip_caffe.observe.report.chart import Bar, Lane, Series, lanes, lines, thinned, ticks
+from gossip_caffe.observe.report.history import (
     OF_THE_KILLED,
     OWNED,
     Times,
@@ -23,7 +22,8 @@ from gossip_caffe.observe.report_history import (
     ownership,
     progress,
 )
-from gossip_caffe.observe.verdict import CHECKS, verdict_on
+from gossip_caffe.observe.report.many_peers import MOST_LANES, chosen, summed
+from gossip_caffe.observe.report.page import page, report_of
 
 VOID = {"meta", "br"}
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_caffe.job.nets import Layer, NetState, source_layers
-from gossip_caffe.job.prototxt import Document
-from gossip_caffe.job.rewriting import net_for_peer, quoted, ring_layer, solver_for_peer
+from gossip_caffe.job.prototxts.nets import Layer, NetState, source_layers
+from gossip_caffe.job.prototxts.prototxt import Document
+from gossip_caffe.job.prototxts.rewriting import net_for_peer, quoted, ring_layer, solver_for_peer
 
 NET = """# head
 name : 'n';  # odd
@@ -53,7 +53,7 @@ def test_the_ring_layer_has_the_name_and_the_tops_of_the_data_layer() -> None:
     python = layer.message("python_param")
     assert python is not None
     assert (python.text("module"), python.text("layer")) == (
-        "gossip_caffe.solver.source_layer",
+        "gossip_caffe.solver.engines.source_layer",
         "BatchSource",
     )
 

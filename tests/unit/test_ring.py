@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import EnvironmentProblem
-from gossip_caffe.job.spec import TopSpec
+from gossip_caffe.job.spec.spec import TopSpec
 
 TOPS = (TopSpec("data", (2, 3)), TopSpec("label", ()))
 DEADLINE_S = 30.0
@@ -236,7 +236,7 @@ def test_nothing_is_committed_into_a_full_ring_nor_released_from_an_empty_one(ri
 def test_what_is_no_ring_is_refused() -> None:
     fd = os.memfd_create("no-ring")
     os.ftruncate(fd, 8192)
-    with pytest.raises(EnvironmentProblem, match="no batch ring"):
+    with pytest.raises(EnvironmentProblem, match="not a batch ring"):
         BatchRing.attach([fd, os.eventfd(0), os.eventfd(0)])
     with pytest.raises(EnvironmentProblem, match="0 slots"):
         BatchRing.create(TOPS, 4, 0)

@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 from gossip_caffe.checkpoint.announce import announce, announced
 from gossip_caffe.checkpoint.manifest import Manifest, ranges_of
 from gossip_caffe.errors import Conflict, LeaseLost, NotFound
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
+from gossip_caffe.membership.etcd.store import Exists
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord, Registration
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.membership.store import Exists
-from gossip_caffe.peer import resuming
+from gossip_caffe.peer.joining import resuming
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.ledger import Ledger, Settlement
 from gossip_caffe.shards.rollback import (
     OPERATIONS_PER_TRANSACTION,
-    Standing,
+    AccountState,
     Target,
+    read_account,
     rollback,
-    standing,
     take_back,
 )
 from tests.fake_clock import FakeClock
@@ -179,7 +179,7 @@ async def test_only_one_peer_takes_a_job_back_and_who_has_lost_the_right_writes_
     assert right is not None
     assert await a.right() == right
     assert await b.right() is None
-    was = await standing(b.store, KEYS)
+    was = await read_account(b.store, KEYS)
     planned = rollback(was, Target("c", 0, frozenset()), EPOCHS)
     with pytest.raises(Conflict):
         await take_back(b.writer, KEYS, planned, was, "c", Exists(KEYS.duty("nobody's")))
@@ -230,7 +230,7 @@ def test_only_the_newest_checkpoint_will_do_until_its_holders_had_time_to_start(
 def test_after_a_rollback_the_account_is_what_the_checkpoint_holds(
     folded: int, marks: dict[ChunkId, str], target_folded: int, held: frozenset[ChunkId]
 ) -> None:
-    was = Standing(folded, {chunk: via for chunk, via in marks.items() if chunk.epoch >= folded})
+    was = AccountState(folded, {chunk: via for chunk, via in marks.items() if chunk.epoch >= folded})
     planned = rollback(was, Target("c", target_folded, held), EPOCHS)
     now = (set(was.done) - planned.free) | planned.mark
     carried = {chunk for chunk, via in was.done.items() if via == "c"}

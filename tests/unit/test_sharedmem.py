@@ -10,7 +10,7 @@ import resource
 import numpy as np
 import pytest
 
-from gossip_caffe.sharedmem import SharedMemory
+from gossip_caffe.system.sharedmem import SharedMemory
 
 PAGES = 4096
 

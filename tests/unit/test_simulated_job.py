@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.data import source
+import pytest
+
+from gossip_caffe.data.sources import source
+from gossip_caffe.gossip.transport.memory_transport import MemoryNetwork
 from gossip_caffe.job.reading import read_job
-from gossip_caffe.job.spec import JobSettings, JobSpec
-from gossip_caffe.observe.history import Account, account
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
+from gossip_caffe.observe.checker.account import Account, account
+from gossip_caffe.shards.ledger import Ledger
 from gossip_caffe.sim.job import SimulatedJob
 from gossip_caffe.sim.peer import Pace
 from gossip_caffe.sim.virtual_time import run
-from gossip_caffe.solver.numpy_engine import NumpyEngine
+from gossip_caffe.solver.board import WeightBoard
+from gossip_caffe.solver.engines.numpy_engine import NumpyEngine
 from tests.tiny_job import write_job
 
 BATCH = 16
@@ -87,3 +92,56 @@ def test_when_one_dies_and_another_comes_nothing_is_lost(tmp_path: Path) -> None
         seen = [event for event in found.logs[name] if event["event"] == "member"]
         assert ("p0", "training", "") in {(event["member"], event["old"], event["new"]) for event in seen}
         assert any(event["member"] == "p3" and event["new"] == "training" for event in seen)
+        # p0 alone was lost: the others vanish because the job is finished.
+        assert [event["member"] for event in seen if event.get("lost")] == ["p0"]
+
+
+def test_a_transport_is_told_who_is_left_once_a_peer_has_departed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[set[str]] = []
+
+    async def forget(_: MemoryNetwork, living: set[str]) -> None:
+        told.append(living)
+
+    monkeypatch.setattr(MemoryNetwork, "forget", forget)
+    trained(spec_in(tmp_path, 1200), tmp_path / "run", churn=True)
+    assert {"p1:1", "p2:1"} in told, "p0 was killed"
+
+
+def test_a_peer_that_was_always_alone_takes_nothing_that_the_store_counts_for_the_work_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, said = spec_in(tmp_path, 300), []
+    paced, settled = WeightBoard.set_pace, Ledger.settle
+
+    def set_pace(self: WeightBoard, others_samples: int, factor: float) -> None:
+        said.append(others_samples)
+        paced(self, others_samples, factor)
+
+    async def course() -> int:
+        job = SimulatedJob(spec, tmp_path / "run", NumpyEngine, seed=1)
+
+        async def told_late(self: Ledger, *given: Any, **named: Any) -> Any:
+            result = await settled(self, *given, **named)
+            await job.clock.sleep(0.3)  # the store has it, and the reply is on its way
+            return result
+
+        monkeypatch.setattr(Ledger, "settle", told_late)
+        try:
+            peer = await job.start("p0", Pace(STEP_S))
+            ahead = 0
+            for _ in range(40):
+                await job.clock.sleep(0.1)
+                training = peer._agent._training
+                if training is not None:
+                    await training.read_progress()
+                    ahead += training.progress.samples > training.claims.done_samples
+            return ahead
+        finally:
+            job.close()
+
+    monkeypatch.setattr(WeightBoard, "set_pace", set_pace)
+    assert run(course()) > 5  # so often the store was ahead of what the peer knew
+    assert len(said) > 30
+    assert not any(said)

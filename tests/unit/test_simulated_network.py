@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.errors import CheckpointRefused, ExchangeFailed
-from gossip_caffe.gossip.file_transfer import PULL_SILENCE_S
-from gossip_caffe.gossip.message import Message
+from gossip_caffe.gossip.codecs.message import Message
+from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S
 from gossip_caffe.sim.machine import Machine
-from gossip_caffe.sim.network import HEADER_BYTES, Network, Weather, Wire
+from gossip_caffe.sim.network import HEADER_BYTES, LinkConditions, SimulatedNetwork, Wire
 from gossip_caffe.sim.virtual_time import run, sleep
 
 NEARLY_S = 1e-3
@@ -51,9 +51,9 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def two_machines(folder: Path | None = None) -> tuple[Network, Wire, Answers]:
+def two_machines(folder: Path | None = None) -> tuple[SimulatedNetwork, Wire, Answers]:
     """A network of a, whose wire this is, and b, which answers."""
-    network = Network(random.Random(1), Weather(delay_s=(DELAY_S, DELAY_S)))
+    network = SimulatedNetwork(random.Random(1), LinkConditions(delay_s=(DELAY_S, DELAY_S)))
     for name in ("a", "b"):
         network.machines[name] = Machine(name)
     answers = Answers()
@@ -115,7 +115,7 @@ def test_an_offer_that_leaves_too_slowly_fails_at_its_deadline_and_arrives_late(
 def test_messages_of_one_sender_arrive_in_the_order_in_which_they_were_sent() -> None:
     async def course() -> None:
         network, wire, _ = two_machines()
-        network.weather = Weather()
+        network.weather = LinkConditions()
         network.machines["a"].link.narrow(2000.0)
         arrived: list[int] = []
 

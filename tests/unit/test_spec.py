@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip_caffe.errors import UsageError
-from gossip_caffe.job.chunking import choose_chunk_records
-from gossip_caffe.job.spec import (
+from gossip_caffe.job.spec.chunking import choose_chunk_records
+from gossip_caffe.job.spec.spec import (
     DataSpec,
     JobSettings,
     JobSpec,
@@ -101,9 +101,13 @@ def test_a_fingerprint_is_of_everything_but_the_name_and_who_created_it() -> Non
     again = dataclasses.replace(SPEC, creation="another time")
     assert again.fingerprint == SPEC.fingerprint
     assert again.identity != SPEC.identity
+    assert dataclasses.replace(SPEC, ranks=4).fingerprint == SPEC.fingerprint, (
+        "--peers 3 goes on with --peers 4"
+    )
     assert JobSpec.from_json(SPEC.to_json()).fingerprint == SPEC.fingerprint
     settings = dataclasses.replace(SPEC.settings, seed=2)
     for other in (
+        dataclasses.replace(SPEC, settings=dataclasses.replace(SPEC.settings, layer_ranks=4)),
         dataclasses.replace(SPEC, settings=settings),
         dataclasses.replace(SPEC, data=dataclasses.replace(DATA, records=999)),
         dataclasses.replace(SPEC, train_net_text="layer { }"),
@@ -145,10 +149,32 @@ def test_a_bad_setting_is_one_line_with_what_it_takes(name: str, text: str, mess
 @settings(deadline=None)
 @given(st.integers(1, 10**8), st.integers(1, 1024), st.integers(1, 8))
 def test_chunks_are_whole_iterations_and_about_four_hundred(records: int, batch: int, iter_size: int) -> None:
-    chunk = choose_chunk_records(records, batch, iter_size)
+    chunk = choose_chunk_records(records, batch, iter_size, 100 * records)
     assert chunk >= batch
     assert chunk % (batch * iter_size) == 0
     chunks = -(-records // chunk)
     assert chunks <= 601
     if records >= 400 * batch * iter_size:
         assert chunks >= 266
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**6), st.integers(1, 64), st.integers(1, 4), st.integers(1, 10**10))
+def test_a_job_has_no_more_chunks_than_etcd_should_be_told_of_and_an_epoch_enough_to_share(
+    records: int, batch: int, iter_size: int, budget: int
+) -> None:
+    chunk = choose_chunk_records(records, batch, iter_size, budget)
+    usual = choose_chunk_records(records, batch, iter_size, 0)
+    iteration = batch * iter_size
+    assert chunk >= usual
+    assert chunk % iteration == 0
+    if chunk > usual:
+        assert records // chunk >= 16
+        assert chunk <= budget / 100_000 + iteration
+    assert budget / chunk <= 100_000 or records / (chunk + iteration) < 16
+
+
+def test_a_small_data_set_that_is_gone_through_thousands_of_times_has_larger_chunks() -> None:
+    assert choose_chunk_records(1437, 16, 1, 1437 * 100) == 16
+    assert choose_chunk_records(1437, 16, 1, 1437 * 2_000) == 32
+    assert choose_chunk_records(1437, 16, 1, 1437 * 100_000) == 80

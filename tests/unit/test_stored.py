@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.errors import StoreError
+from gossip_caffe.json_records import needed, read_object
 from gossip_caffe.membership.members import PeerRecord
-from gossip_caffe.observe.status import PeerStatus
-from gossip_caffe.observe.tested import ConsensusTest, Output
-from gossip_caffe.stored import needed, read_object
+from gossip_caffe.observe.log.status import PeerStatus
+from gossip_caffe.observe.log.tested import ConsensusTest, Output
 
 WHOLE: dict[Callable[[bytes], Any], Any] = {
     PeerRecord.from_json: PeerRecord("p0", "1f", "here:1", "here", 1, "training", weight=2.5),
@@ -24,6 +24,8 @@ WHOLE: dict[Callable[[bytes], Any], Any] = {
     Announcement.from_json: Announcement("c", "d", 5, 1.5, {"p0": "here:1"}, score=0.5),
     ConsensusTest.from_json: ConsensusTest(1, 2, (Output("accuracy", (0.5, None), 2),)),
 }
+BEYOND = st.integers(min_value=10**308, max_value=10**320) | st.just(10**400) | st.just(-(10**1000))
+"""No float can be made of them: Python's JSON reads them all the same."""
 NOISE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -38,6 +40,19 @@ def test_what_was_written_is_read_as_it_was(read: Callable[[bytes], Any]) -> Non
     newer = {**json.loads(whole.to_json()), "of_a_newer_version": 1}
     if read.__qualname__ != "ConsensusTest.from_json":
         assert read(json.dumps(newer).encode()) == whole
+
+
+@pytest.mark.parametrize("read", WHOLE, ids=lambda read: str(read.__qualname__))
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_whole_number_beyond_all_floats_is_refused_wherever_it_stands(
+    read: Callable[[bytes], Any], data: st.DataObject
+) -> None:
+    record = json.loads(WHOLE[read].to_json())
+    field = data.draw(st.sampled_from(sorted(record)))
+    record[field] = data.draw(BEYOND | st.lists(BEYOND, min_size=1, max_size=2))
+    with pytest.raises(ValueError, match=r"digits|bytes"):
+        read(json.dumps(record).encode())
 
 
 @pytest.mark.parametrize("read", WHOLE, ids=lambda read: str(read.__qualname__))

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from gossip_caffe.gossip.average import distance
-from gossip_caffe.gossip.collect import consensus
-from gossip_caffe.gossip.exchange import Exchanger
-from gossip_caffe.gossip.message import Message, Refusal
-from gossip_caffe.gossip.outcome import Outcome, OutcomeKind
-from gossip_caffe.gossip.transport import Answerer, Carry
-from gossip_caffe.observe.history import account
-from gossip_caffe.peer.strategy import SharingFigures, Strategy, Surroundings
+from gossip_caffe.gossip.averaging.average import distance
+from gossip_caffe.gossip.codecs.message import Message, Refusal
+from gossip_caffe.gossip.consensus import consensus
+from gossip_caffe.gossip.protocol.answering import Answering
+from gossip_caffe.gossip.protocol.local_peer import LocalPeer
+from gossip_caffe.gossip.protocol.outcome import Outcome, OutcomeKind
+from gossip_caffe.gossip.protocol.transport import Answerer, Carry
+from gossip_caffe.observe.checker.account import account
+from gossip_caffe.peer.core.strategy import SharingFigures, Strategy, StrategyContext
 from gossip_caffe.sim.job import SimulatedJob
 from gossip_caffe.sim.peer import Pace
 from gossip_caffe.sim.virtual_time import run
 from gossip_caffe.solver.board import SnapshotInfo
-from gossip_caffe.solver.numpy_engine import NumpyEngine
+from gossip_caffe.solver.engines.numpy_engine import NumpyEngine
 from tests.unit.test_simulated_job import BATCH, spec_in
 
 EVERY = 8
@@ -29,18 +30,17 @@ LOOK_S = 0.01
 class EverybodysMean:
     """Every few iterations the mean of all who train now takes the place of the own weights, as a correction."""
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: StrategyContext) -> None:
         self._around = around
-        self._reads = Exchanger(
-            peer=around.peer,
+        self._peer = LocalPeer(
+            name=around.peer,
             job=around.job,
             fingerprint=around.fingerprint,
-            codec="float32",
             weights=around.board,
-            transport=around.transport,
             clock=around.clock,
             rng=around.rng,
         )
+        self._reads = Answering(self._peer)
         self._read: SnapshotInfo | None = None
         self._applied = 0
 
@@ -53,10 +53,10 @@ class EverybodysMean:
         return SharingFigures(self._applied, 0, 0, 0.0, None)
 
     def accept(self) -> None:
-        self._reads.accepting = None
+        self._peer.accepting = None
 
     def refuse(self, refusal: Refusal) -> None:
-        self._reads.accepting = refusal
+        self._peer.accepting = refusal
 
     async def receive(
         self, header: Message, payload_bytes: int, read: Callable[[], Awaitable[Message]]
@@ -118,7 +118,7 @@ def test_a_job_is_trained_by_another_strategy_without_a_change_to_the_peer(tmp_p
     spec = spec_in(tmp_path, 600)
     made: list[Strategy] = []
 
-    def strategy(around: Surroundings) -> Strategy:
+    def strategy(around: StrategyContext) -> Strategy:
         made.append(EverybodysMean(around))
         return made[-1]
 

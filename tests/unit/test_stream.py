@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip_caffe.shards.epochs import ChunkId
-from gossip_caffe.shards.stream import Batch, Part, RecordStream
+from gossip_caffe.shards.stream import ChunkBatch, Part, RecordStream
 
 
-def fed(stream: RecordStream, *, flush: bool = False) -> list[Batch]:
+def fed(stream: RecordStream, *, flush: bool = False) -> list[ChunkBatch]:
     batches = []
     while (batch := stream.cut(flush=flush)) is not None:
         batches.append(batch)
@@ -70,7 +70,7 @@ def test_a_leaving_peer_hands_back_what_no_batch_holds() -> None:
     stream.add(ChunkId(0, 1), 10, 12)
     stream.add(ChunkId(0, 2), 20, 30)
     assert stream.cut() is not None
-    assert stream.hand_back() == [ChunkId(0, 1), ChunkId(0, 2)]
+    assert stream.take_unbegun() == [ChunkId(0, 1), ChunkId(0, 2)]
     last = stream.cut(flush=True)
     assert last is not None
     assert last.records == 2

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,12 +13,16 @@ from typing import Any, cast
 import pytest
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster import supervisor as module
-from gossip_caffe.cluster.state import ClusterState
-from gossip_caffe.cluster.supervisor import ClusterOptions, Supervisor
+from gossip_caffe.cluster.state.folder import ClusterState
+from gossip_caffe.cluster.state.options import ClusterOptions
+from gossip_caffe.cluster.supervision import supervisor as module
+from gossip_caffe.cluster.supervision.supervisor import Supervisor
 from gossip_caffe.errors import Conflict
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
+from gossip_caffe.membership.jobs import create_job
+from gossip_caffe.system.processes import no_room
+from tests.bare_job import bare_job
 
 
 class Fleet:
@@ -59,6 +66,8 @@ async def test_who_scales_while_the_first_peers_wait_for_old_leases_finds_them(
         await ended.wait()
 
     monkeypatch.setattr(module, "old_leases_end", old_leases_end)
+    assert made._store is not None
+    await create_job(made._store, bare_job())
     starting = asyncio.create_task(made._start_peers())
     await asyncio.sleep(0)
     scaling = asyncio.create_task(made.scale(3))
@@ -74,3 +83,20 @@ async def test_nobody_is_started_while_it_goes_down(made: Supervisor) -> None:
     with pytest.raises(Conflict, match="is going down"):
         await made.scale(2)
     assert not made.fleet.running
+
+
+async def test_a_machine_without_room_for_another_peer_says_so_and_the_cluster_goes_on(
+    made: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(made, "_say", said.append)
+    monkeypatch.setattr(made, "_options", replace(made._options, restart=True))
+
+    def full() -> None:
+        raise no_room("peer p1", OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+
+    monkeypatch.setattr(made.fleet, "start", full)
+    monkeypatch.setattr(made.fleet, "cause", lambda peer: "", raising=False)
+    made._peer_ended(cast("Any", SimpleNamespace(name="p0", how="killed", code=-9, stopping=False)))
+    assert "no peer replaces it" in said[-1]
+    assert "Cannot allocate memory" in said[-1]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip_caffe.gossip import swap
-from gossip_caffe.gossip.average import Halved, halve
-from gossip_caffe.gossip.codec import CODECS, largest_payload_bytes
-from gossip_caffe.gossip.message import FramesCorrupt, Refusal
-from gossip_caffe.gossip.swap import PIECE_BYTES, PIECE_VALUES, Arriving, Leaving
+from gossip_caffe.gossip.averaging.average import HalfStats, halve
+from gossip_caffe.gossip.codecs.codec import CODECS, largest_payload_bytes
+from gossip_caffe.gossip.codecs.message import FramesCorrupt, Refusal
+from gossip_caffe.gossip.protocol import swap
+from gossip_caffe.gossip.protocol.swap import PIECE_BYTES, PIECE_VALUES, IncomingWeights, OutgoingWeights
 
 SIZE = 2 * PIECE_VALUES + 77
 DTYPES: dict[str, type] = {"float32": np.float32, "float16": np.float16}
@@ -23,19 +23,19 @@ def weights(seed: int, size: int = SIZE) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(size, dtype=np.float32)
 
 
-def leaving(codec: str, mine: np.ndarray, blobs: tuple[int, ...] = (), seed: int = 5) -> Leaving:
-    made = Leaving.of(codec, mine, blobs, np.random.default_rng(seed))
+def leaving(codec: str, mine: np.ndarray, blobs: tuple[int, ...] = (), seed: int = 5) -> OutgoingWeights:
+    made = OutgoingWeights.of(codec, mine, blobs, np.random.default_rng(seed))
     assert made is not None
     return made
 
 
-def pieces(side: Leaving) -> list[bytes]:
+def pieces(side: OutgoingWeights) -> list[bytes]:
     return [bytes(piece) for piece in side.pieces()]
 
 
-def arrived(codec: str, mine: Leaving, payload: list[bytes]) -> tuple[np.ndarray, object]:
+def arrived(codec: str, mine: OutgoingWeights, payload: list[bytes]) -> tuple[np.ndarray, object]:
     mine.gone.note(mine.mine.size)  # whatever there was to send has been sent
-    arriving = Arriving(codec, mine)
+    arriving = IncomingWeights(codec, mine)
     for piece in payload:
         arriving.take(memoryview(piece))
     return mine.mine, arriving.half()
@@ -78,7 +78,7 @@ def test_both_halves_are_those_of_whole_payloads_and_exact_opposites(
     figures = halve(quantised[0], quantised[1], expected)
     assert np.array_equal(halves[0][0], expected)
     assert np.array_equal(halves[1][0], -expected)
-    assert isinstance(halves[0][1], Halved)
+    assert isinstance(halves[0][1], HalfStats)
     assert halves[0][1].total == pytest.approx(figures.total, abs=1e-6)
     assert halves[0][1].distance == pytest.approx(figures.distance, rel=1e-9)
 
@@ -87,7 +87,7 @@ def test_both_halves_are_those_of_whole_payloads_and_exact_opposites(
 def test_weights_with_nan_do_not_leave(codec: str) -> None:
     mine = weights(1, 100)
     mine[99] = np.nan
-    assert Leaving.of(codec, mine) is None
+    assert OutgoingWeights.of(codec, mine) is None
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16"])
@@ -121,7 +121,7 @@ def test_too_few_pieces_are_no_half(codec: str) -> None:
 def test_too_many_pieces_are_refused_before_they_take_memory(codec: str) -> None:
     mine, theirs = leaving(codec, weights(1, 100)), leaving(codec, weights(2, 100))
     mine.gone.note(100)
-    arriving = Arriving(codec, mine)
+    arriving = IncomingWeights(codec, mine)
     for piece in pieces(theirs):
         arriving.take(memoryview(piece))
     filler = memoryview(bytes(PIECE_BYTES))
@@ -131,7 +131,7 @@ def test_too_many_pieces_are_refused_before_they_take_memory(codec: str) -> None
 
 
 def test_a_piece_that_ends_within_a_value_is_refused() -> None:
-    arriving = Arriving("float32", leaving("float32", weights(1, 100)))
+    arriving = IncomingWeights("float32", leaving("float32", weights(1, 100)))
     with pytest.raises(FramesCorrupt, match="a piece of 6 bytes"):
         arriving.take(memoryview(bytes(6)))
 
@@ -148,7 +148,7 @@ def test_float32_and_float16_need_no_payload_in_memory() -> None:
 def test_a_half_takes_the_place_of_values_that_have_left_and_waits_for_them(codec: str) -> None:
     mine, theirs = leaving(codec, weights(1)), leaving(codec, weights(2))
     before = mine.mine.copy()
-    arriving, coming = Arriving(codec, mine), pieces(theirs)
+    arriving, coming = IncomingWeights(codec, mine), pieces(theirs)
     outcome: list[object] = []
 
     def receive() -> None:
@@ -165,13 +165,13 @@ def test_a_half_takes_the_place_of_values_that_have_left_and_waits_for_them(code
     quantised = [part.astype(DTYPES[codec]).astype(np.float32) for part in (before, weights(2))]
     halve(quantised[0], quantised[1], expected)
     assert np.array_equal(mine.mine, expected)
-    assert isinstance(outcome[0], Halved)
+    assert isinstance(outcome[0], HalfStats)
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16"])
 def test_whoever_waits_for_values_that_will_not_leave_is_told(codec: str) -> None:
     mine, theirs = leaving(codec, weights(1)), leaving(codec, weights(2))
-    arriving, coming = Arriving(codec, mine), pieces(theirs)
+    arriving, coming = IncomingWeights(codec, mine), pieces(theirs)
     told: list[str] = []
 
     def receive() -> None:

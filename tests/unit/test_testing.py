@@ -13,21 +13,23 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from gossip_caffe.checkpoint.caffemodel import read_caffemodel
-from gossip_caffe.checkpoint.duty import CHECKPOINTS, Held
+from gossip_caffe.checkpoint.duty import CHECKPOINTS, HeldDuty
 from gossip_caffe.checkpoint.files import CheckpointFolder
+from gossip_caffe.checkpoint.formats.caffemodel import read_caffemodel
 from gossip_caffe.checkpoint.manifest import Manifest
-from gossip_caffe.errors import ModelError, StoreUnavailable
-from gossip_caffe.job.spec import NetTest
-from gossip_caffe.membership.memory_etcd import MemoryEtcd
-from gossip_caffe.membership.memory_store import MemoryStore
-from gossip_caffe.membership.store import Put
-from gossip_caffe.observe.events import MemoryLog
-from gossip_caffe.observe.tested import ConsensusTest, Output
-from gossip_caffe.peer import checkpointing
-from gossip_caffe.peer.testing import Member, Testing
-from gossip_caffe.peer.world import World
-from gossip_caffe.solver.layout import WeightLayout
+from gossip_caffe.errors import EnvironmentProblem, ModelError, StoreUnavailable
+from gossip_caffe.job.spec.spec import NetTest
+from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
+from gossip_caffe.membership.etcd.memory_store import MemoryStore
+from gossip_caffe.membership.etcd.store import Put
+from gossip_caffe.observe.log.events import MemoryLog
+from gossip_caffe.observe.log.tested import ConsensusTest, Output
+from gossip_caffe.peer.checkpoints import checkpointing
+from gossip_caffe.peer.checkpoints import testing as testing_module
+from gossip_caffe.peer.checkpoints.testing import EvaluatingPeer, Testing
+from gossip_caffe.peer.core.dependencies import PeerDependencies
+from gossip_caffe.peer.sharing.pairwise import pairwise
+from gossip_caffe.solver.engines.layout import WeightLayout
 from tests.bare_job import bare_job
 from tests.fake_clock import FakeClock
 
@@ -43,15 +45,24 @@ class Evaluator:
     def __init__(self) -> None:
         self.cause = ""
         self.tested: list[float] = []
+        self.numbers: list[int] = []
+        self.closed = False
 
-    async def evaluate(self, nets: Sequence[NetTest], model: Path | int) -> tuple[Output, ...]:
+    async def evaluate(
+        self, nets: Sequence[NetTest], model: Path | int, number: int = 1, *, keep: bool = False
+    ) -> tuple[Output, ...]:
+        del keep
         assert isinstance(model, int)
         assert len(nets) == 1
+        self.numbers.append(number)
         if self.cause:
             raise ModelError(self.cause)
         weight = float(read_caffemodel(os.pread(model, 1 << 16, 0), LAYOUT)[0])
         self.tested.append(weight)
         return (Output("accuracy", (weight,)),)
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class Case:
@@ -69,7 +80,7 @@ class Case:
             solver_text=f"test_interval: 5 {solver}", tests=(NetTest(NET, 3),), budget_samples=BUDGET
         )
         nowhere = cast(Any, None)
-        self.world = World(
+        self.world = PeerDependencies(
             spec,
             self.store,
             nowhere,
@@ -80,10 +91,11 @@ class Case:
             random.Random(1),
             self.log,
             self.said.append,
+            pairwise,
             self.evaluator,
         )
         self.progress = SimpleNamespace(samples=0, finished=False, look=self._look)
-        self.checkpointing = SimpleNamespace(duty=Held(ours=False, holder="", revision=0), newest="")
+        self.checkpointing = SimpleNamespace(duty=HeldDuty(ours=False, holder="", revision=0), newest="")
         self.member = SimpleNamespace(
             world=self.world,
             trainer=SimpleNamespace(layout=LAYOUT),
@@ -91,6 +103,8 @@ class Case:
             progress=self.progress,
             peer="p0",
             checkpointing=self.checkpointing,
+            alone=False,
+            job_samples=0,
         )
 
         async def collect(member: object) -> object:
@@ -104,7 +118,7 @@ class Case:
 
     async def take_duty(self, peer: str = "p0") -> None:
         result = await self.store.transact([], [Put(self.world.keys.duty(CHECKPOINTS), peer.encode())])
-        self.checkpointing.duty = Held(ours=True, holder=peer, revision=result.revision)
+        self.checkpointing.duty = HeldDuty(ours=True, holder=peer, revision=result.revision)
 
     def checkpoint(self, name: str, weight: float) -> None:
         layout = tuple((blob.layer, blob.index, blob.shape) for blob in LAYOUT.blobs)
@@ -112,12 +126,13 @@ class Case:
         self.folder.write(manifest, np.full(4, weight, np.float32))
 
     def testing(self) -> Testing:
-        return Testing(cast(Member, self.member))
+        return Testing(cast(EvaluatingPeer, self.member))
 
     async def at(self, testing: Testing, samples: int) -> list[float]:
         """What was tested so far, after the job has come so far and the peer has looked."""
         self.progress.samples = samples
         await testing._look()
+        await testing._work()
         return self.evaluator.tested
 
 
@@ -136,12 +151,81 @@ def test_each_interval_is_tested_once_and_the_first_time_at_the_start(case: Case
         assert await case.at(testing, 50) == [0.125, 0.5]
         assert await case.at(testing, 60) == [0.125, 0.5]
         case.weight = 0.75
-        assert await case.at(testing, 160) == [0.125, 0.5, 0.75]  # two intervals at once: one test
-        assert testing.newest == ConsensusTest(160, 16, (Output("accuracy", (0.75,)),), "p0")
+        assert await case.at(testing, 160) == [
+            0.125,
+            0.5,
+            0.75,
+            0.75,
+        ]  # two intervals at once: none is left out
+        assert testing.newest == ConsensusTest(160, 16, (Output("accuracy", (0.75,)),), "p0", mark=4)
 
     asyncio.run(scene())
-    assert [event["progress_samples"] for event in case.log.events] == [0, 50, 160]
+    assert [event["progress_samples"] for event in case.log.events] == [0, 50, 160, 160]
+    assert case.evaluator.numbers == [1, 2, 3, 4]  # each goes on with the data where the one before ended
     assert case.said[-1] == "p0: the consensus at iteration 16 of the job: accuracy = 0.75"
+
+
+def test_weights_are_taken_when_a_test_is_due_while_an_older_one_is_still_made(case: Case) -> None:
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        for samples, weight in ((50, 0.25), (100, 0.5), (150, 0.75)):
+            case.progress.samples, case.weight = samples, weight
+            await testing._look()
+        assert not testing.idle
+        await testing._work()
+        assert testing.idle
+        assert case.evaluator.tested == [0.25, 0.5, 0.75]
+        await testing.close()
+
+    asyncio.run(scene())
+    assert [event["iteration"] for event in case.log.events] == [5, 10, 15]
+    assert case.evaluator.closed
+
+
+def test_the_weights_that_wait_take_no_more_memory_than_they_may_and_none_is_left_out(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testing_module, "MOST_WAITING_BYTES", 2 * 4 * LAYOUT.size)
+
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        for samples in (50, 100, 150):
+            case.progress.samples, case.weight = samples, samples / 100
+            await testing._look()
+        await testing._work()
+        assert case.evaluator.tested == [0.5, 1.0]
+        case.weight = 1.75
+        assert await case.at(testing, 175) == [0.5, 1.0, 1.75]
+
+    asyncio.run(scene())
+    assert [event["iteration"] for event in case.log.events] == [5, 10, 17]
+
+
+def test_own_samples_that_the_account_does_not_know_yet_count_too(case: Case) -> None:
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        case.member.job_samples = 61
+        assert await case.at(testing, 0) == [0.5]
+
+    asyncio.run(scene())
+    assert [event["iteration"] for event in case.log.events] == [6]
+
+
+def test_a_lone_peers_results_wait_for_its_duty(case: Case) -> None:
+    async def scene() -> None:
+        case.member.alone = True
+        testing = case.testing()
+        testing.take_weights(1, 0, np.full(4, 0.25, np.float32))
+        await testing._work()
+        assert case.log.events == []
+        await case.take_duty()
+        await testing._work()
+
+    asyncio.run(scene())
+    assert [event["iteration"] for event in case.log.events] == [0]
 
 
 def test_only_who_holds_the_duty_tests_and_who_takes_it_over_repeats_nothing(case: Case) -> None:
@@ -163,7 +247,7 @@ def test_a_result_counts_only_while_the_duty_is_held(case: Case) -> None:
         await case.take_duty()
         held = case.checkpointing.duty
         await case.store.transact([], [])
-        case.checkpointing.duty = Held(ours=True, holder="p0", revision=held.revision + 40)
+        case.checkpointing.duty = HeldDuty(ours=True, holder="p0", revision=held.revision + 40)
         testing = case.testing()
         assert await case.at(testing, 60) == [0.5]
         assert testing.newest is None
@@ -196,15 +280,56 @@ def test_a_finished_job_is_tested_on_its_last_checkpoint(case: Case) -> None:
         testing = case.testing()
         case.checkpoint("00000000000200-p0", 0.875)
         case.checkpointing.newest = "00000000000200-p0"
-        assert await case.at(testing, 180) == [0.5]
+        assert await case.at(testing, 180) == [0.5, 0.5, 0.5]
         await testing.finish()
-        assert case.evaluator.tested == [0.5, 0.875]
+        assert case.evaluator.tested == [0.5, 0.5, 0.5, 0.875]
         assert testing.newest is not None
         assert testing.newest.progress_samples == BUDGET
         await testing.finish()
-        assert await case.at(testing, 200) == [0.5, 0.875]
+        assert await case.at(testing, 200) == [0.5, 0.5, 0.5, 0.875]
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(12, "Cannot allocate memory"),
+        OSError(24, "Too many open files"),
+        EnvironmentProblem("no process"),
+    ],
+)
+@pytest.mark.parametrize("where", ["child", "memory"])
+def test_a_test_for_which_the_machine_has_no_room_costs_nobody_anything(
+    case: Case, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    def fails(*args: object) -> int:
+        raise error
+
+    async def fails_later(*args: object, **more: object) -> tuple[Output, ...]:
+        raise error
+
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        case.progress.samples = 60
+        if where == "child":
+            monkeypatch.setattr(case.evaluator, "evaluate", fails_later)
+        else:
+            monkeypatch.setattr(os, "memfd_create", fails)
+        running = asyncio.ensure_future(testing.run())
+        await case.clock.advance(3.0)
+        assert not running.done()
+        monkeypatch.undo()
+        running.cancel()
+        case.checkpoint("00000000000200-p0", 0.875)
+        case.checkpointing.newest = "00000000000200-p0"
+        monkeypatch.setattr(case.evaluator, "evaluate", fails_later)
+        await testing.finish()
+
+    asyncio.run(scene())
+    assert {event["event"] for event in case.log.events} == {"test-failed"}
+    assert "could not be tested" in case.said[0]
 
 
 def test_a_store_that_is_away_at_the_end_costs_the_last_test_only(case: Case) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gossip_caffe.job.prototxt import Document
-from gossip_caffe.solver.trained_net import frozen_parameters, needs_whole_batches, trained_layers
+from gossip_caffe.job.prototxts.prototxt import Document
+from gossip_caffe.solver.engines.trained_net import frozen_parameters, needs_whole_batches, trained_layers
 
 FROZEN = "param { lr_mult: 0 }"
 
@@ -52,7 +52,7 @@ RESHAPE = 'layer {{ name: "r" type: "Reshape" reshape_param {{ shape {{ {} }} }}
         ('layer { name: "a" type: "Python" python_param { module: "mine" } }', True),
         ('layer { name: "a" type: "Python" }', True),
         (
-            'layer { name: "a" type: "Python" python_param { module: "gossip_caffe.solver.source_layer" } }',
+            'layer { name: "a" type: "Python" python_param { module: "gossip_caffe.solver.engines.source_layer" } }',
             False,
         ),
         (RESHAPE.format("dim: 0 dim: -1"), False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,13 +14,15 @@ from gossip_caffe.clock import SystemClock
 from gossip_caffe.data.loader_port import PlannedBatch, ProcessEnd
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import DataError, SolverDied
-from gossip_caffe.job.spec import TopSpec
-from gossip_caffe.observe.events import MemoryLog
-from gossip_caffe.peer.trainer import MAX_DEATHS_WITHOUT_PROGRESS, Trainer
+from gossip_caffe.job.spec.spec import TopSpec
+from gossip_caffe.observe.log.events import Event, MemoryLog
+from gossip_caffe.peer.work.suspects import SuspectBatches
+from gossip_caffe.peer.work.trainer import MAX_DEATHS_WITHOUT_PROGRESS, Trainer
 from gossip_caffe.shards.epochs import ChunkId
 from gossip_caffe.solver.board import WeightBoard
+from gossip_caffe.solver.engines.layout import WeightLayout
+from gossip_caffe.solver.engines.place import LayerRank
 from gossip_caffe.solver.history import SolverHistory
-from gossip_caffe.solver.layout import WeightLayout
 
 LAYOUT = WeightLayout.of([("ip", 0, (3,))])
 BATCH = 4
@@ -51,6 +53,7 @@ class FakeLoader(FakeChild):
     def __init__(self) -> None:
         super().__init__()
         self.planned: list[int] = []
+        self.parts: dict[int, tuple[tuple[int, int, int], ...]] = {}
 
     async def start(self) -> None:
         if KILLED_AT and KILLED_AT[0] == "opening":
@@ -59,13 +62,14 @@ class FakeLoader(FakeChild):
 
     def plan(self, batches: Sequence[PlannedBatch]) -> None:
         self.planned += [batch.sequence for batch in batches]
+        self.parts |= {batch.sequence: batch.parts for batch in batches}
 
 
 class FakeSolver(FakeChild):
     def __init__(self, board: WeightBoard | None) -> None:
         super().__init__()
         self.board = board or WeightBoard.create(LAYOUT.size)
-        self.began_at = -1
+        self.began_at = self.passes = -1
 
     def _perhaps_killed(self, when: str) -> None:
         if KILLED_AT and KILLED_AT[0].partition(" ")[0] == when:
@@ -79,8 +83,9 @@ class FakeSolver(FakeChild):
     async def history(self) -> SolverHistory:
         raise SolverDied("it has none")
 
-    async def start(self, weights: NDArray[np.float32] | None, history: str = "") -> None:
+    async def start(self, weights: NDArray[np.float32] | None, history: str = "", passes: int = 0) -> None:
         self._perhaps_killed("starting")
+        self.passes = passes
         if weights is not None:
             self.board.install(weights)
         out = np.empty(LAYOUT.size, np.float32)
@@ -102,7 +107,7 @@ class Stage:
     loaders: list[FakeLoader] = field(default_factory=list)
 
 
-async def stage() -> Stage:
+async def stage(suspects: SuspectBatches | None = None) -> Stage:
     ring = BatchRing.create((TopSpec("data", (2,)),), BATCH, 4)
     log = MemoryLog()
     solvers: list[FakeSolver] = []
@@ -123,6 +128,7 @@ async def stage() -> Stage:
         make_loader=make_loader,
         clock=SystemClock(),
         log=log,
+        suspects=suspects,
     )
     await trainer.build()
     await trainer.start(np.zeros(LAYOUT.size, np.float32))
@@ -146,6 +152,35 @@ async def test_children_are_renewed_only_when_the_solver_has_weights() -> None:
     assert (len(on.solvers), len(on.loaders)) == (2, 2), "these have not begun yet"
     await on.trainer.start(np.ones(LAYOUT.size, np.float32))
     assert on.trainer.board is on.solvers[1].board
+
+
+async def test_a_solver_whose_layers_were_told_another_place_is_renewed_before_it_begins() -> None:
+    on = await stage()
+    await on.trainer.renew()
+    on.trainer.place = LayerRank(2, 4)
+    await on.trainer.renew()
+    assert len(on.solvers) == 3
+    await on.trainer.renew()
+    assert len(on.solvers) == 3, "it was told"
+
+
+async def test_a_running_solver_whose_layers_were_told_another_place_gives_way_to_one_that_goes_on() -> None:
+    on = await stage()
+    on.trainer.passes = 30
+    supervising = asyncio.ensure_future(on.trainer.supervise())
+    on.solvers[0].train(4, publish=True)
+    await on.trainer.restart_for_rank()
+    await settle()
+    assert len(on.solvers) == 1, "it was told what still holds"
+    on.trainer.place = LayerRank(2, 4)
+    await on.trainer.restart_for_rank()
+    await settle()
+    assert len(on.solvers) == 2
+    assert (on.solvers[1].began_at, on.solvers[1].passes) == (4, 30)
+    await on.trainer.restart_for_rank()
+    await settle()
+    assert len(on.solvers) == 2
+    supervising.cancel()
 
 
 async def first_solver_dies(on: Stage) -> None:
@@ -180,6 +215,29 @@ async def test_a_dead_solver_goes_on_from_its_last_snapshot_and_what_came_after_
     on.trainer.note_trained()
     trained = [event["sequence"] for event in on.log.events if event["event"] == "trained"]
     assert trained == [0, 1, 2, 3, 4, 5, 6, 4, 5, 6]
+    supervising.cancel()
+
+
+async def test_what_a_healing_peer_trains_again_is_written_down_only_once_it_is() -> None:
+    on = await stage()
+    while_healing: list[int] = []
+
+    async def heal(wrong: str, replace: Callable[[NDArray[np.float32]], None]) -> None:
+        while_healing.append(on.trainer.note_trained())
+        replace(np.ones(LAYOUT.size, np.float32))
+
+    on.trainer.heal = heal
+    supervising = asyncio.create_task(on.trainer.supervise())
+    on.solvers[0].train(6, publish=True)
+    on.trainer.note_trained()
+    on.trainer.stream.durable(2)
+    await on.trainer.end_solver("its weights hold NaN")
+    await settle()
+    assert (while_healing, on.solvers[1].began_at) == ([0], 2)
+    on.solvers[1].train(5, publish=True)
+    on.trainer.note_trained()
+    kinds = [event.get("sequence", event["event"]) for event in on.log.events]
+    assert kinds == [0, 1, 2, 3, 4, 5, "solver-died", 2, 2, 3, 4]  # the second 2 is that of solver-back
     supervising.cancel()
 
 
@@ -299,3 +357,35 @@ async def test_one_that_fails_by_itself_while_it_starts_is_not_tried_again() -> 
         await stage()
     assert len(KILLED_AT) == 1
     KILLED_AT.clear()
+
+
+async def test_a_solver_that_keeps_dying_at_a_batch_ends_the_peer_with_the_records_of_it() -> None:
+    on = await stage()
+    supervising = asyncio.create_task(on.trainer.supervise())
+    for death in range(MAX_DEATHS_WITHOUT_PROGRESS):
+        await settle()
+        on.solvers[death].train(2, publish=False)
+        on.solvers[death].die("killed by SIGSEGV", code=-11)
+    with pytest.raises(SolverDied, match="killed by SIGSEGV, again at the same batch: records 8 to 11"):
+        await supervising
+
+
+async def test_a_batch_at_which_the_solver_dies_is_left_out_where_corrupt_records_are() -> None:
+    on = await stage(SuspectBatches(1, leave_out=True))
+    supervising = asyncio.create_task(on.trainer.supervise())
+    for death in range(2):
+        await settle()
+        on.solvers[death].train(2, publish=False)
+        on.solvers[death].die("killed by SIGSEGV", code=-11)
+    await settle()
+    assert on.loaders[2].parts[2] == (), "the batch is there, and empty"
+    assert on.loaders[2].parts[3] == ((0, 12, 16),)
+    skipped = [event["record"] for event in on.log.events if event["event"] == Event.SKIPPED]
+    assert skipped == [8, 9, 10, 11]
+    for death in range(2, 2 + MAX_DEATHS_WITHOUT_PROGRESS):
+        assert not supervising.done()
+        on.solvers[death].train(7, publish=False)
+        on.solvers[death].die("killed by SIGKILL", code=-9)
+        await settle()
+    with pytest.raises(SolverDied, match="killed by SIGKILL; do this"):
+        await supervising

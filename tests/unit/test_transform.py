@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gossip_caffe.data.datum import Record
-from gossip_caffe.data.transform import Transformer, read_mean
+from gossip_caffe.data.sources.datum import Record
+from gossip_caffe.data.sources.transform import Transformer, read_mean
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec import TransformSpec
+from gossip_caffe.job.spec.spec import TransformSpec
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
 Image = NDArray[np.uint8] | NDArray[np.float32]

@@ -17,7 +17,7 @@ from gossip_caffe.checkpoint.manifest import MODEL, Manifest
 from gossip_caffe.checkpoint.pull import pull
 from gossip_caffe.checkpoint.url_store import UrlStore
 from gossip_caffe.errors import CheckpointRefused, EnvironmentProblem, NotFound, UsageError
-from gossip_caffe.job.spec import JobSettings, with_overrides
+from gossip_caffe.job.spec.spec import JobSettings, with_overrides
 from tests.unit.test_checkpoint_files import WEIGHTS, FoldersOfHolders, load, manifest_of, write_state
 
 
@@ -55,7 +55,7 @@ async def put(store: UrlStore, tmp_path: Path, name: str = "c1") -> Manifest:
 async def pulled(store: UrlStore, manifest: Manifest, folder: CheckpointFolder) -> Manifest:
     announcement = Announcement(manifest.checkpoint, manifest.digest, 7, 0.0, {"p0": "dead:1"})
     rng = random.Random(1)
-    return await pull(announcement, job="job", client=Nobody(), folder=folder, rng=rng, elsewhere=store)
+    return await pull(announcement, job="job", client=Nobody(), folder=folder, rng=rng, remote_store=store)
 
 
 async def test_what_no_holder_has_any_more_comes_from_the_store(store: UrlStore, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_a_store_that_nothing_here_can_read_is_no_matter_where_a_holder_ha
     joiner, rng = CheckpointFolder(tmp_path / "joiner"), random.Random(1)
     client = FoldersOfHolders(holder)
     assert (
-        await pull(announcement, job="job", client=client, folder=joiner, rng=rng, elsewhere=store)
+        await pull(announcement, job="job", client=client, folder=joiner, rng=rng, remote_store=store)
         == manifest
     )
     with pytest.raises(CheckpointRefused, match=r"the job.s store: .*nosuch.* install what fsspec needs"):

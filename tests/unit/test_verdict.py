@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from gossip_caffe.cli.main import cli
 from gossip_caffe.errors import NotFound, UsageError
-from gossip_caffe.observe.verdict import CHECKS, Standing, Verdict, verdict, verdict_of
+from gossip_caffe.observe.checker.verdict import CHECKS, InvariantStatus, Verdict, verdict, verdict_of
 
 Log = list[dict[str, Any]]
 NAMES = tuple(check.__name__.replace("_", "-") for check in CHECKS)
@@ -35,6 +35,8 @@ def answered(exchange: str, partner: str) -> dict[str, Any]:
         "distance": 0.01,
         "half_sum": -0.5,
         "half_norm": 2.0,
+        "ratio": 0.1,
+        "limit": 0.25,
     }
 
 
@@ -44,6 +46,7 @@ def offered(exchange: str, partner: str, batches: int) -> dict[str, Any]:
 
 STARTED = {
     "pid": 1, "schema": 2, "job": "tiny", "budget_samples": 40, "records": 40, "chunk_records": 10,
+    "half_limit": 0.25, "warmup": 0.05,
 }  # fmt: skip
 
 
@@ -62,7 +65,10 @@ def whole() -> dict[str, Log]:
             (6, "corrected", {"half_sum": 0.5, "half_norm": 2.0}),
             (6, "exchanged", offered("a-1", "b", 2)),
             (7, "done", {"epoch": 0, "chunks": [0, 1], "revisions": [10, 10], "via": "a-1"}),
-            *((8 + at, "progress", {"iteration": 2 + at, "stalled_share": 0.0}) for at in range(12)),
+            *(
+                (8 + at, "progress", {"iteration": 2 + at, "stalled_share": 0.0, "owns": True})
+                for at in range(12)
+            ),
             (20, "lease-lost", {"reason": "no renewal got through"}),
             (21, "state", {"old": "training", "new": "orphaned", "reason": "lease lost"}),
             (23, "state", {"old": "orphaned", "new": "training", "reason": "registered again"}),
@@ -123,7 +129,7 @@ def judged(logs: dict[str, Log], seen: list[dict[str, Any]] | None = None) -> Ve
 def test_a_whole_history_holds_in_every_invariant() -> None:
     found = judged(whole())
     assert [(entry.invariant, entry.standing) for entry in found.findings] == [
-        (name, Standing.HOLDS) for name in NAMES
+        (name, InvariantStatus.HOLDS) for name in NAMES
     ]
     counted = found.counters
     assert (counted.kills, counted.kills_survived, counted.records_lost, counted.records_twice) == (
@@ -144,7 +150,7 @@ def falls_back(logs: dict[str, Log]) -> None:
 
 def says_so(logs: dict[str, Log]) -> None:
     two_owners(logs)
-    assert judged(logs).standing("single-owner") is Standing.BROKEN
+    assert judged(logs).standing("single-owner") is InvariantStatus.BROKEN
     place = logs["a"].index(find(logs, "a", "lease-lost"))
     logs["a"][place + 1 : place + 1] = log_of("a", (21, "store-forgot", {"written": 30, "found": 12}))
 
@@ -156,9 +162,9 @@ def test_of_a_store_that_forgot_nobody_can_say_who_owned_what(
     logs = whole()
     forgets(logs)
     found = judged(logs)
-    assert found.standing("single-owner") is Standing.UNSEEN
+    assert found.standing("single-owner") is InvariantStatus.UNSEEN
     (finding,) = (entry for entry in found.findings if entry.invariant == "single-owner")
-    assert "forgot" in finding.reason
+    assert "lost writes" in finding.reason
     assert len(finding.history) == lines
 
 
@@ -260,6 +266,30 @@ def not_finite(logs: dict[str, Log]) -> None:
         find(logs, "b", event)["half_sum"] = float("nan")
 
 
+def moved_too_far(logs: dict[str, Log]) -> None:
+    find(logs, "b", "exchanged")["ratio"] = 0.26
+
+
+def moved_too_far_and_says_only_its_distance(logs: dict[str, Log]) -> None:
+    line = find(logs, "b", "exchanged")
+    del line["ratio"], line["limit"]
+    line["distance"] = 1.0
+
+
+def bound_that_never_narrows(logs: dict[str, Log]) -> None:
+    place = logs["b"].index(find(logs, "b", "left"))
+    many = ((29, "exchanged", answered(f"z-{number}", "z")) for number in range(16))
+    told = (28, "progress", {"iteration": 9, "stalled_share": 0.0, "progress_samples": 30})
+    logs["b"] = [line for line in logs["b"] if line["event"] != "corrected"]
+    logs["b"][place - 2 : place - 2] = log_of(
+        "b", told, *many, (30, "exchanged", {**answered("z-z", "z"), "limit": 0.75})
+    )
+
+
+def moved_further_than_it_says(logs: dict[str, Log]) -> None:
+    find(logs, "b", "corrected")["own_norm"] = 1.0
+
+
 def ended_without_the_store(logs: dict[str, Log]) -> None:
     logs["a"] = [line for line in logs["a"] if line["t"] < 1021]
     logs["a"] += log_of("a", (25, "left", {"reason": "error: lost", "error": "LeaseLost"}))
@@ -271,6 +301,32 @@ def ended_without_a_word(logs: dict[str, Log]) -> None:
 
 def ended_by_a_defect(logs: dict[str, Log]) -> None:
     find(logs, "b", "left")["error"] = "KeyError"
+
+
+def forgot_at_once(logs: dict[str, Log]) -> None:
+    gone = {"checkpoint": "c9", "by": "", "waited_s": 5.0, "why": "", "kept": ["c1", "c2"]}
+    logs["a"].insert(-1, *log_of("a", (30, "forgot", gone)))
+
+
+def forgot_its_newest(logs: dict[str, Log]) -> None:
+    gone = {"checkpoint": "c9", "by": "b", "waited_s": 700.0, "why": "", "kept": ["c9", "c2"]}
+    logs["a"].insert(-1, *log_of("a", (30, "forgot", gone)))
+
+
+def forgot_all(logs: dict[str, Log]) -> None:
+    gone = {"checkpoint": "c9", "by": "b", "waited_s": 700.0, "why": "", "kept": ["c2"]}
+    logs["a"].insert(-1, *log_of("a", (30, "forgot", gone)))
+
+
+def believed_an_end(logs: dict[str, Log]) -> None:
+    logs["a"].insert(-1, *log_of("a", (30, "finished", {"checkpoint": "nothing"})))
+
+
+def lost_its_lease_unseen(logs: dict[str, Log]) -> None:
+    """Nobody renews the lease any more, and nobody was told."""
+    for line in logs["a"]:
+        if line["event"] == "progress" and line["m"] > 10:
+            line["owns"] = False
 
 
 MUTATIONS: list[tuple[str, Callable[[dict[str, Log]], None]]] = [
@@ -295,7 +351,16 @@ MUTATIONS: list[tuple[str, Callable[[dict[str, Log]], None]]] = [
     ("same-model", another_net),
     ("same-model", exchanged_with_fresh_weights),
     ("finite-weights", not_finite),
+    ("known-writer", forgot_at_once),
+    ("known-writer", forgot_its_newest),
+    ("known-writer", forgot_all),
+    ("known-writer", believed_an_end),
+    ("bounded-half", moved_too_far),
+    ("bounded-half", moved_too_far_and_says_only_its_distance),
+    ("bounded-half", bound_that_never_narrows),
+    ("bounded-half", moved_further_than_it_says),
     ("coordinator-loss", ended_without_the_store),
+    ("no-silent-end", lost_its_lease_unseen),
     ("clean-exit", ended_without_a_word),
     ("loud-errors", ended_by_a_defect),
 ]
@@ -319,9 +384,9 @@ def test_the_time_in_which_a_killed_solver_is_replaced_is_no_standing_still() ->
     without_a_solver(logs)
     back = log_of("b", (49, "solver-back", {"sequence": 1}))
     logs["b"].insert(logs["b"].index(find(logs, "b", "progress", 39)), *back)
-    assert judged(logs).standing("never-wait") is Standing.BROKEN  # it is back, and stands still
+    assert judged(logs).standing("never-wait") is InvariantStatus.BROKEN  # it is back, and stands still
     logs["b"] = [line for line in logs["b"] if line["event"] != "progress" or line["m"] <= 55]
-    assert judged(logs).standing("never-wait") is Standing.HOLDS
+    assert judged(logs).standing("never-wait") is InvariantStatus.HOLDS
 
 
 def test_every_invariant_has_a_mutation_that_breaks_it() -> None:
@@ -341,14 +406,14 @@ def test_what_was_freed_by_going_back_may_be_claimed_and_settled_again() -> None
         (31, "resumed", {"checkpoint": "c0", "folded": 0, "done": {}, "revision": 50}),
         (32, "claimed", {"epoch": 0, "chunks": [2], "revisions": [51], "lease": 10}),
     )
-    assert judged(logs).standing("single-owner") is Standing.HOLDS
+    assert judged(logs).standing("single-owner") is InvariantStatus.HOLDS
     logs["a"][-2]["done"] = {"0": [2]}
-    assert judged(logs).standing("single-owner") is Standing.BROKEN
+    assert judged(logs).standing("single-owner") is InvariantStatus.BROKEN
 
 
 def test_a_history_that_shows_nothing_is_no_proof() -> None:
     found = verdict({"a": log_of("a", (0, "started", STARTED))})
-    assert {finding.standing for finding in found.findings} == {Standing.UNSEEN}
+    assert {finding.standing for finding in found.findings} == {InvariantStatus.UNSEEN}
 
 
 def test_a_torn_log_is_no_evidence_against_its_peer(tmp_path: Path) -> None:
@@ -398,5 +463,5 @@ def test_a_folder_without_logs_and_logs_of_an_older_schema_are_refused(tmp_path:
 
 def test_a_verdict_tells_the_standing_of_one_invariant() -> None:
     found = judged(whole())
-    assert found.standing("single-owner") is Standing.HOLDS
+    assert found.standing("single-owner") is InvariantStatus.HOLDS
     assert replace(found, findings=()).broken == ()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gossip_caffe.sim.virtual_time import EverybodyWaits, VirtualClock, run
+from gossip_caffe.sim.virtual_time import Deadlock, VirtualClock, run
 
 
 def test_an_hour_of_sleep_takes_no_time_and_wakes_come_in_their_order() -> None:
@@ -72,7 +72,7 @@ def test_when_everybody_waits_for_ever_that_is_said() -> None:
     async def course() -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(EverybodyWaits):
+    with pytest.raises(Deadlock):
         run(course())
 
 

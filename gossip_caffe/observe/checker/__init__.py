@@ -1,1 +1,1 @@
-"""What the event logs of a run say about each invariant. Pure: a history in, findings out."""
+"""The history checker: a pure function from the event logs of a run to a finding about each invariant."""

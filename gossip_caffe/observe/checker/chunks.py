@@ -1,13 +1,14 @@
-"""What was trained and settled: full-coverage and durable-done."""
+"""Checks of ``full-coverage`` and ``durable-done``: the training and settling of chunks."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
 from gossip_caffe.observe.checker.run import Chunk, Life, Run
-from gossip_caffe.observe.events import Event
+from gossip_caffe.observe.log.events import Event
+from gossip_caffe.observe.log.runs import batches_of, records_in
 
 # ── full-coverage ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -22,7 +23,7 @@ _DISTURBANCES = (
 
 
 def full_coverage(run: Run) -> Finding:
-    """Every record of the budget is learned; trained twice is nothing while nobody dies."""
+    """Check that every record of the budget is learned, and that none is trained twice while no peer dies."""
     found = run.account
     lasted = run.finished and found is not None
     return concluded(
@@ -32,9 +33,9 @@ def full_coverage(run: Run) -> Finding:
         holds=f"{found.records_trained:,} records learned, 0 lost, {found.records_twice:,} trained twice"
         if found is not None
         else "",
-        unseen="no log says that the job is finished"
+        unseen="no log has the end of the job"
         if found is not None
-        else "no log says what there was to train",
+        else "no log has the job's budget and data",
     )
 
 
@@ -44,7 +45,7 @@ def _coverage_violations(run: Run) -> Iterator[Violation]:
         return
     if found.records_lost:
         yield Violation(
-            f"{found.records_lost:,} of {run.work.budget_samples:,} records were learned by nobody",
+            f"{found.records_lost:,} of {run.work.budget_samples:,} records were learned by no peer",
             _about_lost(run),
         )
     undisturbed = (
@@ -54,28 +55,28 @@ def _coverage_violations(run: Run) -> Iterator[Violation]:
     )
     if found.records_twice and undisturbed:
         yield Violation(
-            f"{found.records_twice:,} records were trained twice although nobody died", _about_twice(run)
+            f"{found.records_twice:,} records were trained twice although no peer died", _about_twice(run)
         )
 
 
 def _trained(run: Run) -> Iterator[tuple[Chunk, int, int, Line]]:
-    """Every range of records of one chunk that was trained: chunk, start, stop, line."""
+    """All trained ranges of records, cut at chunks: (chunk, start, stop, event)."""
     size = run.work.data.chunk_records if run.work is not None else 1
     for life in run.lives:
         for event in life.of(Event.TRAINED):
-            for chunk, start, stop in _pieces(event, size):
+            for chunk, start, stop in _pieces(records_in(event), size):
                 yield chunk, start, stop, event
 
 
-def _pieces(trained: Line, size: int) -> Iterator[tuple[Chunk, int, int]]:
-    """The record ranges of a trained batch, cut at the chunks of ``size`` records."""
-    for epoch, start, stop in trained["parts"]:
+def _pieces(parts: Iterable[Sequence[int]], size: int) -> Iterator[tuple[Chunk, int, int]]:
+    """Record ranges (epoch, start, stop), cut at the chunks of ``size`` records."""
+    for epoch, start, stop in parts:
         for number in range(start // size, -(-stop // size)):
             yield (epoch, number), max(start, number * size), min(stop, (number + 1) * size)
 
 
 def _about_lost(run: Run) -> tuple[Line, ...]:
-    """All that was written of the first chunk with a record that nobody trained, or that nobody settled."""
+    """All events about the first chunk with a record that no peer trained, or that no peer settled."""
     if run.work is None:
         return ()
     size, records = run.work.data.chunk_records, run.work.data.records
@@ -94,7 +95,7 @@ def _about_lost(run: Run) -> tuple[Line, ...]:
 
 
 def _about_twice(run: Run) -> tuple[Line, ...]:
-    """Two lines that trained the same record."""
+    """Two events that trained the same record."""
     before: dict[Chunk, list[tuple[int, int, Line]]] = defaultdict(list)
     for chunk, start, stop, line in _trained(run):
         for first, last, earlier in before[chunk]:
@@ -119,13 +120,16 @@ def _about(run: Run, chunk: Chunk) -> tuple[Line, ...]:
 
 
 def durable_done(run: Run) -> Finding:
-    """A chunk is done when an answered exchange or a checkpoint of its trainer holds all that it trained of it."""
+    """Check that a chunk is settled only after an exchange or a checkpoint has taken its training out of the peer.
+
+    The exchange must have been answered, or the checkpoint made by the trainer, and include all training of the chunk.
+    """
     settled = sum(len(event["chunks"]) for life in run.lives for event in life.of(Event.DONE))
     return concluded(
         "durable-done",
         _durability_violations(run),
         seen=lambda: bool(settled),
-        holds=f"{settled:,} chunks were done once their learning had left the peer",
+        holds=f"{settled:,} chunks were settled after their training had left the peer",
         unseen="no chunk was settled",
     )
 
@@ -144,8 +148,9 @@ def _durability_violations(run: Run) -> Iterator[Violation]:
         for event in life.events:
             match event["event"]:
                 case Event.TRAINED:
-                    for chunk, start, stop in _pieces(event, size):
-                        trained[chunk].append((start, stop, event["sequence"]))
+                    for batch in batches_of(event):
+                        for chunk, start, stop in _pieces(batch["parts"], size):
+                            trained[chunk].append((start, stop, batch["sequence"]))
                 case Event.EXCHANGED if event.get("side") != "answered" and event["outcome"] == "applied":
                     carriers[event.get("exchange", "")] = event
                 case Event.CHECKPOINTED:
@@ -199,7 +204,7 @@ def _settled_untrained(
 
 
 def _last_chunks(run: Run) -> dict[Chunk, int]:
-    """Where the chunks of the last epoch end: the budget cuts one of them short; who trained it knows which."""
+    """The ends of the last epoch's chunks. The budget shortens one of them; the logs of its trainer show where."""
     if run.work is None:
         return {}
     last = -(-run.work.budget_samples // run.work.data.records) - 1

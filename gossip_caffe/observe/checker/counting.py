@@ -1,4 +1,4 @@
-"""The figures of a run, beside its invariants."""
+"""The figures of a run, in addition to its invariants."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from gossip_caffe.observe.checker.run import Life, Run
-from gossip_caffe.observe.events import Event
+from gossip_caffe.observe.log.events import Event
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Durations in seconds: how many, their median and their 99th percentile. None of none."""
+    """Durations in seconds: their number, median and 99th percentile.
+
+    Median and percentile are None without durations.
+    """
 
     count: int
     p50_s: float | None
@@ -21,24 +24,25 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
-        """Of durations in any order."""
+        """The spread of durations, given in any order."""
         ordered = sorted(seconds)
         return cls(len(ordered), _quantile(ordered, 0.5), _quantile(ordered, 0.99))
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest that no less than a share of all do not exceed."""
+    """The smallest value that is at least as large as ``share`` of all values."""
     return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)], 6) if ordered else None
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
-    """``kills_survived``: peers that were killed in a run that finished. ``exchanges``: offers by how they ended.
+class RunCounters:
+    """The figures of one run.
 
-    ``detection``: from a kill to the first peer that no longer counts the dead one among those who train;
-    ``reclaim``: to the last of its chunks being claimed by another. ``mass_error``: by how much half-applied exchanges
-    moved the sum of all weights; ``store_forgot``: how often a peer found its last write gone. Of records the counts
-    are None when it is not known what there was to train.
+    ``kills_survived``: killed peers in a run that finished. ``exchanges``: offers by their outcome. ``detection``:
+    seconds from a kill until the first peer no longer counts the dead one as training. ``reclaim``: seconds until
+    another peer has claimed the last of its chunks. ``mass_error``: the shift of the sum of all weights by
+    half-applied exchanges. ``store_forgot``: the number of times that a peer found its last write missing. The counts
+    of records are None when the job's budget and data are not known.
     """
 
     peers: int
@@ -61,7 +65,7 @@ class Counters:
     reclaim: Spread
 
     def words(self) -> list[tuple[str, str]]:
-        """Each figure's name and value, for people."""
+        """(Name, value) of each figure, as text."""
         said = []
         for name, value in asdict(self).items():
             if isinstance(value, dict):
@@ -72,8 +76,8 @@ class Counters:
         return said
 
 
-def counters(run: Run) -> Counters:
-    """Count."""
+def counters(run: Run) -> RunCounters:
+    """Compute the figures of a run."""
     found, killed = run.account, run.killed()
     kinds = Counter(event["event"] for life in run.lives for event in life.events)
     ends = Counter(
@@ -83,7 +87,7 @@ def counters(run: Run) -> Counters:
         if event.get("side") != "answered"
     )
     detected, reclaimed = _took(run, killed)
-    return Counters(
+    return RunCounters(
         peers=len(run.of_peer),
         kills=len(killed),
         kills_survived=len(killed) if run.finished else 0,
@@ -106,7 +110,7 @@ def counters(run: Run) -> Counters:
 
 
 def _took(run: Run, killed: Sequence[Life]) -> tuple[list[float], list[float]]:
-    """Seconds from each kill to its detection, and to the last of what was owned being claimed again."""
+    """Seconds from each kill until its detection, and until the last chunk of the dead peer was claimed again."""
     gone: dict[str, list[float]] = {}
     claimed: dict[tuple[int, int], list[tuple[float, Life]]] = {}
     for life in run.lives:
@@ -141,7 +145,7 @@ def _took(run: Run, killed: Sequence[Life]) -> tuple[list[float], list[float]]:
 
 
 def _owned(life: Life) -> set[tuple[int, int]]:
-    """What a life owned when it ended."""
+    """The chunks that a life owned at its end."""
     owned: set[tuple[int, int]] = set()
     for event in life.of(Event.CLAIMED, Event.DONE, Event.RELEASED, Event.LEASE_LOST):
         if event["event"] == Event.LEASE_LOST:

@@ -1,4 +1,4 @@
-"""What peers gave each other: whole-half, same-model and finite-weights."""
+"""Checks of ``whole-half``, ``same-model`` and ``finite-weights``: the contents of exchanges."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
 from gossip_caffe.observe.checker.run import Life, Run
-from gossip_caffe.observe.events import Event
+from gossip_caffe.observe.log.events import Event
 
 APART = 1e-4
-"""Relative to a half's length: both sides compute theirs in float32."""
+"""Tolerance relative to a half's length: both sides compute their halves in float32."""
 
 
 @dataclass(slots=True)
 class _Exchange:
-    """All that was written of one exchange."""
+    """All events about one exchange."""
 
     offered: list[tuple[Life, Line]] = field(default_factory=list)
     answered: list[tuple[Life, Line]] = field(default_factory=list)
@@ -52,7 +52,10 @@ def _applied(run: Run) -> bool:
 
 
 def whole_half(run: Run) -> Finding:
-    """Each side of an exchange applies its half once, the two cancel, and nothing else changes a peer's weights."""
+    """Check that each side applies its half once, and that nothing else changes a peer's weights.
+
+    The two halves must cancel, except where a fault injection spoilt a message of the exchange.
+    """
     exchanges = _exchanges(run)
     both = sum(bool(exchange.offered and exchange.answered) for exchange in exchanges.values())
     return concluded(
@@ -60,11 +63,12 @@ def whole_half(run: Run) -> Finding:
         _half_violations(run, exchanges),
         seen=lambda: _applied(run),
         holds=f"{both:,} exchanges were applied once by each side",
-        unseen="nobody applied an exchange",
+        unseen="no peer applied an exchange",
     )
 
 
 def _half_violations(run: Run, exchanges: Mapping[str, _Exchange]) -> Iterator[Violation]:
+    spoilt = {line.get("exchange") for line in run.seen if line["event"] == "spoilt"}
     for number, exchange in exchanges.items():
         for sides in (exchange.offered, exchange.answered):
             if len(sides) > 1:
@@ -82,7 +86,7 @@ def _half_violations(run: Run, exchanges: Mapping[str, _Exchange]) -> Iterator[V
                 yield Violation(
                     f"{line['partner']} never answered exchange {number}, which was applied", (line,)
                 )
-        if exchange.offered and exchange.answered:
+        if exchange.offered and exchange.answered and number not in spoilt:
             yield from _uneven(number, exchange.offered[0][1], exchange.answered[0][1])
     for life in run.lives:
         yield from _corrections(life)
@@ -103,7 +107,7 @@ def _uneven(number: str, offered: Line, answered: Line) -> Iterator[Violation]:
 
 
 def _corrections(life: Life) -> Iterator[Violation]:
-    """Where what was added to the weights is written down: each half once, as it was computed, and nothing else."""
+    """Check recorded changes of the weights: each half is added once, as it was computed, and nothing else is added."""
     added: Line | None = None
     seen = any(True for _ in life.of(Event.CORRECTED))
     for event in life.of(Event.CORRECTED, Event.EXCHANGED) if seen else ():
@@ -116,10 +120,10 @@ def _corrections(life: Life) -> Iterator[Violation]:
         elif event["outcome"] == "applied":
             if added is None:
                 yield Violation(
-                    f"{life.peer} says that it applied a half, and its weights did not change", (event,)
+                    f"{life.peer} logged that it applied a half, and its weights did not change", (event,)
                 )
             elif not _same(added, event):
-                yield Violation(f"{life.peer} applied something else than its half", (added, event))
+                yield Violation(f"{life.peer} applied another correction than its half", (added, event))
             added = None
     if added is not None and life.left is not None:
         yield Violation(f"the weights of {life.peer} were changed by what is no exchange's half", (added,))
@@ -135,14 +139,14 @@ def _same(added: Line, event: Line) -> bool:
 
 
 def same_model(run: Run) -> Finding:
-    """Who exchanges has the job's weights, and the same layout as the other."""
+    """Check that both sides of an exchange have the job's weights and the same layout."""
     layouts = {event["layout"] for life in run.lives for event in _begun(life) if "layout" in event}
     return concluded(
         "same-model",
         _model_violations(run),
         seen=lambda: bool(layouts) and _applied(run),
-        holds="whoever exchanged had the job's weights, all in one layout",
-        unseen="nobody applied an exchange, or nobody wrote its layout down",
+        holds="all peers that exchanged had the job's weights, in the same layout",
+        unseen="no peer applied an exchange, or no peer logged its layout",
     )
 
 
@@ -174,13 +178,13 @@ def _model_violations(run: Run) -> Iterator[Violation]:
 
 
 def finite_weights(run: Run) -> Finding:
-    """No half that was applied held NaN or Inf."""
+    """Check that no applied half contained NaN or Inf."""
     return concluded(
         "finite-weights",
         _infinite(run),
         seen=lambda: _applied(run),
-        holds="every half that was applied was finite",
-        unseen="nobody applied an exchange",
+        holds="all applied halves were finite",
+        unseen="no peer applied an exchange",
     )
 
 

@@ -1,4 +1,7 @@
-"""What a check says: an invariant holds, is broken (with the history that shows it), or cannot be seen in this run."""
+"""The result of a check: an invariant holds, is broken, or cannot be judged in this run.
+
+A broken invariant comes with the events that show it.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from enum import StrEnum
 from typing import Any
 
 Line = Mapping[str, Any]
-"""One event as it stands in a log, with its ``peer``."""
+"""One event of a log, with its ``peer``."""
 
 
-class Standing(StrEnum):
-    """What a run says about an invariant."""
+class InvariantStatus(StrEnum):
+    """The result for one invariant."""
 
     HOLDS = "holds"
     BROKEN = "broken"
@@ -21,7 +24,7 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One way in which an invariant is broken, and the lines that show it."""
+    """One violation of an invariant, and the events that show it."""
 
     reason: str
     lines: tuple[Line, ...]
@@ -29,30 +32,34 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a run says about one invariant. ``history``: the shortest slice that shows a violation, in order."""
+    """The result of one check. ``history``: the shortest slice of events that shows a violation, in order."""
 
     invariant: str
-    standing: Standing
+    standing: InvariantStatus
     reason: str
     history: tuple[Line, ...] = ()
     violations: int = 0
 
 
 MOST_VIOLATIONS = 1000
-"""So many violations are looked for; one is enough to break an invariant."""
+"""The search stops after this many violations; one is enough to break an invariant."""
 
 
 def concluded(
     invariant: str, violations: Iterable[Violation], *, seen: Callable[[], bool], holds: str, unseen: str
 ) -> Finding:
-    """The finding of a check: broken by any violation; else ``holds`` where there was something to be ``seen``."""
+    """The finding of a check: broken by any violation, else holding if ``seen``, else unseen.
+
+    ``seen``: True if the run had any event that the check judges. ``holds`` and ``unseen`` are the texts for these
+    cases.
+    """
     found = list(_first(violations))
     if found:
         shortest = min(found, key=lambda violation: len(violation.lines))
-        return Finding(invariant, Standing.BROKEN, shortest.reason, shortest.lines, len(found))
+        return Finding(invariant, InvariantStatus.BROKEN, shortest.reason, shortest.lines, len(found))
     if seen():
-        return Finding(invariant, Standing.HOLDS, holds)
-    return Finding(invariant, Standing.UNSEEN, unseen)
+        return Finding(invariant, InvariantStatus.HOLDS, holds)
+    return Finding(invariant, InvariantStatus.UNSEEN, unseen)
 
 
 def _first(violations: Iterable[Violation]) -> Iterator[Violation]:

@@ -1,4 +1,7 @@
-"""How peers lived and ended: never-wait, whole-checkpoint, coordinator-loss, clean-exit and loud-errors."""
+"""Checks of the lives of peers.
+
+They are ``never-wait``, ``whole-checkpoint``, ``coordinator-loss``, ``clean-exit`` and ``loud-errors``.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from itertools import pairwise
 from gossip_caffe import errors
 from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
 from gossip_caffe.observe.checker.run import Life, Run
-from gossip_caffe.observe.events import Event
+from gossip_caffe.observe.log.events import Event
 
 STANDS_STILL_S = 10.0
-"""A solver with work that makes no iteration for so long waits for something."""
+"""A solver that has batches and makes no iteration for this many seconds waits for something."""
 ASLEEP_S = 5.0
-"""Reports come every second: with longer gaps the whole peer was stopped, or its machine had no time for it."""
+"""Reports come every second. Longer gaps mean that the whole peer was frozen, or got no CPU time."""
 REBUILT_S = 60.0
-"""A solver that was killed has another in its place by then: it builds its net anew, on a machine that may be busy."""
+"""Seconds until a killed solver is replaced: the new one builds its net again, perhaps on a busy machine."""
 NAMED_ERRORS = frozenset(
     name
     for name, value in vars(errors).items()
@@ -27,7 +30,7 @@ NAMED_ERRORS = frozenset(
 
 
 def never_wait(run: Run) -> Finding:
-    """A solver that has batches steps on, and one that died is soon replaced."""
+    """Check that a solver with batches makes iterations, and that a dead solver is soon replaced."""
     return concluded(
         "never-wait",
         (violation for life in run.lives for violation in (*_standing_still(life), *_without_solver(life))),
@@ -38,7 +41,7 @@ def never_wait(run: Run) -> Finding:
 
 
 def _close_reports(life: Life) -> int:
-    """How many reports came so soon after another that between the two a solver that stood still would be seen."""
+    """The number of reports that follow another so closely that a solver standing still between the two would show."""
     at = [event["m"] for event in life.of(Event.PROGRESS) if "m" in event]
     return sum(later - earlier <= ASLEEP_S for earlier, later in pairwise(at))
 
@@ -53,7 +56,7 @@ def _standing_still(life: Life) -> Iterator[Violation]:
             absent = event["event"] == Event.SOLVER_DIED
             since = last = None
             continue
-        if absent:  # _without_solver looks at these
+        if absent:  # _without_solver checks these
             continue
         moved = last is None or since is None or event["iteration"] != since["iteration"]
         if moved or (last is not None and event["m"] - last["m"] > ASLEEP_S) or event["stalled_share"] >= 0.5:
@@ -92,13 +95,13 @@ def _without_solver(life: Life) -> Iterator[Violation]:
 
 
 def whole_checkpoint(run: Run) -> Finding:
-    """What a peer begins from it has loaded and verified, and a checkpoint is the same everywhere."""
+    """Check that a peer begins only from a checkpoint that it loaded and verified, and that all copies are equal."""
     kinds = (Event.JOINED, Event.RESUMED)
     return concluded(
         "whole-checkpoint",
         _checkpoint_violations(run),
         seen=lambda: any(event["checkpoint"] for life in run.lives for event in life.of(*kinds)),
-        holds="every checkpoint that a peer began from was loaded whole, as it was made",
+        holds="every peer that began from a checkpoint had loaded it whole, as it was made",
         unseen="no peer began from a checkpoint",
     )
 
@@ -130,7 +133,10 @@ def _checkpoint_violations(run: Run) -> Iterator[Violation]:
 
 
 def coordinator_loss(run: Run) -> Finding:
-    """Who loses the store, and its lease with it, trains on or joins anew, and registers again; nobody ends of it."""
+    """Check that no peer ends because the store is away.
+
+    A peer that loses the store, and its lease with it, goes on training or joins again, and registers again.
+    """
     return concluded(
         "coordinator-loss",
         _loss_violations(run),
@@ -138,19 +144,22 @@ def coordinator_loss(run: Run) -> Finding:
             bool(run.faults("etcd-away"))
             or any(True for life in run.lives for _ in life.of(Event.LEASE_LOST, Event.BORROWED))
         ),
-        holds="whoever lost the store went on, and came back",
-        unseen="nobody lost the store",
+        holds="every peer that lost the store went on, and registered again",
+        unseen="no peer lost the store",
     )
 
 
 _OF_THE_STORE = frozenset(
     name
     for name in NAMED_ERRORS
-    if issubclass(getattr(errors, name), errors.StoreError) or name == "StoreError"
+    if issubclass(getattr(errors, name), errors.StoreError) and name != "StoreRefused"
 )
 _ENDS_NOBODY = {"": frozenset[str](), "joined": _OF_THE_STORE - {"StoreError"}, "trained": _OF_THE_STORE}
-"""Errors that must not end a peer, by what it has done. Before it could register it may end by any: whoever started it
-is still there to be told. Before it trained it may where the store refuses something, or holds what nobody can read."""
+"""Errors that must not end a peer, by its progress.
+
+Before it could register it may end by any error: the user who started it still sees the message. Before it trained it
+may end where the store refuses a request, or holds a record that cannot be parsed.
+"""
 
 
 def _loss_violations(run: Run) -> Iterator[Violation]:
@@ -175,13 +184,16 @@ def _loss_violations(run: Run) -> Iterator[Violation]:
 
 
 def clean_exit(run: Run) -> Finding:
-    """Nothing is left behind, and who was not killed says goodbye: seen by whoever watched the run from outside."""
+    """Check that a run leaves nothing behind, and that every peer that was not killed logged ``left``.
+
+    It needs the log of an observer of the whole run.
+    """
     return concluded(
         "clean-exit",
         _exit_violations(run),
         seen=lambda: any(line["event"] == "aftermath" for line in run.seen),
-        holds="nothing was left behind, and whoever was not killed wrote a last word",
-        unseen="nobody looked at what the run left behind",
+        holds="nothing was left behind, and every peer that was not killed wrote a last word",
+        unseen="no observer checked for leftovers of the run",
     )
 
 
@@ -198,7 +210,7 @@ def _exit_violations(run: Run) -> Iterator[Violation]:
     for life in run.lives:
         if life.left is None and life.peer not in killed:
             yield Violation(
-                f"nobody killed {life.peer}, and it ended without a last word",
+                f"no fault killed {life.peer}, and it ended without a last word",
                 (life.events[-1], aftermath[-1]),
             )
 
@@ -207,14 +219,18 @@ def _exit_violations(run: Run) -> Iterator[Violation]:
 
 
 def loud_errors(run: Run) -> Finding:
-    """Whoever ends by an error names one that a user can meet; anything else is a defect."""
+    """Check that a peer that ends by an error names a user's error.
+
+    Any other error is a defect, unless it was injected.
+    """
     ended = [life.left for life in run.lives if life.left is not None and life.left.get("error")]
+    dealt = {(line.get("peer"), line.get("error")) for line in run.faults("exception")}
     return concluded(
         "loud-errors",
         (
             Violation(f"{line['peer']} ended by a defect: {line['error']} ({line['reason']})", (line,))
             for line in ended
-            if line["error"] not in NAMED_ERRORS
+            if line["error"] not in NAMED_ERRORS and (line["peer"], line["error"]) not in dealt
         ),
         seen=lambda: bool(ended),
         holds="every peer that ended by an error named its cause",

@@ -1,4 +1,4 @@
-"""Who owned what, by the store's revisions: single-owner."""
+"""Check of ``single-owner``: the owners of chunks, by the store's revisions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gossip_caffe.observe.checker.finding import Finding, Line, Standing, Violation, concluded
+from gossip_caffe.observe.checker.finding import Finding, InvariantStatus, Line, Violation, concluded
 from gossip_caffe.observe.checker.run import Chunk, Life, Run
-from gossip_caffe.observe.events import Event
+from gossip_caffe.observe.log.events import Event
 
 
 @dataclass(slots=True)
 class _Claim:
-    """One chunk owned by one life since a revision of the store, as long as its lease lives."""
+    """The ownership of one chunk by one life, from a revision of the store until the end of its lease."""
 
     life: Life
     chunk: Chunk
@@ -29,28 +29,26 @@ class _Claim:
 class _Ownership:
     claims: dict[Chunk, list[_Claim]] = field(default_factory=lambda: defaultdict(list))
     lease_seen: dict[int, tuple[int, Line]] = field(default_factory=dict)
-    """Lease → the last revision at which it is known to have lived, and the line that says so."""
+    """Lease → the last revision at which it is known to have lived, and the event that shows it."""
     unclaimed: list[Violation] = field(default_factory=list)
 
 
 def single_owner(run: Run) -> Finding:
-    """Claims of a chunk must not overlap, and only the claim that stands may settle it.
+    """Check that claims of a chunk do not overlap, and that only the valid claim settles it.
 
-    Who owns a chunk is the store's word, and revisions order what it said: one that forgets has given two words for one
-    revision, and nothing can be told from them.
+    The store decides the owner of a chunk, and its revisions order these decisions. A store that lost writes has
+    assigned the same revision twice; then nothing can be concluded.
     """
     if run.store_forgot:
-        why = (
-            "the store forgot writes that it had acknowledged, so that it may have given a chunk to two peers"
-        )
-        return Finding("single-owner", Standing.UNSEEN, why, run.store_forgot)
+        why = "the store lost writes that it had acknowledged, so it may have given a chunk to two peers"
+        return Finding("single-owner", InvariantStatus.UNSEEN, why, run.store_forgot)
     owned = _ownership(run)
     return concluded(
         "single-owner",
         _ownership_violations(run, owned),
         seen=lambda: bool(owned.claims),
         holds=f"{sum(map(len, owned.claims.values())):,} claims of {len(owned.claims):,} chunks, none of them overlap",
-        unseen="no claim says at which revision of the store it was made",
+        unseen="no claim has the store's revision",
     )
 
 
@@ -119,7 +117,7 @@ def _ownership_violations(run: Run, owned: _Ownership) -> Iterator[Violation]:
 
 
 def _freed(run: Run, settled: _Claim, later: _Claim) -> bool:
-    """Whether the job went back between the two, to before the chunk was done."""
+    """True if a rollback between the two events freed the chunk."""
     return any(
         settled.revision < back.revision <= later.revision and not back.keeps(*settled.chunk)
         for back in run.gone_back

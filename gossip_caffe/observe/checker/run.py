@@ -1,28 +1,31 @@
-"""The history of one run, in the form in which the checks read it: lives of peers, and what somebody outside saw."""
+"""The history of one run in the form that the checks read: the lives of peers, and the events of an observer."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gossip_caffe.errors import NotFound, UsageError
+from gossip_caffe.observe.checker.account import Account, Budgeted, account
 from gossip_caffe.observe.checker.finding import Line
-from gossip_caffe.observe.events import SCHEMA_VERSION, Event, is_torn, read_events
-from gossip_caffe.observe.history import Account, Budgeted, account
+from gossip_caffe.observe.checker.resumes import Resume
+from gossip_caffe.observe.log.events import OLDEST_SCHEMA, SCHEMA_VERSION, Event, read_events
+from gossip_caffe.observe.log.reading import logs_of, read_histories
 
 OBSERVER = "observer.jsonl"
-"""In a run folder: what was done to the run from outside, and what it left behind (docs/verify.md)."""
+"""A file in the run folder: the injected faults, and the leftovers of the run (docs/internals/verify.md)."""
 
 Chunk = tuple[int, int]
-"""Epoch, and number of the chunk."""
+"""(Epoch, number of the chunk)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """How the data set is cut."""
+    """The size of the data set and of its chunks."""
 
     records: int
     chunk_records: int
@@ -30,14 +33,14 @@ class Cutting:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the job has to train."""
+    """The budget and the data of the job."""
 
     budget_samples: int
     data: Cutting
 
 
 class Life:
-    """The events of one process of a name, in order. ``torn``: its writer was killed in the middle of a line."""
+    """The events of one process with a name, in order. ``torn``: its writer was killed in the middle of a line."""
 
     def __init__(self, peer: str, events: Sequence[Line], torn: bool = False) -> None:
         self.peer = peer
@@ -45,13 +48,13 @@ class Life:
         self.torn = torn
 
     def of(self, *kinds: Event) -> Iterator[Line]:
-        """Its events of some kinds."""
+        """Its events of the given kinds, in order."""
         places = sorted(place for kind in dict.fromkeys(kinds) for place in self._places.get(kind.value, ()))
         return (self.events[place] for place in places)
 
     @functools.cached_property
     def _places(self) -> Mapping[str, Sequence[int]]:
-        """Where the events of each kind are: a check asks for some kinds, and most lines of a log are of others."""
+        """Kind → indices of its events. A check asks for few kinds, and most events of a log are of other kinds."""
         places: dict[str, list[int]] = {}
         for place, event in enumerate(self.events):
             places.setdefault(event["event"], []).append(place)
@@ -59,36 +62,31 @@ class Life:
 
     @functools.cached_property
     def left(self) -> Line | None:
-        """Its last word; None: it was killed, or still runs."""
+        """Its event ``left``; None if it was killed or still runs."""
         return next(self.of(Event.LEFT), None)
 
     @functools.cached_property
     def ended_at(self) -> float:
-        """Wall seconds of its last line."""
+        """The wall second of its last event."""
         return float(self.events[-1]["t"])
 
 
-@dataclass(frozen=True, slots=True)
-class GoneBack:
-    """The job went back to a checkpoint at a ``revision`` of the store."""
-
-    revision: int
-    folded: int
-    done: Mapping[int, frozenset[int]]
-
-    def keeps(self, epoch: int, chunk: int) -> bool:
-        """Whether a chunk that was done stays done."""
-        return epoch < self.folded or chunk in self.done.get(epoch, frozenset())
-
-
 class Run:
-    """A run's whole history. ``work``: None when no log says what the job had to train."""
+    """The whole history of a run. ``work``: None when no log has the job's budget and data.
+
+    ``missing``: the missing and damaged parts of logs, a sentence each.
+    """
 
     def __init__(
-        self, lives: Sequence[Life], work: Budgeted | None = None, seen: Sequence[Line] = ()
+        self,
+        lives: Sequence[Life],
+        work: Budgeted | None = None,
+        seen: Sequence[Line] = (),
+        missing: Sequence[str] = (),
     ) -> None:
         self.lives = lives
         self.seen = seen
+        self.missing = missing
         self.work = work if work is not None else _work(lives)
 
     @classmethod
@@ -98,10 +96,11 @@ class Run:
         work: Budgeted | None = None,
         seen: Sequence[Line] = (),
         torn: frozenset[str] = frozenset(),
+        missing: Sequence[str] = (),
     ) -> Run:
-        """The run of each peer's events, in the order in which it wrote them; ``torn``: logs with a torn last line.
+        """The run of each peer's events, in the order of its log. ``torn``: the logs with a torn last line.
 
-        Raises UsageError for logs of an older schema.
+        Raises UsageError for logs of a schema that is too old or unknown, and for logs with gaps.
         """
         lives: list[Life] = []
         for peer, events in logs.items():
@@ -114,37 +113,41 @@ class Run:
                 lives.append(Life(peer, written, torn=peer in torn and number == len(own) - 1))
         for life in lives:
             for event in life.of(Event.STARTED):
-                if event.get("schema", SCHEMA_VERSION) < SCHEMA_VERSION:
+                schema = event.get("schema", SCHEMA_VERSION)
+                if not OLDEST_SCHEMA <= schema <= SCHEMA_VERSION:
+                    too_old = schema < OLDEST_SCHEMA
+                    why = "lacks what is checked" if too_old else "is newer than this version of gossip-caffe"
                     raise UsageError(
-                        f"the log of {life.peer} is of schema {event['schema']}, which lacks what is checked",
+                        f"the log of {life.peer} is of schema {schema}, which {why}",
                         remedy="verify it with the version of gossip-caffe that wrote it",
                     )
             for event in life.of(Event.LOG_GAP):
                 raise UsageError(
-                    f"the log of {life.peer} lacks {event['dropped']} events, which its disk did not take",
+                    f"the log of {life.peer} lacks {event['dropped']} events that its disk did not store",
                     remedy="nothing can be verified of this run; give the next one a disk with room",
                 )
-        return cls(lives, work, seen)
+        return cls(lives, work, seen, missing)
 
     @classmethod
     def of_folder(cls, run_dir: Path, work: Budgeted | None = None) -> Run:
-        """The run whose logs are in ``run_dir``/events. Raises NotFound when there are none."""
-        paths = sorted((run_dir / "events").glob("*.jsonl"))
-        if not paths:
+        """The run with logs in ``run_dir``/events. Raises NotFound when there are none."""
+        histories = read_histories(run_dir / "events")
+        if not histories:
             raise NotFound(
                 f"there are no event logs in {run_dir / 'events'}", remedy="give the --run-dir of the peers"
             )
         observer = run_dir / OBSERVER
         return cls.of_logs(
-            {path.stem: read_events(path) for path in paths},
+            logs_of(histories),
             work,
             seen=list(read_events(observer)) if observer.is_file() else (),
-            torn=frozenset(path.stem for path in paths if is_torn(path)),
+            torn=frozenset(peer for peer, history in histories.items() if history.torn),
+            missing=[words for history in histories.values() for words in history.missing],
         )
 
     @functools.cached_property
     def of_peer(self) -> Mapping[str, Sequence[Life]]:
-        """The lives of each name."""
+        """Name → its lives, in order."""
         found: dict[str, list[Life]] = {}
         for life in self.lives:
             found.setdefault(life.peer, []).append(life)
@@ -152,57 +155,51 @@ class Run:
 
     @functools.cached_property
     def finished(self) -> bool:
-        """Whether anybody learned that the job is finished."""
+        """True if any peer logged that the job is finished."""
         return any(True for life in self.lives for _ in life.of(Event.FINISHED))
 
     @functools.cached_property
     def account(self) -> Account | None:
-        """What was learned, lost and trained twice; None when it is not known what there was to train."""
-        if self.work is None:
+        """The records learned, lost and trained twice.
+
+        None when the job's budget and data are not known, and when a part of a log is missing.
+        """
+        if self.work is None or self.missing:
             return None
         logs: dict[str, list[Line]] = {}
         for life in self.lives:
             logs.setdefault(life.peer, []).extend(life.events)
-        return account(logs, self.work)
+        return account(logs, self.work, store_forgot=bool(self.store_forgot))
 
     @functools.cached_property
-    def gone_back(self) -> Sequence[GoneBack]:
-        """Every time that the job went back to a checkpoint, in order; those that name no revision are left out."""
+    def gone_back(self) -> Sequence[Resume]:
+        """All rollbacks of the job to a checkpoint, in order, except those without a revision."""
+        written = [Resume.of(event) for life in self.lives for event in life.of(Event.RESUMED)]
         return sorted(
-            (
-                GoneBack(
-                    event["revision"],
-                    event["folded"],
-                    {int(epoch): frozenset(chunks) for epoch, chunks in event["done"].items()},
-                )
-                for life in self.lives
-                for event in life.of(Event.RESUMED)
-                if "revision" in event
-            ),
-            key=lambda back: back.revision,
+            (back for back in written if math.isfinite(back.revision)), key=lambda back: back.revision
         )
 
     @functools.cached_property
     def store_forgot(self) -> tuple[Line, ...]:
-        """Lines that show that the store forgot what it had acknowledged; none: nobody saw that."""
+        """Events that show that the store lost acknowledged writes; empty if there are none."""
         said = [event for life in self.lives for event in life.of(Event.STORE_FORGOT)]
         if told := [*said, *self.faults("etcd-back")]:
             return (min(told, key=lambda line: float(line["t"])),)
         return next(filter(None, map(_fell, self.of_peer.values())), ())
 
     def killed(self) -> list[Life]:
-        """Lives without a last word."""
+        """The lives without an event ``left``."""
         return [life for life in self.lives if life.left is None]
 
     def faults(self, *kinds: str) -> list[Line]:
-        """What was done to the run from outside, of some kinds; without one: all."""
+        """The injected faults of the given kinds; of all kinds if none is given."""
         return [
             line for line in self.seen if line["event"] == "fault" and (not kinds or line["fault"] in kinds)
         ]
 
 
 def _fell(lives: Sequence[Life]) -> tuple[Line, ...]:
-    """Two claims of one name, the later one under another lease and at an older revision; () where there are none."""
+    """Two claims of one name, the later one under another lease and at an older revision; () if there are none."""
     newest: tuple[int, Line] | None = None
     for life in lives:
         for claim in life.of(Event.CLAIMED):

@@ -34,7 +34,7 @@ def _of_training(checkpoint: str) -> bool:
 
 
 def _checkpointing(module: Any) -> None:
-    take, consensus, announce, pull = module.take, module.consensus, module.announce, module.pull
+    take, consensus, announce = module.take, module.consensus, module.announce
 
     async def dying_take(*args: Any) -> Any:
         held = await take(*args)
@@ -53,16 +53,21 @@ def _checkpointing(module: Any) -> None:
         die_at("after-announcing")
         return said
 
+    module.take, module.consensus, module.announce = dying_take, dying_consensus, dying_announce
+
+
+def _copying(module: Any) -> None:
+    pull = module.pull
+
     async def dying_pull(*args: Any, **more: Any) -> Any:
         die_at("copying")
         return await pull(*args, **more)
 
-    module.take, module.consensus = dying_take, dying_consensus
-    module.announce, module.pull = dying_announce, dying_pull
+    module.pull = dying_pull
 
 
 def _files(module: Any) -> None:
-    write, finish, pieces = module._write, module.CheckpointFolder.finish, module._pieces
+    write, finish = module._write, module.CheckpointFolder.finish
 
     def dying_write(path: Path, content: Callable[..., None]) -> Any:
         def half(file: Any) -> None:
@@ -78,18 +83,31 @@ def _files(module: Any) -> None:
             die_at("before-renaming")
         finish(self, unfinished, checkpoint)
 
-    async def dying_pieces(path: Path, offset: int) -> Any:
-        async for piece in pieces(path, offset):
+    module._write, module.CheckpointFolder.finish = dying_write, dying_finish
+
+
+def _file_serving(module: Any) -> None:
+    sent, pieces = module.FileServing._sent, module.FileServing._pieces
+
+    async def dying_sent(self: Any, path: Path, *args: Any) -> Any:
+        if _of_training(path.parent.name):
+            die_at("replicating")
+        return await sent(self, path, *args)
+
+    async def dying_pieces(self: Any, path: Path, offset: int) -> Any:
+        async for piece in pieces(self, path, offset):
             if _of_training(path.parent.name):
                 die_at("replicating")
             yield piece
 
-    module._write, module.CheckpointFolder.finish, module._pieces = dying_write, dying_finish, dying_pieces
+    module.FileServing._sent, module.FileServing._pieces = dying_sent, dying_pieces
 
 
 _CHANGES = {
-    "gossip_caffe.peer.checkpointing": _checkpointing,
+    "gossip_caffe.peer.checkpoints.checkpointing": _checkpointing,
+    "gossip_caffe.peer.checkpoints.copying": _copying,
     "gossip_caffe.checkpoint.files": _files,
+    "gossip_caffe.gossip.transport.file_serving": _file_serving,
 }
 
 

@@ -1,0 +1,108 @@
+"""The start of every process of this package: the package's own modules are imported first, the working folder's last.
+
+A user may work in a folder with a converter named ``lmdb.py``, or in a Caffe checkout with a folder ``caffe``. Neither
+may replace a module that this package imports. The net's Python layers are still found there, after everything else.
+As a script it runs a module of this package: ``python -P begin.py MODULE WORDS…``, even if ``sys.path`` names other
+copies of the package. This file imports no module that a working folder could replace before ``sys.path`` is
+corrected.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+PATH = "PYTHONPATH"
+PROTOBUF, POLLING = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "GRPC_POLL_STRATEGY"
+
+
+def python_command(module: str, *words: str) -> list[str]:
+    """The command that runs a module of this package as a child. Its environment must be ``for_python()``."""
+    return [sys.executable, "-P", os.path.abspath(__file__), module, *words]  # noqa: PTH100 - see above
+
+
+def for_python() -> dict[str, str | None]:
+    """The environment variables of a Python child; None removes one.
+
+    With them the child's interpreter does not search the working folder before this module runs, and ends when its
+    work does.
+    """
+    entries = os.environ.get(PATH, "").split(os.pathsep)
+    kept = [entry for entry in entries if entry and not _is_working_folder(entry)]
+    return {PATH: os.pathsep.join(kept) or None, "PYTHONINSPECT": None, "PYTHONSTARTUP": None}
+
+
+def working_folder_last() -> None:
+    """Move the working folder to the end of ``sys.path``."""
+    elsewhere = [entry for entry in sys.path if entry and not _is_working_folder(entry)]
+    sys.path[:] = elsewhere
+    try:
+        import google  # noqa: F401, PLC0415 - see the next line
+    except ImportError:
+        # A folder ``google`` with an __init__.py would replace protobuf's, which has none, even from later in the
+        # path.
+        pass
+    try:
+        sys.path[:] = [*elsewhere, os.getcwd()]  # noqa: PTH109 - see above
+    except OSError:  # the folder was removed
+        sys.path[:] = elsewhere
+
+
+def warnings_stay_warnings() -> None:
+    """Keep warnings of imported libraries from ending the process when $PYTHONWARNINGS turns warnings into errors."""
+    if any(option.startswith("error") for option in sys.warnoptions):
+        import warnings  # noqa: PLC0415 - see above
+
+        warnings.simplefilter("default")
+
+
+def libraries_choose_for_themselves() -> None:
+    """Forget variables that name a variant of protobuf or gRPC which need not be there: each ends a process then.
+
+    Protobuf takes "cpp" where it has that without being told.
+    """
+    if os.environ.get(PROTOBUF) not in {None, "python", "upb"}:
+        del os.environ[PROTOBUF]
+    if {"all", "epoll1", "poll"}.isdisjoint(os.environ.get(POLLING, "all").split(",")):
+        del os.environ[POLLING]
+
+
+def command() -> None:
+    """Run ``gossip-caffe``."""
+    _run("gossip_caffe")
+
+
+def _is_working_folder(entry: str) -> bool:
+    try:
+        return os.path.samefile(entry, os.curdir)  # noqa: PTH121 - see above
+    except (OSError, ValueError):
+        return False
+
+
+def _run(module: str) -> None:
+    working_folder_last()
+    warnings_stay_warnings()
+    libraries_choose_for_themselves()
+    import runpy  # noqa: PLC0415 - see above
+
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _this_package() -> None:
+    """Import the package that contains this file, even if ``sys.path`` would find another copy."""
+    from importlib import util  # noqa: PLC0415 - see above
+
+    folder = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - see above
+    where = os.path.join(folder, "__init__.py")  # noqa: PTH118 - see above
+    spec = util.spec_from_file_location("gossip_caffe", where, submodule_search_locations=[folder])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {where}")
+    package = util.module_from_spec(spec)
+    sys.modules["gossip_caffe"] = package
+    spec.loader.exec_module(package)
+
+
+if __name__ == "__main__":
+    working_folder_last()
+    _this_package()
+    _run(sys.argv.pop(1))

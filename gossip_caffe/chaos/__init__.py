@@ -1,0 +1,1 @@
+"""Chaos runs: a schedule of faults (kills, partitions …) is injected into a local cluster; the result is checked."""

@@ -1,0 +1,1 @@
+"""Caffe's file formats for weights, written and read byte for byte."""

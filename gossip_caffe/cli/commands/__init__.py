@@ -1,0 +1,1 @@
+"""The commands of gossip-caffe, one file each."""

@@ -1,0 +1,301 @@
+"""``gossip-caffe cluster``: an etcd and peers on this machine."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the command that needs them: --help and completion stay quick
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gossip_caffe.begin import python_command
+from gossip_caffe.cli.commands.peer import from_checkpoint_option
+from gossip_caffe.cli.options.allow_code import allow_code_arguments, allow_code_option
+from gossip_caffe.cli.options.data_root import data_root_option
+from gossip_caffe.cli.options.detach import run_detached
+from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
+from gossip_caffe.cli.options.local_cluster import (
+    data_root_arguments,
+    go_down_on_signals,
+    gpus_of,
+    gpus_option,
+)
+from gossip_caffe.cli.options.metrics import metrics_of, metrics_option
+from gossip_caffe.cli.options.new_job import NewJob, named_after, new_job_options, read_spec
+from gossip_caffe.cli.terminal.output import print_json, print_table
+from gossip_caffe.cli.terminal.screen import screen
+from gossip_caffe.cli.terminal.streams import say
+from gossip_caffe.cluster.view import HEADINGS, Remembering, headline, remarks, rows
+from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from gossip_caffe.cluster.state.options import ClusterOptions
+
+DOWN_DEADLINE_S = 40.0
+PEERS = 2
+
+name_option = click.option("--name", default="local", show_default=True, help="The cluster's name.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def cluster() -> None:
+    """Run a job on this machine: an etcd, and any number of peers.
+
+    \b
+    gossip-caffe cluster up --peers 4 --solver solver.prototxt
+    gossip-caffe cluster up --gpus 0,1 --solver solver.prototxt
+    gossip-caffe cluster scale 6
+    gossip-caffe cluster kill p1
+    gossip-caffe cluster down
+    """
+
+
+@cluster.command()
+@click.option(
+    "--peers",
+    type=click.IntRange(1, 256),
+    help=f"The number of peers to start.  [default: {PEERS}, or one for each of --gpus]",
+)
+@gpus_option
+@click.option("--solver", default="", help="Create the job from this solver.prototxt.")
+@click.option("--job", "job_name", default="", help="The job's name; without --solver it must exist.")
+@click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd instead of starting one.")
+@click.option(
+    "--etcd-listen",
+    default="",
+    metavar="HOST:PORT",
+    help="Let the started etcd listen at this address, for peers on other machines; port 0: any free port. Every "
+    "program that reaches it can write to it. Default: a Unix socket that only you can use.",
+)
+@metrics_option("Default: a Unix socket for each peer, and with another etcd a free port on loopback.")
+@click.option("--detach", "-d", is_flag=True, help="Return when the peers train, and leave them running.")
+@click.option("--restart", is_flag=True, help="Start a new peer for each one that dies.")
+@new_job_options
+@data_root_option
+@from_checkpoint_option
+@allow_code_option
+@event_log_options
+@click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
+@name_option
+def up(
+    peers: int | None,
+    gpus: str,
+    solver: str,
+    job_name: str,
+    new: NewJob,
+    data_roots: tuple[str, ...],
+    from_checkpoint: str,
+    allow_code: bool | None,
+    event_log: EventLogOptions,
+    etcd: str,
+    etcd_listen: str,
+    metrics_listen: str,
+    detach: bool,
+    restart: bool,
+    engine: str,
+    name: str,
+) -> None:
+    """Start etcd and peers, and show them until the job is finished. Ctrl-C takes everything down.
+
+    The cluster's folder keeps the job's progress: the same command continues it.
+
+    \b
+    gossip-caffe cluster up --peers 4 --solver examples/mnist/lenet_solver.prototxt
+    """
+    from gossip_caffe.cluster.state.folder import ClusterState
+    from gossip_caffe.cluster.state.options import ClusterOptions
+    from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+    from gossip_caffe.peer.core.address import listening
+
+    if not solver and not job_name:
+        raise UsageError(
+            "there is nothing to train", remedy="give --solver FILE, or --job NAME of a job in etcd"
+        )
+    if new.arguments and not solver:
+        raise UsageError(f"{new.arguments[0]} belongs to a new job", remedy="give --solver FILE with it")
+    if etcd and etcd_listen:
+        raise UsageError(
+            "--etcd-listen is for the etcd that this command starts, and --etcd names another",
+            remedy="leave --etcd out, or --etcd-listen",
+        )
+    host, port = listening(etcd_listen) if etcd_listen else ("", 0)
+    state = ClusterState(name)
+    state.lock().close()  # raises at once when this cluster is up; the supervisor locks it again, for its lifetime
+    job_name = job_name or named_after(solver)
+    endpoints = parse_endpoints(etcd) if etcd else ()
+    gpu_numbers, peers = gpus_of(gpus, peers, PEERS, engine)
+    metrics_listen = metrics_of(metrics_listen, peers)
+    checked = engine == "pycaffe"
+    spec = None
+    if solver:
+        spec = read_spec(job_name, solver, new, checked=checked, on_gpus=bool(gpu_numbers), peers=peers)
+    of_peers = (
+        *data_root_arguments(data_roots),
+        *allow_code_arguments(allow_code),
+        *event_log.arguments,
+    )
+    options = ClusterOptions(
+        state,
+        peers,
+        job_name,
+        spec,
+        endpoints,
+        engine,
+        restart,
+        of_peers,
+        from_checkpoint,
+        gpus=gpu_numbers,
+        etcd_host=host,
+        etcd_port=port,
+        metrics_listen=metrics_listen,
+    )
+    if not detach:
+        sys.exit(asyncio.run(_supervise(options, solver)))
+    command = python_command("gossip_caffe", "cluster", "up", "--name", name, "--peers", str(peers))
+    command += ["--job", job_name, "--engine", engine, "--unchecked"]  # this process has checked it
+    command += ["--solver", solver] if solver else []
+    command += ["--etcd", etcd] if etcd else []
+    command += ["--etcd-listen", etcd_listen] if etcd_listen else []
+    command += ["--metrics-listen", metrics_listen] if metrics_listen else []
+    command += ["--gpus", gpus] if gpus else []
+    command += ["--restart"] if restart else []
+    command += ["--from-checkpoint", from_checkpoint] if from_checkpoint else []
+    command += [*of_peers, *new.arguments]
+    run_detached(state, command)
+
+
+async def _supervise(options: ClusterOptions, solver: str) -> ExitCode:
+    from gossip_caffe.cluster.supervision.rescue import Rescue
+    from gossip_caffe.cluster.supervision.snapshot_files import SnapshotFiles
+    from gossip_caffe.cluster.supervision.supervisor import Supervisor
+    from gossip_caffe.job.prototxts.snapshots import snapshots_of
+
+    with screen() as shown:
+        supervisor = Supervisor(options, shown.say)
+        rescue = None
+        if options.spec is not None:
+            plan = snapshots_of(options.spec, default_prefix=str(Path(solver).with_suffix("")))
+            files = SnapshotFiles(plan, options.state.run, Path(solver).parent)
+            rescue = Rescue(supervisor, files, in_trouble=True)
+        go_down_on_signals(supervisor)
+        code = await supervisor.run(Remembering(shown.look))
+        if rescue is not None and not supervisor.checkpoint and (living := rescue.newest) is not None:
+            shown.say(f"the weights of {', '.join(living.contributors)} are in {files.save(living)}")
+        if supervisor.checkpoint:
+            shown.say(f"job {options.job} is finished: {supervisor.model}")
+        return code
+
+
+@cluster.command()
+@json_option
+@name_option
+def status(as_json: bool, name: str) -> None:
+    """Show the job and the peers of a running cluster.
+
+    \b
+    gossip-caffe cluster status --json
+    """
+    found = _ask(name, {"do": "status"})
+    if as_json:
+        print_json(found)
+    else:
+        print_table(HEADINGS, rows(found), headline(found))
+        for line in remarks(found):
+            say(line)
+
+
+@cluster.command()
+@click.argument("peers", type=click.IntRange(0, 256))
+@json_option
+@name_option
+def scale(peers: int, as_json: bool, name: str) -> None:
+    """Start or stop peers until PEERS of them run. A peer that is stopped first shares its weights.
+
+    \b
+    gossip-caffe cluster scale 6
+    """
+    result = _ask(name, {"do": "scale", "peers": peers})
+    if as_json:
+        print_json(result)
+        return
+    for peer in result["started"]:
+        say(f"{peer} starts")
+    for peer in result["stopped"]:
+        say(f"{peer} has left")
+    say(result["reason"])
+
+
+@cluster.command()
+@click.argument("peer")
+@click.option(
+    "--what",
+    default="all",
+    show_default=True,
+    type=click.Choice(["agent", "solver", "loader", "all"]),
+    help="The process of the peer that gets the signal.",
+)
+@click.option(
+    "--signal",
+    "number",
+    default="KILL",
+    show_default=True,
+    type=click.Choice(["KILL", "TERM", "STOP", "CONT"], case_sensitive=False),
+    help="The signal. STOP freezes a process, CONT lets it go on; TERM to the agent lets the peer leave in good order.",
+)
+@json_option
+@name_option
+def kill(peer: str, what: str, number: str, as_json: bool, name: str) -> None:
+    """Kill a peer, or one of its processes: training survives it.
+
+    \b
+    gossip-caffe cluster kill p1
+    gossip-caffe cluster kill p0 --what solver
+    gossip-caffe cluster kill p2 --what agent --signal STOP
+    """
+    result = _ask(name, {"do": "kill", "peer": peer, "what": what, "signal": number})
+    if as_json:
+        print_json(result)
+    else:
+        say(
+            f"{result['signal']} sent to {'all processes' if what == 'all' else f'the {what}'} of {peer} "
+            f"(pid {', '.join(map(str, result['pids']))})"
+        )
+
+
+@cluster.command()
+@name_option
+def down(name: str) -> None:
+    """Take a cluster down: its peers share their weights and leave, then etcd stops.
+
+    \b
+    gossip-caffe cluster down
+    """
+    from gossip_caffe.cluster.state.folder import ClusterState
+
+    state = ClusterState(name)
+    try:
+        _ask(name, {"do": "down"})
+    except NotFound:
+        say(f"no cluster {name!r} is up; nothing to do")
+        return
+    deadline = time.monotonic() + DOWN_DEADLINE_S
+    while state.taken:
+        if time.monotonic() > deadline:
+            raise GossipCaffeError(
+                f"cluster {name!r} is not down after {DOWN_DEADLINE_S:.0f} s",
+                remedy=f"see {state.folder}/logs",
+            )
+        time.sleep(0.05)
+    say(f"cluster {name!r} is down")
+
+
+def _ask(name: str, request: dict[str, object]) -> dict[str, Any]:
+    from gossip_caffe.cluster.state.folder import ClusterState
+    from gossip_caffe.cluster.supervision.control import ask
+
+    return ask(ClusterState(name), request)

@@ -1,0 +1,309 @@
+"""``gossip-caffe peer``: start, list and stop the peers of a job."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the command that needs them: --help and completion stay quick
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gossip_caffe.cli.options.allow_code import allow_code_option, is_allowed
+from gossip_caffe.cli.options.data_root import data_root_option
+from gossip_caffe.cli.options.etcd import endpoints, etcd_option, is_local, with_store
+from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
+from gossip_caffe.cli.options.metrics import metrics_of, metrics_option
+from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr, told_when_slow
+from gossip_caffe.cli.terminal.streams import never_wait_for_readers, say
+from gossip_caffe.errors import GossipCaffeError, UsageError
+from gossip_caffe.peer.core.lifecycle import GRACE_S
+from gossip_caffe.system.signals import left_on_signals
+
+if TYPE_CHECKING:
+    from gossip_caffe.membership.etcd.etcd_store import EtcdStore
+    from gossip_caffe.membership.members import PeerRecord
+
+LEAVE_DEADLINE_S = 30.0
+
+from_checkpoint_option = click.option(
+    "--from-checkpoint",
+    default="",
+    metavar="ID",
+    help="Go back to this checkpoint, when no peer is alive. The data that was trained after it is trained again.",
+)
+gpu_option = click.option(
+    "--gpu",
+    default="",
+    metavar="N|auto",
+    help="Train on this NVIDIA GPU, by its number in 'gossip-caffe doctor'; auto: the GPU with the most free memory. "
+    "Default: train on the CPU.",
+)
+job_option = click.option("--job", default="", help="Only peers of this job.")
+
+
+@click.group()
+def peer() -> None:
+    """Start, list and stop peers. A peer is one solver that trains a job together with the other peers.
+
+    \b
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
+    gossip-caffe peer list --etcd 10.0.0.5:2379
+    gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
+    """
+
+
+@peer.command()
+@click.option("--job", required=True, help="The job to train, created with 'job create'.")
+@click.option("--name", default="", help="This peer's name. Default: a random name.")
+@click.option(
+    "--listen",
+    default="",
+    metavar="HOST:PORT",
+    help="The address at which this peer listens for other peers; port 0: any free port; host 0.0.0.0: all addresses "
+    "of this machine. Default: the address from which this machine reaches etcd, and any free port.",
+)
+@click.option(
+    "--advertise",
+    default="",
+    metavar="HOST[:PORT]",
+    help="The address at which other peers reach this one. Default: the address of --listen, or the address from which "
+    "this machine reaches etcd.",
+)
+@metrics_option(
+    "Default: a free port on loopback; with the etcd of a local cluster, a Unix socket that only you can open."
+)
+@click.option(
+    "--zone",
+    default="",
+    help="Any name for the place of this machine, for example its rack. Peers of one zone exchange more often.",
+)
+@click.option(
+    "--run-dir",
+    default="gossip-caffe-run",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The folder for this peer's events and checkpoints.",
+)
+@event_log_options
+@click.option("--events-dir", type=click.Path(path_type=Path), hidden=True)
+@gpu_option
+@data_root_option
+@from_checkpoint_option
+@allow_code_option
+@click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
+@click.option("--snapshots", is_flag=True, hidden=True, help="Write exact snapshots for 'train' to collect.")
+@click.option("--overseer-fd", default=-1, hidden=True)
+@click.option(
+    "--grace",
+    "grace_s",
+    default=GRACE_S,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(0.5),
+    help="The time from the request to leave to the end of this process. Chunks that are not settled by then are "
+    "trained again by other peers.",
+)
+@click.option(
+    "--wait-for-etcd",
+    "wait_for_etcd_s",
+    default=0.0,
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    help="Wait so long for an etcd that does not answer yet. Default: do not wait.",
+)
+@click.option(
+    "--wait-for-job",
+    "wait_for_job_s",
+    default=0.0,
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    help="Wait so long for a job that is not created yet. Default: do not wait.",
+)
+@click.option(
+    "--preemption-url",
+    default="",
+    metavar="URL",
+    help="Leave when this metadata endpoint (http://…) has a notice that the machine is taken away: HTTP 200 with a "
+    "body other than NONE or FALSE. It is asked every 5 s.",
+)
+@etcd_option
+def start(
+    job: str,
+    name: str,
+    listen: str,
+    advertise: str,
+    metrics_listen: str,
+    zone: str,
+    run_dir: Path,
+    event_log: EventLogOptions,
+    events_dir: Path | None,
+    gpu: str,
+    data_roots: tuple[str, ...],
+    from_checkpoint: str,
+    allow_code: bool | None,
+    engine: str,
+    snapshots: bool,
+    overseer_fd: int,
+    grace_s: float,
+    wait_for_etcd_s: float,
+    wait_for_job_s: float,
+    preemption_url: str,
+    etcd: str | None,
+) -> None:
+    """Join a job as a new peer, and train until the job is finished or until Ctrl-C.
+
+    The peer loads the consensus, trains its shard of the data, and exchanges weights with other peers. When no other
+    peer is alive, it continues from the newest checkpoint. At Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 it finishes the
+    batches that it began, shares its weights, and leaves. A second Ctrl-C ends it at once; no data is lost then
+    either. The exit code is 0 when the job is finished, and 75 when the peer left before.
+
+    \b
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --gpu 0
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100 --advertise gpu3.example:7100
+    """
+    with left_on_signals():
+        from gossip_caffe.job.relocation import DataRoot
+        from gossip_caffe.peer.core.options import PeerOptions
+        from gossip_caffe.peer.process import run_peer
+        from gossip_caffe.solver.gpu.device import parse_gpu
+
+        if gpu:
+            parse_gpu(gpu, "--gpu")  # a mistake is reported before etcd is contacted
+        options = PeerOptions(
+            endpoints=endpoints(etcd),
+            job=job,
+            run_dir=run_dir,
+            peer=name,
+            listen=listen,
+            advertise=advertise,
+            engine=engine,
+            zone=zone,
+            gpu=gpu,
+            data_roots=tuple(map(DataRoot.parse, data_roots)),
+            from_checkpoint=from_checkpoint,
+            allow_code=is_allowed(allow_code, ours=is_local(etcd)),
+            events_dir=events_dir,
+            snapshots=snapshots,
+            grace_s=grace_s,
+            wait_for_etcd_s=wait_for_etcd_s,
+            wait_for_job_s=wait_for_job_s,
+            preemption_url=preemption_url,
+            overseer_fd=overseer_fd,
+            event_log_bytes=event_log.size_bytes,
+            event_log_part_bytes=event_log.part_bytes,
+            tensorboard=event_log.tensorboard,
+            metrics_listen=metrics_of(metrics_listen, 1),
+        )
+        never_wait_for_readers()
+        sys.exit(run_peer(options, say))
+
+
+async def _records(store: EtcdStore, job: str) -> list[tuple[str, PeerRecord]]:
+    from gossip_caffe.membership.jobs import list_jobs, load_job
+    from gossip_caffe.membership.keys import JobKeys
+    from gossip_caffe.membership.members import list_members
+
+    jobs = [(await load_job(store, job)).name] if job else await list_jobs(store)
+    found: list[tuple[str, PeerRecord]] = []
+    for name in jobs:
+        found += [(name, record) for record in await list_members(store, JobKeys(name), said_on_stderr)]
+    return found
+
+
+@peer.command("list")
+@job_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@etcd_option
+def list_(job: str, as_json: bool, etcd: str | None) -> None:
+    """List the living peers of all jobs, or of one.
+
+    \b
+    gossip-caffe peer list --etcd 10.0.0.5:2379 --job mnist
+    """
+    records, troubles = with_store(etcd, lambda store: _records_and_troubles(store, job))
+    if as_json:
+        print_json(
+            [
+                {
+                    "job": name,
+                    **json.loads(record.to_json()),
+                    "trouble": troubles.get((name, record.peer), ""),
+                }
+                for name, record in records
+            ]
+        )
+        return
+    rows = [
+        (name, record.peer, record.state, record.device, record.address, record.host, str(record.pid))
+        for name, record in records
+    ]
+    print_table(("JOB", "PEER", "STATE", "DEVICE", "ADDRESS", "HOST", "PID"), rows)
+    for _, trouble in sorted(troubles.items()):
+        say(trouble)
+
+
+async def _records_and_troubles(
+    store: EtcdStore, job: str
+) -> tuple[list[tuple[str, PeerRecord]], dict[tuple[str, str], str]]:
+    """Return (job, record) of each living peer, and the troubles that peers report: (job, peer) → one line."""
+    from gossip_caffe.membership.keys import JobKeys
+    from gossip_caffe.observe.log.status import PeerStatus
+
+    records = await _records(store, job)
+    troubles: dict[tuple[str, str], str] = {}
+    for owner in {owner for owner, _ in records}:
+        for item in (await store.list(JobKeys(owner).statuses)).items:
+            try:
+                status = PeerStatus.from_json(item.value)
+            except ValueError:
+                continue  # a status of another version
+            if status.trouble:
+                troubles[owner, status.peer] = status.trouble
+    return records, troubles
+
+
+@peer.command()
+@click.argument("name")
+@job_option
+@click.option("--no-wait", is_flag=True, help="Return at once; do not wait until the peer has left.")
+@etcd_option
+def stop(name: str, job: str, no_wait: bool, etcd: str | None) -> None:
+    """Ask a peer, on any machine, to leave in good order, and wait until it has left.
+
+    The peer finishes the batches that it began, shares its weights, returns the rest of its data, and leaves within
+    seconds. The other peers go on. It is no error if the peer has left already.
+
+    \b
+    gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
+    """
+    say(with_store(etcd, lambda store: _stop(store, name, job, no_wait)))
+
+
+async def _stop(store: EtcdStore, name: str, job: str, no_wait: bool) -> str:
+    """Ask the peer to leave. Returns the command's last line."""
+    from gossip_caffe.clock import SystemClock
+    from gossip_caffe.membership.keys import JobKeys
+    from gossip_caffe.membership.leave_requests import ask_to_leave, wait_until_gone
+
+    living = await _records(store, job)
+    jobs = [owner for owner, record in living if record.peer == name]
+    if len(jobs) > 1:
+        raise UsageError(f"several jobs have a peer {name!r} ({', '.join(jobs)})", remedy="give --job")
+    asked = await ask_to_leave(store, JobKeys(jobs[0]), name, "peer stop") if jobs else None
+    if asked is None:
+        known = ", ".join(sorted({record.peer for _, record in living})) or "none"
+        return f"no peer {name!r} is alive; nothing to do (alive: {known})"
+    said = f"{name} of job {jobs[0]} (pid {asked.pid} on {asked.host})"
+    if no_wait:
+        return f"{said} is asked to leave: it shares its weights and returns the rest of its data"
+    with told_when_slow(f"{said} is asked to leave; it finishes its batches and shares its weights …"):
+        if not await wait_until_gone(store, JobKeys(jobs[0]), asked, SystemClock(), LEAVE_DEADLINE_S):
+            raise GossipCaffeError(
+                f"{said} was asked to leave, and has not left within {LEAVE_DEADLINE_S:.0f} s",
+                remedy="see its output; you can kill it: nothing is lost, and other peers train its data",
+            )
+    return f"{said} has left; other peers train the rest of its data"

@@ -1,0 +1,99 @@
+"""Options and signals that all commands share which run a cluster on this machine."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the command that needs them: --help and completion stay quick
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import click
+
+from gossip_caffe.cli.terminal.streams import never_wait_for_readers
+from gossip_caffe.errors import UsageError
+from gossip_caffe.system.signals import Action, Effect, ending_signals, on_signal
+
+if TYPE_CHECKING:
+    from gossip_caffe.cluster.supervision.supervisor import Supervisor
+
+
+def data_root_arguments(data_roots: Sequence[str]) -> tuple[str, ...]:
+    """Return the ``--data-root`` arguments for each peer. Raises UsageError when one is not OLD=NEW."""
+    from gossip_caffe.job.relocation import DataRoot
+
+    for root in data_roots:
+        DataRoot.parse(root)
+    return tuple(argument for root in data_roots for argument in ("--data-root", root))
+
+
+gpus_option = click.option(
+    "--gpus",
+    default="",
+    metavar="N[,N…]",
+    help="Train on these NVIDIA GPUs, one peer for each number. A number that is given twice puts two peers on that "
+    "GPU. More peers than numbers: the rest train on the CPU.",
+)
+
+
+def gpus_of(gpus: str, peers: int | None, default_peers: int, engine: str) -> tuple[tuple[int, ...], int]:
+    """Read ``--gpus`` and ``--peers``, and check that the GPUs can be used.
+
+    Returns the GPUs' numbers, one for each peer on a GPU, and the number of all peers. Raises UsageError when the
+    two do not fit, EnvironmentProblem when there is no such GPU.
+    """
+    from gossip_caffe.solver.checks.gpu_trial import look_at_gpus
+    from gossip_caffe.solver.gpu.device import parse_gpus
+    from gossip_caffe.solver.gpu.gpus import chosen
+
+    if not gpus:
+        return (), default_peers if peers is None else peers
+    gpu_numbers = parse_gpus(gpus, "--gpus")
+    if peers is not None and peers < len(gpu_numbers):
+        raise UsageError(
+            f"--gpus {gpus} names a GPU for each of {len(gpu_numbers)} peers, and --peers {peers} starts fewer",
+            remedy="name fewer GPUs, or leave --peers out",
+        )
+    if engine == "pycaffe":
+        found = asyncio.run(look_at_gpus(gpu_numbers))
+        for index in gpu_numbers:
+            chosen(found, index)
+    return gpu_numbers, len(gpu_numbers) if peers is None else peers
+
+
+def go_down_on_signals(
+    supervisor: Supervisor,
+    effects: Mapping[signal.Signals, Effect] = MappingProxyType({}),
+    take_snapshot: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Let the signals of ``ending_signals`` take the cluster down in good order. Call it within the event loop.
+
+    A second Ctrl-C kills its peers. ``effects``: signals that have another effect than STOP; they are heard although
+    they are ignored at the start. ``take_snapshot`` is called with the name of a signal of effect SNAPSHOT. From then
+    on the cluster never waits for a reader of its output.
+    """
+    never_wait_for_readers()
+    loop = asyncio.get_running_loop()
+
+    def heard(number: signal.Signals) -> None:
+        effect = effects.get(number, Effect.STOP)
+        decision = on_signal(number, leaving=supervisor.going_down, effect=effect)
+        if decision.action is Action.SNAPSHOT:
+            take_snapshot(decision.reason)
+        elif decision.action is not Action.NOTHING:
+            supervisor.go_down(decision.reason)
+
+    for number in {*ending_signals(), *effects}:
+        loop.add_signal_handler(number, heard, number)
+
+
+def effects_of(sigint_effect: str, sighup_effect: str | None) -> dict[signal.Signals, Effect]:
+    """Read the options of ``train``. A SIGHUP that is ignored at the start stays ignored without its option."""
+    effects = {signal.SIGINT: Effect(sigint_effect)}
+    if sighup_effect is not None:
+        effects[signal.SIGHUP] = Effect(sighup_effect)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        effects[signal.SIGHUP] = Effect.SNAPSHOT
+    return effects

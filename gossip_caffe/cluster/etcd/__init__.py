@@ -1,0 +1,1 @@
+"""The embedded etcd of a local cluster."""

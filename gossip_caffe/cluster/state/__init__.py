@@ -1,0 +1,1 @@
+"""The folder of a local cluster: its state, lock, sockets and options."""

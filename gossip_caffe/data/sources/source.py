@@ -1,0 +1,67 @@
+"""The kinds of sources of records, one file for each, all behind two Protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip_caffe.data.sources.dataset_source import DatasetSource, UsersDataSet
+from gossip_caffe.data.sources.hdf5_source import Hdf5DataSet, Hdf5Source
+from gossip_caffe.data.sources.image_source import ImageDataSet, ImageSource
+from gossip_caffe.data.sources.leveldb_source import LevelDbDataSet, LevelDbSource
+from gossip_caffe.data.sources.lmdb_source import LmdbDataSet, LmdbSource
+from gossip_caffe.errors import DataError
+from gossip_caffe.job.prototxts.sources import DataSet
+from gossip_caffe.job.spec.spec import SourceSpec
+
+
+class RecordSource(Protocol):
+    """A data set whose records are read by number. The numbers follow the order in which Caffe reads them."""
+
+    def fill(self, epoch: int, start: int, stop: int, out: Sequence[NDArray[np.float32]]) -> None:
+        """Write the records [start, stop) of an epoch to ``out``, transformed.
+
+        ``out``: one array for each top, shape (stop - start, *top.shape), float32. Raises DataError, naming source and
+        key.
+        """
+        ...
+
+    def where(self, index: int) -> str:
+        """Return a record's name for messages: the source, and key, line or number. Raises DataError."""
+        ...
+
+    def close(self) -> None:
+        """Close the files."""
+        ...
+
+
+_KINDS: dict[str, tuple[Callable[[SourceSpec], DataSet], Callable[[SourceSpec, int, int], RecordSource]]] = {
+    "lmdb": (LmdbDataSet, LmdbSource),
+    "leveldb": (LevelDbDataSet, LevelDbSource),
+    "hdf5": (Hdf5DataSet, Hdf5Source),
+    "images": (ImageDataSet, ImageSource),
+    "dataset": (UsersDataSet, DatasetSource),
+}
+
+
+def measure(spec: SourceSpec) -> DataSet:
+    """Read the facts about the data that a new job needs. Raises DataError when the data does not fit its layer."""
+    look, _ = _kind(spec)
+    return look(spec)
+
+
+def open_source(spec: SourceSpec, chunk_records: int, seed: int) -> RecordSource:
+    """Open a source of a job. ``chunk_records``, ``seed``: the job's. Raises DataError."""
+    _, open_ = _kind(spec)
+    return open_(spec, chunk_records, seed)
+
+
+def _kind(
+    spec: SourceSpec,
+) -> tuple[Callable[[SourceSpec], DataSet], Callable[[SourceSpec, int, int], RecordSource]]:
+    if spec.kind not in _KINDS:
+        raise DataError(f"data of the kind {spec.kind!r} is not supported", remedy=f"use {', '.join(_KINDS)}")
+    return _KINDS[spec.kind]

@@ -1,0 +1,1 @@
+"""Messages, and how weights are written in them."""

@@ -1,0 +1,1 @@
+"""Transports of exchanges: gRPC, plain connections for large models, and an in-memory twin."""

@@ -1,0 +1,79 @@
+"""Calls a peer on both of its ports, to see whether they can be reached from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gossip_caffe.addresses import split_address
+from gossip_caffe.clock import Clock
+from gossip_caffe.gossip.transport import calls, weights_socket
+from gossip_caffe.gossip.transport.channels import OPTIONS
+from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.system.unix_sockets import grpc_target, socket_path
+from gossip_caffe.wire import gossip_pb2 as wire
+
+DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PortFacts:
+    """The result of calling one peer. "" for a port that answers, else the reason why it does not.
+
+    ``second``: the port on which large weights and files go; None if it could not be asked for. ``second_port``: its
+    number, 0 if it is not known.
+    """
+
+    first: str
+    second: str | None = None
+    second_port: int = 0
+
+
+async def reach(address: str, checkpoint: str, file: str, clock: Clock) -> PortFacts:
+    """Call the peer at an address. Errors are facts: none is raised.
+
+    ``checkpoint``, ``file``: a file that the peer holds, with which the second port is asked for; ``checkpoint`` "":
+    there is none.
+    """
+    channel = grpc.aio.insecure_channel(grpc_target(address), options=OPTIONS)
+    try:
+        try:
+            async with clock.timeout(DEADLINE_S):
+                await channel.channel_ready()
+        except TimeoutError:
+            return PortFacts(f"no answer within {DEADLINE_S:.0f} s")
+        if not checkpoint or socket_path(address) is not None:
+            return PortFacts("")
+        request = wire.PullRequest(checkpoint=checkpoint, file=file, offset=0)
+        return await _second(channel, address, request, clock)
+    finally:
+        await channel.close()
+
+
+async def _second(channel: Any, address: str, request: wire.PullRequest, clock: Clock) -> PortFacts:
+    call = calls.pull(channel, request, ((calls.BULK, "1"),))
+    try:
+        async with clock.timeout(DEADLINE_S):
+            metadata = dict(await call.initial_metadata() or ())
+        port = str(metadata.get(calls.BULK_PORT, ""))
+        if not port.isdecimal():
+            return PortFacts("")
+        host, _ = split_address(address, "the peer's address")
+        ticket = metadata.get(calls.BULK_TICKET, b"")
+        return await _connected(host, int(port), ticket if isinstance(ticket, bytes) else b"", clock)
+    except (grpc.aio.AioRpcError, TimeoutError):
+        return PortFacts("")
+    finally:
+        call.cancel()
+
+
+async def _connected(host: str, port: int, ticket: bytes, clock: Clock) -> PortFacts:
+    try:
+        async with clock.timeout(DEADLINE_S):
+            connected = await weights_socket.connect(host, port, ticket)
+    except weights_socket.CannotConnect as error:
+        return PortFacts("", str(error), port)
+    except TimeoutError:
+        return PortFacts("", f"no answer within {DEADLINE_S:.0f} s", port)
+    connected.close()
+    return PortFacts("", "", port)

@@ -1,0 +1,1 @@
+"""A user's solver and net files: parsing, checks and rewriting."""

@@ -1,0 +1,1 @@
+"""One peer's part in checkpoints and tests of the consensus: making, copying and retaining them."""

@@ -1,0 +1,1 @@
+"""The base of a peer's other packages: dependencies, lifecycle, tasks, and the interface of strategies."""

@@ -1,0 +1,58 @@
+"""The options with which one peer is started. It reads every other setting from its job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gossip_caffe.job.relocation import DataRoot
+from gossip_caffe.peer.core.lifecycle import GRACE_S
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOptions:
+    """The options of one peer process.
+
+    * ``listen`` is the address that its gRPC server binds: "host:port", with port 0 for a free one. ``advertise`` is
+      the address that other peers call. Empty: the address with which this machine reaches etcd.
+    * ``run_dir`` holds its events and checkpoints; ``events_dir``, when it is given, holds the events instead.
+    * ``metrics_listen`` is the address of its metrics: "host:port", "none" for none, empty for the default.
+    * ``zone`` is the zone of this machine; a peer asks partners of its own zone more often.
+    * ``gpu`` is the GPU to train on: CUDA's number or "auto"; empty: the CPU.
+    * ``data_roots`` maps the job's paths to the folders of this machine that hold its data.
+    * ``from_checkpoint`` is the checkpoint to which the job goes back first; empty: the job does not go back.
+    * ``allow_code`` allows this machine to run code that the job names.
+    * ``snapshots``: while this peer is alone, it writes the solver's snapshots, at their exact iterations, to
+      ``run_dir``.
+    * ``event_log_bytes`` limits the size of its event log, by removal of the oldest parts; 0: no limit.
+      ``event_log_part_bytes`` is the size at which a part is closed; 0: the default.
+    * ``grace_s`` is the seconds from the first request to leave to the end of the process.
+    * ``wait_for_etcd_s`` and ``wait_for_job_s`` are the seconds that the peer waits for etcd, and for its job there.
+    * ``preemption_url`` is the metadata endpoint that announces the end of this machine; empty: none is asked.
+    * ``tensorboard`` is the folder to which the peer writes its figures for TensorBoard; None: it writes none.
+    * ``overseer_fd`` is the descriptor of a socket to the supervisor that started this peer, -1 for none.
+    """
+
+    endpoints: tuple[str, ...]
+    job: str
+    run_dir: Path
+    peer: str = ""
+    listen: str = ""
+    advertise: str = ""
+    engine: str = "pycaffe"
+    zone: str = ""
+    gpu: str = ""
+    data_roots: tuple[DataRoot, ...] = ()
+    from_checkpoint: str = ""
+    allow_code: bool = False
+    events_dir: Path | None = None
+    snapshots: bool = False
+    event_log_bytes: int = 0
+    event_log_part_bytes: int = 0
+    grace_s: float = GRACE_S
+    wait_for_etcd_s: float = 0.0
+    wait_for_job_s: float = 0.0
+    preemption_url: str = ""
+    tensorboard: Path | None = None
+    overseer_fd: int = -1
+    metrics_listen: str = ""

@@ -1,0 +1,83 @@
+"""The progress of the whole job, as this peer knows it, and what follows: learning rate and checkpoint interval."""
+
+from __future__ import annotations
+
+from gossip_caffe.job.spec.learning_rate import Ramp, factor
+from gossip_caffe.job.spec.spec import JobSettings, JobSpec
+from gossip_caffe.membership.etcd.polling import poll_interval_s
+from gossip_caffe.shards.epochs import Epochs
+from gossip_caffe.shards.ledger import Ledger
+from gossip_caffe.solver.board import WeightBoard
+
+LOOK_EVERY_S = 0.5
+
+
+def look_after_s(living: int) -> float:
+    """Seconds between two reads of the job's progress by one peer, when ``living`` peers train."""
+    return poll_interval_s(LOOK_EVERY_S, living)
+
+
+def checkpoint_interval(settings: JobSettings, budget_samples: int) -> int:
+    """Samples of the whole job between two checkpoints: the setting, or else a twentieth of the budget."""
+    return settings.checkpoint_every_samples or max(1, budget_samples // 20)
+
+
+def samples_of_others(job_samples: int, own_done_samples: int) -> int:
+    """Samples that other peers have trained: the job's done samples without this peer's. Never below 0."""
+    return max(0, job_samples - own_done_samples)
+
+
+def steered_rate(
+    ramp: Ramp | None, settings: JobSettings, living: int, progress_samples: int, budget_samples: int
+) -> tuple[Ramp, float]:
+    """The factor of the schedule's learning rate while ``living`` peers train, and the ramp for the next call.
+
+    A peer begins (``ramp`` None) with the schedule's own rate, which is factor 1. The factor rises to the scaling for
+    so many peers within the warm-up's share of the budget, and rises again when more peers have joined.
+    """
+    length = settings.warmup * budget_samples
+    begun = ramp if ramp is not None else Ramp(1.0, progress_samples, 1.0)
+    turned = begun.turned(factor(settings.lr_scaling, living), progress_samples, length)
+    return turned, turned.at(progress_samples, length)
+
+
+class Progress:
+    """The progress of the whole job, read from the ledger's done marks.
+
+    ``samples``: the job's samples that are done. ``folded``: the number of epochs, from the first on, that are done.
+    """
+
+    def __init__(self, spec: JobSpec, epochs: Epochs) -> None:
+        self._spec = spec
+        self._epochs = epochs
+        self.folded = 0
+        self.samples = 0
+        self._most_samples = 0
+        self._ramp: Ramp | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch of the budget is done."""
+        return self.folded >= self._epochs.count
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the job has left its warm-up, as far as this peer knows.
+
+        True stays true: a store that loses done marks does not make the halves of honest partners long again.
+        """
+        return self._most_samples >= self._spec.settings.warmup * self._spec.budget_samples
+
+    async def look(self, ledger: Ledger) -> None:
+        """Read the progress from the ledger. Raises StoreError."""
+        self.samples = await ledger.done_samples()
+        self._most_samples = max(self._most_samples, self.samples)
+        self.folded = ledger.folded
+
+    def steer(self, board: WeightBoard, own_done_samples: int, living: int) -> None:
+        """Tell the solver how many samples other peers have trained, and the factor of its learning rate."""
+        others = samples_of_others(self.samples, own_done_samples)
+        self._ramp, factor = steered_rate(
+            self._ramp, self._spec.settings, living, self.samples, self._spec.budget_samples
+        )
+        board.set_pace(others, factor)

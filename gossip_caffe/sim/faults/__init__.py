@@ -1,0 +1,1 @@
+"""The faults of a simulation: data, drawn from a seed."""

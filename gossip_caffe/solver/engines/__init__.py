@@ -1,0 +1,1 @@
+"""The engines of the solver process: Caffe, or NumPy for tests."""

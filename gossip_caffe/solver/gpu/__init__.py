@@ -1,0 +1,1 @@
+"""The GPUs of this machine: the choice of one, and their memory."""

@@ -1,0 +1,1 @@
+"""The operating system: processes, children, shared memory, folders, sockets."""

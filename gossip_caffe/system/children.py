@@ -1,0 +1,335 @@
+"""A peer's child processes: they are started, exchange messages over a socket, are awaited, and never outlive the peer.
+
+Messages are JSON objects with a length prefix, on a Unix stream socket; file descriptors can be sent along. The last
+part of a child's stderr is kept, because Caffe prints there why it aborts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from gossip_caffe.begin import python_command
+from gossip_caffe.errors import ExitCode, GossipCaffeError
+from gossip_caffe.system.processes import die_with_parent, end_descriptor, no_room, spawn
+
+LOG = logging.getLogger(__name__)
+KEPT_STDERR_LINES = 200
+_KEPT_LINE_BYTES = 4096
+_LENGTH = struct.Struct("<I")
+_MAX_FDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEnd:
+    """The end of a child: its exit code and its last lines of stderr.
+
+    The code is minus the signal's number if a signal killed the child.
+    """
+
+    code: int
+    stderr: tuple[str, ...]
+
+    @property
+    def how(self) -> str:
+        """The end as text: "exit 3" or "killed by SIGKILL"."""
+        return f"exit {self.code}" if self.code >= 0 else f"killed by {signal.Signals(-self.code).name}"
+
+
+class Control:
+    """The child's end of the socket."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._buffer = b""
+        self._fds: list[int] = []
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor, for polling together with others."""
+        return self._socket.fileno()
+
+    def receive(self, timeout_s: float | None) -> tuple[dict[str, Any], list[int]] | None:
+        """Receive the next message and its descriptors; None when none comes within ``timeout_s``.
+
+        Raises EOFError when the parent is gone.
+        """
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        while True:
+            if len(self._buffer) >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(self._buffer)
+                if len(self._buffer) >= _LENGTH.size + length:
+                    body = self._buffer[_LENGTH.size : _LENGTH.size + length]
+                    self._buffer = self._buffer[_LENGTH.size + length :]
+                    message = json.loads(body)
+                    count = message.pop("fds", 0)
+                    fds, self._fds = self._fds[:count], self._fds[count:]
+                    return message, fds
+            if not poller.poll(None if timeout_s is None else timeout_s * 1000):
+                return None
+            try:
+                data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_FDS)
+            except ConnectionResetError:
+                data = b""  # the parent closed it without reading our last messages
+            if not data:
+                raise EOFError("the control socket is closed")
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            self._buffer += data
+            self._fds += fds
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Send a message to the parent. If the parent is gone, the next ``receive`` raises."""
+        body = json.dumps(message).encode()
+        try:
+            self._socket.sendall(_LENGTH.pack(len(body)) + body)
+        except ConnectionError:
+            pass
+
+
+def run_child(serve: Callable[[Control], None]) -> int:
+    """Run a child process until ``serve`` returns or the parent ends. Returns the exit code.
+
+    An error that the user can correct is sent to the parent as {"failed": one line, "remedy": …}.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    options = parser.parse_args()
+    die_with_parent(options.parent)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):  # the agent alone decides about these
+        signal.signal(number, signal.SIG_IGN)
+    control = Control(options.control_fd)
+    try:
+        serve(control)
+    except EOFError:
+        return ExitCode.OK
+    except GossipCaffeError as error:
+        control.send({"failed": error.message, "remedy": error.remedy})
+        return error.exit_code
+    return ExitCode.OK
+
+
+class Child:
+    """The parent's handle of one child that runs a module of this package. ``on_lines`` receives its output."""
+
+    def __init__(
+        self,
+        module: str,
+        on_message: Callable[[dict[str, Any]], None],
+        *arguments: str,
+        on_lines: Callable[[Sequence[str]], None] = lambda _: None,
+    ) -> None:
+        self._module = module
+        self._arguments = arguments
+        self._on_message = on_message
+        self._on_lines = on_lines
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket
+        self._received = b""
+        self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._stderr: deque[str] = deque(maxlen=KEPT_STDERR_LINES)
+        self._stderr_rest = b""
+        self._ended: asyncio.Future[ChildEnd] | None = None
+        self._pidfd = -1
+        self._stderr_fd = -1
+        self._unheard = ""
+
+    @property
+    def pid(self) -> int:
+        """The child's process id; 0 before it is started."""
+        return self._process.pid if self._process is not None else 0
+
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start the child. Must be called from the main thread, while the event loop runs.
+
+        Raises EnvironmentProblem when the machine cannot run another process; nothing remains of the child then.
+        """
+        try:
+            self._start(environment)
+        except OSError as error:
+            raise no_room(f"a process of {self._module}", error) from error
+
+    def _start(self, environment: Mapping[str, str] | None) -> None:
+        loop = asyncio.get_running_loop()
+        with ExitStack() as undo, ExitStack() as done:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.callback(ours.close)
+            done.callback(theirs.close)
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.callback(os.close, reader)
+            done.callback(os.close, writer)
+            os.set_blocking(writer, True)
+            ours.setblocking(False)
+            words = ("--control-fd", str(theirs.fileno()), "--parent", str(os.getpid()), *self._arguments)
+            command = python_command(self._module, *words)
+            process = spawn(
+                command, pass_fds=[theirs.fileno()], stdout=writer, stderr=writer, environment=environment
+            )
+            pidfd = end_descriptor(process)
+            undo.pop_all()
+        self._process, self._socket, self._stderr_fd, self._pidfd = process, ours, reader, pidfd
+        self._ended = loop.create_future()
+        loop.add_reader(pidfd, self._on_end)
+        loop.add_reader(reader, self._read_stderr)
+        loop.add_reader(ours, self._read_socket)
+
+    def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
+        """Send a message. Never blocks: the part that the socket does not accept now is sent later.
+
+        A message to a child that has ended is dropped. Raises OSError, and sends nothing, when no descriptor is left
+        to copy one of ``fds``.
+        """
+        if not self.running:
+            return  # ``wait`` reports the child's end
+        body = json.dumps({**message, "fds": len(fds)} if fds else message).encode()
+        copies: list[int] = []
+        try:
+            for fd in fds:
+                copies.append(os.dup(fd))
+        except OSError:
+            for copy in copies:
+                os.close(copy)
+            raise
+        self._outgoing.append((_LENGTH.pack(len(body)) + body, tuple(copies)))
+        self._write_socket()
+
+    async def wait(self) -> ChildEnd:
+        """Wait for the child's end. A child that was never started has exit code 0.
+
+        A child that sends a message on which ``on_message`` fails is killed; the last line of the result says why.
+        """
+        return await asyncio.shield(self._ended) if self._ended is not None else ChildEnd(0, ())
+
+    @property
+    def running(self) -> bool:
+        """True from the child's start to its end."""
+        return self._ended is not None and not self._ended.done()
+
+    def signal(self, number: int) -> None:
+        """Send the child a signal. Does nothing when it has ended."""
+        if self._process is not None and self.running:
+            self._process.send_signal(number)
+
+    async def stop(self, message: Mapping[str, object], deadline_s: float) -> ChildEnd:
+        """Ask the child to end by ``message``, and kill it if it still runs after ``deadline_s``."""
+        if self.running:
+            self.send(message)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    return await self.wait()
+            except TimeoutError:
+                self.signal(signal.SIGKILL)
+        return await self.wait()
+
+    def _on_end(self) -> None:
+        if self._process is None or self._ended is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        code = self._process.wait()
+        self._read_stderr()
+        if self._stderr_fd >= 0:
+            loop.remove_reader(self._stderr_fd)
+            os.close(self._stderr_fd)
+            self._stderr_fd = -1
+        if self._socket.fileno() >= 0:
+            self._read_socket()
+        self._close_socket()
+        if self._stderr_rest:
+            self._stderr.append(self._stderr_rest.decode("utf-8", "replace"))
+        if self._unheard:
+            self._stderr.append(self._unheard)
+        self._ended.set_result(ChildEnd(code, tuple(self._stderr)))
+
+    def _read_stderr(self) -> None:
+        while self._stderr_fd >= 0:
+            try:
+                data = os.read(self._stderr_fd, 1 << 16)
+            except BlockingIOError:
+                return
+            if not data:
+                asyncio.get_running_loop().remove_reader(self._stderr_fd)
+                os.close(self._stderr_fd)
+                self._stderr_fd = -1
+                return
+            *lines, rest = (self._stderr_rest + data).split(b"\n")
+            decoded = [line[-_KEPT_LINE_BYTES:].decode("utf-8", "replace") for line in lines]
+            self._stderr.extend(decoded)
+            self._on_lines(decoded)
+            self._stderr_rest = rest[-_KEPT_LINE_BYTES:]
+
+    def _read_socket(self) -> None:
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self._close_socket()
+                break
+            self._received += data
+        try:
+            self._hear()
+        except Exception as error:  # a callback of the loop has no caller, so ``wait`` reports the error
+            self._unheard = f"the agent could not handle its message: {type(error).__name__}: {error}"
+            LOG.error("%s is killed: %s", self._module, self._unheard, exc_info=error)
+            self._received = b""
+            self.signal(signal.SIGKILL)
+
+    def _hear(self) -> None:
+        while not self._unheard and len(self._received) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._received)
+            if len(self._received) < _LENGTH.size + length:
+                return
+            body = self._received[_LENGTH.size : _LENGTH.size + length]
+            self._received = self._received[_LENGTH.size + length :]
+            self._on_message(json.loads(body))
+
+    def _write_socket(self) -> None:
+        while self._outgoing and self._socket.fileno() >= 0:
+            data, fds = self._outgoing.popleft()
+            try:
+                sent = socket.send_fds(self._socket, [data], fds) if fds else self._socket.send(data)
+            except BlockingIOError:
+                self._outgoing.appendleft((data, fds))
+                asyncio.get_running_loop().add_writer(self._socket, self._write_socket)
+                return
+            except OSError:
+                self._outgoing.appendleft((data, fds))
+                self._close_socket()
+                return
+            for fd in fds:
+                os.close(fd)
+            if sent < len(data):
+                self._outgoing.appendleft((data[sent:], ()))
+        if self._socket.fileno() >= 0:
+            asyncio.get_running_loop().remove_writer(self._socket)
+
+    def _close_socket(self) -> None:
+        if self._socket.fileno() >= 0:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
+            self._socket.close()
+        while self._outgoing:
+            for fd in self._outgoing.popleft()[1]:
+                os.close(fd)

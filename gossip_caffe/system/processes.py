@@ -1,0 +1,116 @@
+"""Child processes that cannot outlive their parent.
+
+Linux sends a child the signal of ``PR_SET_PDEATHSIG`` when the *thread* that created it ends. Create children in a
+thread that lives as long as the process: the main thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from gossip_caffe.begin import for_python
+from gossip_caffe.errors import EnvironmentProblem
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_ASK_AND_EXEC = """
+import ctypes, os, signal, sys
+parent, number, program, *arguments = sys.argv[1:]
+if ctypes.CDLL(None).prctl(1, int(number), 0, 0, 0) != 0:
+    sys.exit("prctl(PR_SET_PDEATHSIG) failed")
+if os.getppid() != int(parent):
+    os.kill(os.getpid(), int(number))
+for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(ignored, signal.SIG_DFL)
+os.execv(program, arguments)
+"""
+"""A Python script that requests the signal and then executes the program. It takes 20 ms, and serves any program.
+
+It does the same as ``die_with_parent``, and restores the two signals that every Python process ignores.
+"""
+
+
+def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> None:
+    """Ask the kernel to send this process ``signal_number`` when its parent ends.
+
+    ``parent_pid``: the parent that created this process. If it is gone before the request takes effect, the process
+    ends at once. The request survives ``exec`` of an ordinary binary.
+    """
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal_number)
+
+
+def is_alive(pid: int) -> bool:
+    """True if a process with that id exists, of any user."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def end_descriptor(process: subprocess.Popen[bytes]) -> int:
+    """A descriptor that becomes readable at the end of a new process.
+
+    Kills the process if there is no such descriptor, and raises OSError.
+    """
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.wait()
+        raise
+
+
+def no_room(what: str, error: OSError) -> EnvironmentProblem:
+    """The error for a machine that cannot run another process."""
+    remedy = "free memory, or raise the limits on processes and open files (ulimit -u, ulimit -n)"
+    if isinstance(error, FileNotFoundError | PermissionError):
+        remedy = f"see whether {sys.executable or 'Python'} is still there, and whether this user may run it"
+    return EnvironmentProblem(f"cannot start {what} ({error.strerror or error})", remedy=remedy)
+
+
+def spawn(
+    arguments: Sequence[str],
+    *,
+    pass_fds: Sequence[int] = (),
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+    environment: Mapping[str, str | None] | None = None,
+    death_signal: int = signal.SIGKILL,
+    folder: Path | None = None,
+    umask: int = -1,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own that dies with this process.
+
+    ``environment`` is added to this process's environment and to ``for_python()``; None removes a variable.
+    ``folder``: its working folder. ``umask``: its file mode mask. The default of both is this process's. Standard
+    input is closed. The program has its own group because a terminal sends Ctrl-C to a whole group, and only the top
+    process may decide what it means.
+
+    No code of ours runs between fork and exec, when another thread of this process may have left any lock held. Raises
+    FileNotFoundError for a program that does not exist.
+    """
+    program = shutil.which(arguments[0])
+    if program is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), arguments[0])
+    asking = [sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC, str(os.getpid()), str(int(death_signal))]
+    merged = {**os.environ, **for_python(), **(environment or {})}
+    return subprocess.Popen(
+        [*asking, str(Path(program).absolute()), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=tuple(pass_fds),
+        cwd=folder,
+        umask=umask,
+        process_group=0,
+        env={name: value for name, value in merged.items() if value is not None},
+    )

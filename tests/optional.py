@@ -1,0 +1,118 @@
+"""Whatever is optional may be missing: a test that needs it is skipped then, and says what was missing.
+
+Three ways lead to a skip: a test module imports a missing package; a test, or a fixture of it, raises ``NotInstalled``
+or fails to import; a test whose processes need something is marked with ``@pytest.mark.needs("caffe", "etcd")``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from gossip_caffe.cluster.etcd.server import find_etcd
+from gossip_caffe.errors import EnvironmentProblem, NotInstalled
+
+PACKAGES = {
+    "caffe": "make pycaffe",
+    "cupy": "pip install 'gossip-caffe[cuda13]'",
+    "cv2": "pip install 'gossip-caffe[images]'",
+    "h5py": "pip install 'gossip-caffe[hdf5]'",
+    "material": "make docs",
+    "matplotlib": "pip install 'gossip-caffe[demo]'",
+    "grpc_tools": "pip install 'gossip-caffe[dev]'",
+    "plyvel": "pip install 'gossip-caffe[leveldb]'",
+    "promql_parser": "pip install 'gossip-caffe[dev]'",
+    "pynvml": "pip install 'gossip-caffe[gpu]'",
+    "tbparse": "pip install 'gossip-caffe[tensorboard]'",
+    "sklearn": "pip install 'gossip-caffe[demo]'",
+}
+"""Module → what installs it."""
+
+PROGRAMS = {
+    "amtool": "prometheus-alertmanager",
+    "g++": "g++",
+    "git": "git",
+    "ip": "iproute2",
+    "make": "make",
+    "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "promtool": "prometheus",
+    "tc": "iproute2",
+}
+"""Program → the Debian package that has it."""
+
+
+def missing(name: str) -> str:
+    """Why something optional cannot be used here; empty when it is there. Raises KeyError for what is not optional."""
+    if name == "etcd":
+        try:
+            find_etcd()
+        except EnvironmentProblem as error:
+            return str(error)
+        return ""
+    if name in PROGRAMS:
+        return "" if shutil.which(name) else f"{name} is not installed; apt-get install {PROGRAMS[name]}"
+    remedy = PACKAGES[name]
+    return "" if _is_there(name) else f"{name} is not installed; {remedy}"
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # a test put a stand-in without a spec in its place
+        return True
+
+
+def reason_to_skip(error: BaseException) -> str:
+    """What an error says is missing, if that is optional and is missing indeed; empty otherwise."""
+    named = error.name if isinstance(error, ModuleNotFoundError | NotInstalled) else None
+    top = (named or "").partition(".")[0]
+    return missing(top) if top in {"etcd", *PACKAGES, *PROGRAMS} else ""
+
+
+class OptionalModule(pytest.Module):
+    """A test module that is skipped as a whole when it imports an optional package that is missing."""
+
+    def _getobj(self) -> Any:
+        try:
+            return super()._getobj()  # type: ignore[no-untyped-call]
+        except self.CollectError as error:
+            if error.__cause__ is not None and (reason := reason_to_skip(error.__cause__)):
+                pytest.skip(reason, allow_module_level=True)
+            raise
+
+
+class SkipsWhatIsMissing:
+    """The hooks, registered by conftest.py."""
+
+    @pytest.hookimpl
+    def pytest_pycollect_makemodule(self, module_path: Any, parent: Any) -> pytest.Module:
+        """Collect with skips."""
+        return OptionalModule.from_parent(parent, path=module_path)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Skip what is marked, and what meets something missing in its fixtures."""
+        for mark in item.iter_markers("needs"):
+            for name in mark.args:
+                if reason := missing(name):
+                    pytest.skip(reason)
+        return (yield from _skipping())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, Any, Any]:
+        """Skip what meets something missing."""
+        return (yield from _skipping())
+
+
+def _skipping() -> Generator[None, Any, Any]:
+    try:
+        return (yield)
+    except (ModuleNotFoundError, NotInstalled) as error:
+        if reason := reason_to_skip(error):
+            pytest.skip(reason)
+        raise
