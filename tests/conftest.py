@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.failed_runs import TellsOfFailedRuns
 from tests.optional import SkipsWhatIsMissing
 
 # A shared machine may stall any example; what a test must bound in time it bounds itself.
@@ -30,8 +31,9 @@ _FOLDERS = ("unit", "integration", "chaos", "simulation", "gpu")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Skip what cannot run here, with the reason."""
+    """Skip what cannot run here, with the reason, and say what failed clusters did."""
     config.pluginmanager.register(SkipsWhatIsMissing())
+    config.pluginmanager.register(TellsOfFailedRuns())
 
 
 def pytest_xdist_auto_num_workers() -> int:
