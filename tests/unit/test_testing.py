@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -39,6 +39,10 @@ EVERY = 50  # samples between two tests
 BUDGET = 200
 
 
+async def _at_once() -> None:
+    pass
+
+
 class Evaluator:
     """Tells the first weight of what it is given, or fails."""
 
@@ -47,11 +51,22 @@ class Evaluator:
         self.tested: list[float] = []
         self.numbers: list[int] = []
         self.closed = False
+        self.halted = False
+        self.before: Callable[[], Awaitable[None]] = _at_once
 
     async def evaluate(
-        self, nets: Sequence[NetTest], model: Path | int, number: int = 1, *, keep: bool = False
+        self,
+        nets: Sequence[NetTest],
+        model: Path | int,
+        number: int = 1,
+        *,
+        keep: bool = False,
+        halted: bool = False,
     ) -> tuple[Output, ...]:
-        del keep
+        assert keep
+        self.halted = halted
+        self.closed = False
+        await self.before()
         assert isinstance(model, int)
         assert len(nets) == 1
         self.numbers.append(number)
@@ -201,6 +216,69 @@ def test_the_weights_that_wait_take_no_more_memory_than_they_may_and_none_is_lef
 
     asyncio.run(scene())
     assert [event["iteration"] for event in case.log.events] == [5, 10, 17]
+
+
+def test_a_result_does_not_wait_for_the_tests_that_fall_due_meanwhile(case: Case) -> None:
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        events = case.log.events
+
+        async def the_next_is_due() -> None:
+            assert len(events) == len(case.evaluator.tested)  # all that are made are published
+            if case.progress.samples < 150:
+                case.progress.samples += EVERY
+                await testing._look()
+
+        case.evaluator.before = the_next_is_due
+        await case.at(testing, 50)
+        assert case.evaluator.closed  # no test waits, and other peers train
+
+    asyncio.run(scene())
+    assert [event["iteration"] for event in case.log.events] == [5, 10, 15]
+
+
+def test_weights_that_wait_are_open_files_and_only_so_many(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testing_module, "MOST_WAITING", 2)
+
+    async def scene() -> None:
+        await case.take_duty()
+        testing = case.testing()
+        case.progress.samples = 175
+        for _ in range(3):
+            await testing._look()
+        assert testing.unfinished == 2
+        assert len(await case.at(testing, 175)) == 2
+        assert len(await case.at(testing, 175)) == 3
+
+    asyncio.run(scene())
+    assert case.evaluator.numbers == [2, 3, 4]
+
+
+def test_while_the_store_is_away_a_lone_peers_tests_are_made_all_the_same(case: Case) -> None:
+    async def away(*args: object) -> None:
+        raise StoreUnavailable("no")
+
+    async def scene() -> None:
+        await case.take_duty()
+        case.member.alone = True
+        testing = case.testing()
+        for mark in (1, 2):
+            testing.take_weights(mark, 50 * mark, np.full(4, mark, np.float32))
+        case.member.incarnation.writer = SimpleNamespace(transact=away)
+        with pytest.raises(StoreUnavailable):
+            await testing._work()
+        assert testing.idle
+        assert case.evaluator.tested == [1.0, 2.0]
+        assert case.evaluator.halted
+        assert not case.evaluator.closed  # the next test of a lone peer takes the same process
+        case.member.incarnation.writer = case.store
+        await testing._work()
+
+    asyncio.run(scene())
+    assert [event["iteration"] for event in case.log.events] == [5, 10]
 
 
 def test_own_samples_that_the_account_does_not_know_yet_count_too(case: Case) -> None:

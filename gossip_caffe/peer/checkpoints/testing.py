@@ -9,6 +9,7 @@ for the remaining tests. A test that fails changes nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ LOOK_EVERY_S = 0.05
 AGAIN_S = 0.5
 MOST_WAITING_BYTES = 1 << 28
 """Memory for weights that wait for their test. When it is full, the weights of later tests are collected later."""
+MOST_WAITING = 64
+"""The number of weights that wait for their test at most: each is an open descriptor."""
 
 
 class EvaluatingPeer(checkpointing.CheckpointingPeer, Protocol):
@@ -171,7 +174,7 @@ class Testing:
         if progress.finished or self._finishing:
             return
         samples = min(max(progress.samples, member.job_samples), self._world.spec.budget_samples)
-        if self.plan.marks(samples) <= self.last_mark or self._is_full or not await self._is_ours():
+        if self.plan.marks(samples) <= self.last_mark or self._room < 1 or not await self._is_ours():
             return
         due = range(self.last_mark + 1, self.plan.marks(samples) + 1)
         if not due:
@@ -188,13 +191,14 @@ class Testing:
                 self._taken = due[-1]
                 self._failed(samples, f"{error}")
                 return
-            for mark in due:
+            for mark in due[: self._room]:
                 await asyncio.to_thread(self.take_weights, mark, samples, agreed.weights)
 
     @property
-    def _is_full(self) -> bool:
-        size_bytes = 4 * self._member.trainer.layout.size
-        return bool(self._waiting) and (len(self._waiting) + 1) * size_bytes > MOST_WAITING_BYTES
+    def _room(self) -> int:
+        """The number of further weights that may wait for their test; at least one may when none waits."""
+        fitting = MOST_WAITING_BYTES // (4 * self._member.trainer.layout.size)
+        return max(min(fitting, MOST_WAITING), 1) - len(self._waiting)
 
     def _fresh(self) -> int | None:
         """A descriptor of the job's first weights; None when no checkpoint of them is here."""
@@ -237,11 +241,22 @@ class Testing:
             await self._world.clock.sleep(LOOK_EVERY_S)
 
     async def _work(self) -> None:
-        """Make the tests that wait, and publish their results. Raises StoreError when that fails now."""
+        """Make the tests that wait, and publish each result. Raises StoreError when the last cannot be published now.
+
+        Tests may fall due faster than they are made, so a result does not wait for the tests that follow. The child
+        process stays until no test waits: to start one takes longer than many a test.
+        """
         async with self._working:
-            while self._waiting:
-                await self._test()
-            await self._publish()
+            try:
+                while self._waiting:
+                    await self._test()
+                    if self._waiting:
+                        with contextlib.suppress(StoreError):
+                            await self._publish()
+                await self._publish()
+            finally:
+                if not self._member.alone:
+                    await self._evaluator.close()
 
     async def _test(self) -> None:
         """Make the test that has waited longest."""
@@ -250,7 +265,9 @@ class Testing:
         began = self._test_began_at = clock.monotonic()
         alone = self._member.alone
         try:
-            outputs = await self._evaluator.evaluate(self.plan.nets, taken.model, taken.mark, keep=alone)
+            outputs = await self._evaluator.evaluate(
+                self.plan.nets, taken.model, taken.mark, keep=True, halted=alone
+            )
         except ModelError as error:
             self._failed(taken.samples, error.message)
             return

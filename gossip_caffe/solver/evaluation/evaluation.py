@@ -30,12 +30,19 @@ class Evaluator(Protocol):
     """Tests weights on test data."""
 
     async def evaluate(
-        self, nets: Sequence[NetTest], model: Model, number: int = 1, *, keep: bool = False
+        self,
+        nets: Sequence[NetTest],
+        model: Model,
+        number: int = 1,
+        *,
+        keep: bool = False,
+        halted: bool = False,
     ) -> tuple[Output, ...]:
         """Return the outputs of all nets on these weights. Raises ModelError with the cause when a test fails.
 
         ``number``: the number of this test, from 1 on: its data continues where the data of the previous test ended,
-        as in Caffe. ``keep``: True if another test follows soon.
+        as in Caffe. ``keep``: True if another test follows, or ``close``. ``halted``: True if the peer's solver waits
+        for this test.
         """
         ...
 
@@ -49,8 +56,8 @@ class CaffeEvaluator:
 
     ``displayed`` is called with Caffe's lines about each layer, if the solver has debug_info.
 
-    A child that is kept runs while its peer's solver waits: it computes on the solver's ``device``, with as many
-    threads. Any other child computes on the CPU, beside the peers that train.
+    A child whose peer's solver waits for it computes on the solver's ``device``, with as many threads. Any other child
+    computes on the CPU, beside the peers that train.
     """
 
     def __init__(
@@ -65,10 +72,18 @@ class CaffeEvaluator:
         self._kept: _Session | None = None
 
     async def evaluate(
-        self, nets: Sequence[NetTest], model: Model, number: int = 1, *, keep: bool = False
+        self,
+        nets: Sequence[NetTest],
+        model: Model,
+        number: int = 1,
+        *,
+        keep: bool = False,
+        halted: bool = False,
     ) -> tuple[Output, ...]:
         """Test one model. With ``keep`` the child process stays for the next test."""
-        session, self._kept = self._kept or self._session(nets, stands_in=keep), None
+        if self._kept is not None and self._kept.halted != halted:
+            await self.close()  # it computes on another device
+        session, self._kept = self._kept or self._session(nets, halted=halted), None
         kept = False
         try:
             outputs = await session.test(model, number)
@@ -112,14 +127,14 @@ class CaffeEvaluator:
         finally:
             await session.end()
 
-    def _session(self, nets: Sequence[NetTest], *, stands_in: bool = False) -> _Session:
-        threads, device = (0, self._device) if stands_in else (self._threads, CPU)
+    def _session(self, nets: Sequence[NetTest], *, halted: bool = False) -> _Session:
+        threads, device = (0, self._device) if halted else (self._threads, CPU)
         environment = {"OPENBLAS_NUM_THREADS": str(threads)} if threads else None
-        return _Session(nets, device, environment, self._displayed)
+        return _Session(nets, device, environment, self._displayed, halted=halted)
 
 
 class _Session:
-    """One child process that tests nets on one model after the other."""
+    """One child process that tests nets on one model after the other. ``halted``: the peer's solver waits for it."""
 
     def __init__(
         self,
@@ -127,7 +142,10 @@ class _Session:
         device: str,
         environment: dict[str, str] | None,
         displayed: Callable[[Sequence[str]], None] | None,
+        *,
+        halted: bool,
     ) -> None:
+        self.halted = halted
         self._nets = nets
         self._displayed = displayed
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
