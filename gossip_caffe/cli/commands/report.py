@@ -20,7 +20,8 @@ from gossip_caffe.errors import EnvironmentProblem
     help="The file to write.  [default: RUN_DIR/report.html]",
 )
 @click.option("--title", default="", help="The title of the page.")
-def report(run_dir: Path, out: Path | None, title: str) -> None:
+@click.option("--job", default="", metavar="NAME", help="The job, where the logs hold several.")
+def report(run_dir: Path, out: Path | None, title: str, job: str) -> None:
     """Draw the event logs in RUN_DIR/events as one HTML page, which needs no network.
 
     The page shows each peer's lifeline with kills and joins, the owners of chunks, the loss, the tests, the consensus
@@ -31,7 +32,7 @@ def report(run_dir: Path, out: Path | None, title: str) -> None:
     """
     from gossip_caffe.observe.report.page import report_of
 
-    page = report_of(run_dir, title)
+    page = report_of(run_dir, title, job)
     path = out if out is not None else run_dir / "report.html"
     try:
         path.write_text(page)

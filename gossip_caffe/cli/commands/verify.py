@@ -23,8 +23,9 @@ SHOWN_LINES = 12
 
 @click.command()
 @click.argument("run_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--job", default="", metavar="NAME", help="The job, where the logs hold several.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(run_dir: Path, as_json: bool) -> None:
+def verify(run_dir: Path, job: str, as_json: bool) -> None:
     """Check the event logs in RUN_DIR/events against every invariant.
 
     Each invariant holds, is broken (the shortest slice of history that shows it is printed), or cannot be seen in
@@ -37,7 +38,7 @@ def verify(run_dir: Path, as_json: bool) -> None:
     """
     from gossip_caffe.observe.checker.verdict import verdict_of
 
-    found = verdict_of(run_dir)
+    found = verdict_of(run_dir, job=job)
     if as_json:
         print_json(found.to_record())
     else:

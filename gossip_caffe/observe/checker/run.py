@@ -61,6 +61,11 @@ class Life:
         return places
 
     @functools.cached_property
+    def job(self) -> str:
+        """The job that it trained; "" where the log lacks the beginning of this life."""
+        return next((str(event.get("job", "")) for event in self.of(Event.STARTED)), "")
+
+    @functools.cached_property
     def left(self) -> Line | None:
         """Its event ``left``; None if it was killed or still runs."""
         return next(self.of(Event.LEFT), None)
@@ -129,21 +134,26 @@ class Run:
         return cls(lives, work, seen, missing)
 
     @classmethod
-    def of_folder(cls, run_dir: Path, work: Budgeted | None = None) -> Run:
-        """The run with logs in ``run_dir``/events. Raises NotFound when there are none."""
+    def of_folder(cls, run_dir: Path, work: Budgeted | None = None, job: str = "") -> Run:
+        """The run with logs in ``run_dir``/events.
+
+        ``job``: the job to read, where the logs hold several; "" for the only one. Raises NotFound when there are no
+        logs of it, and UsageError when none of several jobs is named.
+        """
         histories = read_histories(run_dir / "events")
         if not histories:
             raise NotFound(
                 f"there are no event logs in {run_dir / 'events'}", remedy="give the --run-dir of the peers"
             )
         observer = run_dir / OBSERVER
-        return cls.of_logs(
+        found = cls.of_logs(
             logs_of(histories),
             work,
             seen=list(read_events(observer)) if observer.is_file() else (),
             torn=frozenset(peer for peer, history in histories.items() if history.torn),
             missing=[words for history in histories.values() for words in history.missing],
         )
+        return cls(_lives_of(job, found.lives, run_dir / "events"), work, found.seen, found.missing)
 
     @functools.cached_property
     def of_peer(self) -> Mapping[str, Sequence[Life]]:
@@ -210,6 +220,21 @@ def _fell(lives: Sequence[Life]) -> tuple[Line, ...]:
             if revisions and (newest is None or max(revisions) > newest[0]):
                 newest = max(revisions), claim
     return ()
+
+
+def _lives_of(job: str, lives: Sequence[Life], events: Path) -> Sequence[Life]:
+    """The lives that trained ``job``, or the only job for ""; with the lives whose job is not in the logs."""
+    jobs = list(dict.fromkeys(life.job for life in lives if life.job))
+    listed = ", ".join(jobs)
+    if job and job not in jobs:
+        raise NotFound(
+            f"there are no event logs of job {job} in {events}", remedy=f"those there are of: {listed}"
+        )
+    if not job and len(jobs) > 1:
+        raise UsageError(
+            f"the logs in {events} are of several jobs: {listed}", remedy=f"name one: --job {jobs[-1]}"
+        )
+    return [life for life in lives if life.job in ("", job or life.job)]
 
 
 def _work(lives: Sequence[Life]) -> Work | None:

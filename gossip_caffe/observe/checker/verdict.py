@@ -104,12 +104,13 @@ class Verdict:
         }
 
 
-def verdict_of(run_dir: Path, job: Budgeted | None = None) -> Verdict:
+def verdict_of(run_dir: Path, work: Budgeted | None = None, job: str = "") -> Verdict:
     """The verdict on the logs in ``run_dir``/events and on ``run_dir``/observer.jsonl, if it exists.
 
-    ``job``: its budget and data; None: taken from the logs. Raises NotFound when there are no logs.
+    ``work``: the job's budget and data; None: taken from the logs. ``job``: the name of the job, "" for the only one.
+    Raises NotFound when there are no logs of it, and UsageError when none of several jobs is named.
     """
-    return verdict_on(Run.of_folder(run_dir, job))
+    return verdict_on(Run.of_folder(run_dir, work, job))
 
 
 def verdict(

@@ -37,9 +37,12 @@ pre{background:#f6f6f6;padding:.6em;overflow-x:auto;font-size:11px}
 _MOST_LINES = 40
 
 
-def report_of(run_dir: Path, title: str = "") -> str:
-    """The page for the logs in ``run_dir``/events. Raises NotFound when there are none."""
-    run = Run.of_folder(run_dir)
+def report_of(run_dir: Path, title: str = "", job: str = "") -> str:
+    """The page for the logs in ``run_dir``/events. ``job``: where they hold several, "" for the only one.
+
+    Raises NotFound when there are no logs of it, and UsageError when none of several jobs is named.
+    """
+    run = Run.of_folder(run_dir, job=job)
     return page(run, verdict_on(run), title or f"Run {run_dir.absolute().name}")
 
 
