@@ -92,10 +92,11 @@ class Draining:
             async with member.world.clock.timeout(times.settle_s):
                 await self._settle()
         except (StoreError, EnvironmentProblem, ExchangeFailed, TimeoutError) as error:
-            left = len(member.claims.owned)
-            member.world.warn(
-                f"{member.peer}: leaves {left} chunks unsettled ({str(error) or 'out of time'})"
-            )
+            why = str(error) or "out of time"
+            if left := len(member.claims.owned):
+                member.world.warn(f"{member.peer}: leaves {left} chunks unsettled ({why})")
+            else:
+                member.world.warn(f"{member.peer}: leaves without the last checkpoint of its own ({why})")
 
     async def _settle(self) -> None:
         """Share and settle the chunks that are begun, and release the others.

@@ -461,14 +461,15 @@ def test_the_jobs_in_one_folder_are_judged_each_by_itself(tmp_path: Path) -> Non
             if line["event"] == "started":
                 line["job"] = "other"
     write(tmp_path, {peer: good.get(peer, []) + bad.get(peer, []) for peer in {**good, **bad}})
-    with pytest.raises(UsageError, match=f"several jobs: {STARTED['job']}, other; name one: --job other"):
+    first = str(STARTED["job"])
+    with pytest.raises(UsageError, match=f"several jobs: {first}, other; name one: --job other"):
         verdict_of(tmp_path)
-    with pytest.raises(NotFound, match=f"no event logs of job third .* of: {STARTED['job']}, other"):
+    with pytest.raises(NotFound, match=f"no event logs of job third .* of: {first}, other"):
         verdict_of(tmp_path, job="third")
     asked = ["verify", str(tmp_path), "--job"]
-    assert CliRunner().invoke(cli, [*asked, STARTED["job"]]).exit_code == 0
+    assert CliRunner().invoke(cli, [*asked, first]).exit_code == 0
     assert CliRunner().invoke(cli, [*asked, "other"]).exit_code == 1
-    assert CliRunner().invoke(cli, ["report", str(tmp_path), "--job", STARTED["job"]]).exit_code == 0
+    assert CliRunner().invoke(cli, ["report", str(tmp_path), "--job", first]).exit_code == 0
 
 
 def test_a_folder_without_logs_and_logs_of_an_older_schema_are_refused(tmp_path: Path) -> None:
