@@ -35,6 +35,11 @@ async def load_job(store: Store, name: str) -> JobSpec:
     return _read(item.value, name)
 
 
+async def job_or_only_one(store: Store, name: str) -> JobSpec:
+    """The job of that name; for "" the only job in the store. Raises NotFound, UsageError when there are several."""
+    return await load_job(store, name or await only_job(store))
+
+
 async def only_job(store: Store) -> str:
     """The name of the only job in the store. Raises NotFound when there is none, UsageError when there are several."""
     jobs = await list_jobs(store)

@@ -18,7 +18,6 @@ from gossip_caffe.gossip.consensus import Consensus, mean_of
 from gossip_caffe.gossip.protocol.transport import Transport
 from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.etcd.store import Store
-from gossip_caffe.membership.jobs import list_jobs, load_job
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import list_members
 from gossip_caffe.observe.log.ignored import Note, discard_note
@@ -27,17 +26,6 @@ from gossip_caffe.peer.checkpoints.announcing import listed_for
 from gossip_caffe.peer.core.lifecycle import State
 from gossip_caffe.peer.joining.resuming import VISITOR, chosen
 from gossip_caffe.solver.engines.layout import WeightLayout
-
-
-async def job_or_only_one(store: Store, name: str) -> JobSpec:
-    """The job of that name; for "" the only job in the store. Raises NotFound."""
-    if name:
-        return await load_job(store, name)
-    jobs = await list_jobs(store)
-    if len(jobs) != 1:
-        found = f"there are several jobs ({', '.join(jobs)})" if jobs else "there is no job"
-        raise NotFound(found, remedy="name one with --job" if jobs else "start one, or give --etcd")
-    return await load_job(store, jobs[0])
 
 
 async def fetch(

@@ -24,7 +24,7 @@ from gossip_caffe.job.code import check_code
 from gossip_caffe.job.relocation import relocated
 from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
-from gossip_caffe.membership.jobs import load_job
+from gossip_caffe.membership.jobs import job_or_only_one
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.observe.log.events import Event, EventLog
@@ -97,7 +97,7 @@ async def run_alone(
         overseer.send(Trouble(line))
 
     try:
-        spec = await load_job(store, options.job)
+        spec = await job_or_only_one(store, options.job)
         check_code(spec, allowed=options.allow_code)
         if not options.from_checkpoint and await _finished(store, spec, say):
             return ExitCode.OK

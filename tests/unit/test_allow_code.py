@@ -141,8 +141,6 @@ def test_a_command_that_would_run_the_jobs_code_ends_before_anybody_hears_of_it(
 
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setattr(jobs, "load_job", planted)
-    monkeypatch.setattr("gossip_caffe.peer.run.load_job", planted)
-    monkeypatch.setattr("gossip_caffe.peer.outside_access.load_job", planted)
     run_dir = ["--run-dir", f"{tmp_path}/run"] if command[0] == "peer" else []
     words = [*command, "--etcd", "127.0.0.1:1", "--job", "job", *run_dir]
     done = CliRunner().invoke(cli, words)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,8 +24,11 @@ from gossip_caffe.cli import main
 from gossip_caffe.cli.commands import peer as peer_commands
 from gossip_caffe.cli.commands import shards as shard_commands
 from gossip_caffe.cli.main import cli
+from gossip_caffe.cli.options.etcd import EtcdPlace
 from gossip_caffe.cli.options.new_job import named_after
 from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.state.folder import ClusterState
+from gossip_caffe.cluster.supervision import control
 from gossip_caffe.doctor import machine
 from gossip_caffe.doctor.check_result import CheckResult
 from gossip_caffe.errors import ExitCode, GossipCaffeError, ModelError
@@ -308,7 +312,7 @@ def etcd(monkeypatch: pytest.MonkeyPatch) -> MemoryEtcd:
     """An etcd in memory, on which commands work."""
     server = MemoryEtcd(SystemClock())
 
-    def with_store(_: str | None, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
+    def with_store(_: EtcdPlace, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
         return asyncio.run(work(MemoryStore(server)))
 
     for module in (peer_commands, shard_commands):
@@ -395,6 +399,61 @@ def test_shards_are_shown_for_people_and_for_programs(run: Run, etcd: MemoryEtcd
     assert epoch["peers"] == {"p0": {"owned": [0, 1], "done": []}, "p1": {"owned": [], "done": [2]}}
     etcd.transact([], [Put(keys.folded, b'{"epochs": 2}')])
     assert "all 2 epochs are finished; no chunk is left" in run("shards", "show", "--job", "mnist")[1]
+
+
+def test_a_command_finds_the_only_job_and_names_several(run: Run, etcd: MemoryEtcd) -> None:
+    code, _, err = run("shards", "show")
+    assert code == ExitCode.NOT_FOUND
+    assert "there is no job in etcd; make one with 'gossip-caffe job create" in err
+    stands(etcd, "mnist")
+    assert "job mnist: 0 of 2" in run("shards", "show")[1]
+    assert json.loads(run("shards", "show", "--json")[1])["job"] == "mnist"
+    stands(etcd, "cifar")
+    code, _, err = run("shards", "show")
+    assert code == ExitCode.USAGE
+    assert "there are several jobs in etcd (cifar, mnist); give --job NAME" in err
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_etcd_and_the_job_are_named_alike_by_every_command(words: tuple[str, ...]) -> None:
+    context = click.Context(cli)
+    command: click.Command = cli
+    for word in words:
+        assert isinstance(command, click.Group)
+        found = command.get_command(context, word)
+        assert found is not None
+        command = found
+    options = {name: option for option in command.params for name in option.opts}
+    if "--job" in options:
+        assert not options["--job"].required
+    if "--etcd" in options and words not in {("train",), ("cluster", "up")}:  # these may start an etcd
+        assert ("--cluster" if words == ("peer", "start") else "--name") in options
+        assert "cluster" in {option.name for option in command.params}
+
+
+def test_the_clusters_that_are_up_are_listed_when_none_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOSSIP_CAFFE_STATE", str(tmp_path / "s"))
+    listening = []
+    for name in ("one", "two", "killed"):
+        state = ClusterState(name)
+        state.check()
+        supervisor = socket.socket(socket.AF_UNIX)
+        with control._address(state.socket) as address:
+            supervisor.bind(address)
+        if name != "killed":
+            supervisor.listen()
+        listening.append(supervisor)
+    code, _, err = run("shards", "show")
+    for supervisor in listening:
+        supervisor.close()
+    assert code == ExitCode.USAGE
+    assert "no cluster 'local' is up (up: one, two); give --name of one of those, or --etcd HOST:PORT" in err
+    assert run("shards", "show", "--name", "three")[0] == ExitCode.NOT_FOUND
+    code, _, err = run("shards", "show", "--name", "three", "--etcd", "h:1")
+    assert code == ExitCode.USAGE
+    assert "--name and --etcd name two places of etcd; give one of them" in err
 
 
 def test_shards_of_a_job_that_does_not_exist(run: Run, etcd: MemoryEtcd) -> None:

@@ -30,6 +30,7 @@ from gossip_caffe.cli.commands import job as job_commands
 from gossip_caffe.cli.commands import peer as peer_commands
 from gossip_caffe.cli.commands import shards as shard_commands
 from gossip_caffe.cli.commands import verify as verify_commands
+from gossip_caffe.cli.options.etcd import EtcdPlace
 from gossip_caffe.cli.terminal import streams
 from gossip_caffe.cli.terminal.output import above, print_json, print_table, rich_table, terminal
 from gossip_caffe.cli.terminal.streams import OutputStream, drawing, say
@@ -212,7 +213,7 @@ def etcd(monkeypatch: pytest.MonkeyPatch) -> MemoryEtcd:
     """An etcd in memory, on which commands work."""
     server = MemoryEtcd(SystemClock())
 
-    def with_store(_: str | None, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
+    def with_store(_: EtcdPlace, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
         return asyncio.run(work(MemoryStore(server)))
 
     for module in (peer_commands, shard_commands, job_commands, checkpoint_commands):

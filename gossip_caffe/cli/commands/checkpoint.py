@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gossip_caffe.cli.options.etcd import etcd_option, with_store
+from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_store
+from gossip_caffe.cli.options.job import job_option
 from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr, transfer
 from gossip_caffe.cli.terminal.streams import say
 from gossip_caffe.errors import CheckpointRefused, NotFound
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 HEADINGS = ("CHECKPOINT", "ITERATION", "SAMPLES", "MADE", "HOLDERS")
 OnBytes = Callable[[int, int], None]
 
-job_option = click.option("--job", default="", help="The job. [default: the only one in etcd]")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -48,14 +48,14 @@ def checkpoint() -> None:
 @checkpoint.command("list")
 @job_option
 @json_option
-@etcd_option
-def list_(job: str, as_json: bool, etcd: str | None) -> None:
+@etcd_options
+def list_(job: str, as_json: bool, place: EtcdPlace) -> None:
     """List the checkpoints of a job, the newest first, with the peers that hold them.
 
     \b
     gossip-caffe checkpoint list --job mnist --etcd 10.0.0.5:2379
     """
-    spec, listed = with_store(etcd, lambda store: _listed(store, job))
+    spec, listed = with_store(place, lambda store: _listed(store, job))
     if as_json:
         print_json([_record(spec, entry) for entry in listed])
         return
@@ -84,8 +84,8 @@ def list_(job: str, as_json: bool, etcd: str | None) -> None:
 )
 @job_option
 @json_option
-@etcd_option
-def pull(wanted: str, folder: Path, job: str, as_json: bool, etcd: str | None) -> None:
+@etcd_options
+def pull(wanted: str, folder: Path, job: str, as_json: bool, place: EtcdPlace) -> None:
     """Fetch a checkpoint from one of the peers that hold it, and verify it.
 
     This machine has to reach etcd and one of the holders; it need not be a peer. A copy that is here already and whole
@@ -94,7 +94,7 @@ def pull(wanted: str, folder: Path, job: str, as_json: bool, etcd: str | None) -
     \b
     gossip-caffe checkpoint pull --to here --etcd 10.0.0.5:2379
     """
-    pulled = _pulled(etcd, job, wanted, folder, shown=not as_json)
+    pulled = _pulled(place, job, wanted, folder, shown=not as_json)
     if as_json:
         print_json(_description(pulled.manifest, pulled.path))
     else:
@@ -105,8 +105,8 @@ def pull(wanted: str, folder: Path, job: str, as_json: bool, etcd: str | None) -
 @click.argument("what", metavar="[ID|FOLDER]", default="")
 @job_option
 @json_option
-@etcd_option
-def verify(what: str, job: str, as_json: bool, etcd: str | None) -> None:
+@etcd_options
+def verify(what: str, job: str, as_json: bool, place: EtcdPlace) -> None:
     """Verify a checkpoint: its folder on this machine, or the copy of every holder.
 
     Each file's size and BLAKE3 digest, the model and every weight are checked. A holder's copy is fetched and deleted
@@ -119,7 +119,7 @@ def verify(what: str, job: str, as_json: bool, etcd: str | None) -> None:
     if what and Path(what).is_dir():
         found = {str(Path(what)): _fault(lambda: _local(Path(what)))}
     else:
-        found = with_store(etcd, lambda store: _verified(store, job, what, shown=not as_json))
+        found = with_store(place, lambda store: _verified(store, job, what, shown=not as_json))
     if as_json:
         print_json(
             [{"copy": copy, "whole": not fault, "fault": fault or None} for copy, fault in found.items()]
@@ -146,8 +146,8 @@ def verify(what: str, job: str, as_json: bool, etcd: str | None) -> None:
 )
 @job_option
 @json_option
-@etcd_option
-def export(what: str, prefix: Path, job: str, as_json: bool, etcd: str | None) -> None:
+@etcd_options
+def export(what: str, prefix: Path, job: str, as_json: bool, place: EtcdPlace) -> None:
     """Write a checkpoint's weights and momentum as files of plain Caffe.
 
     'caffe train --snapshot PREFIX.solverstate' continues from it, caffe.Net(prototxt, "PREFIX.caffemodel", caffe.TEST)
@@ -165,7 +165,7 @@ def export(what: str, prefix: Path, job: str, as_json: bool, etcd: str | None) -
         written = write(_local(Path(what)).path, prefix)
     else:
         with tempfile.TemporaryDirectory(prefix="gossip-caffe-", dir=prefix.parent) as scratch:
-            written = write(_pulled(etcd, job, what, Path(scratch), shown=not as_json).path, prefix)
+            written = write(_pulled(place, job, what, Path(scratch), shown=not as_json).path, prefix)
     if as_json:
         print_json([str(path) for path in written])
         return
@@ -198,13 +198,14 @@ def _local(path: Path) -> LocalCheckpoint:
     return LocalCheckpoint(manifest, path)
 
 
-def _pulled(etcd: str | None, job: str, wanted: str, folder: Path, *, shown: bool) -> LocalCheckpoint:
+def _pulled(place: EtcdPlace, job: str, wanted: str, folder: Path, *, shown: bool) -> LocalCheckpoint:
     """Fetch a checkpoint from its holders into ``folder``; a copy that is there already is only verified."""
 
     async def work(store: EtcdStore) -> LocalCheckpoint:
         from gossip_caffe.checkpoint.files import CheckpointFolder
         from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
-        from gossip_caffe.peer.outside_access import fetch, job_or_only_one
+        from gossip_caffe.membership.jobs import job_or_only_one
+        from gossip_caffe.peer.outside_access import fetch
 
         spec = await job_or_only_one(store, job)
         kept = CheckpointFolder(folder, own=False)
@@ -218,13 +219,13 @@ def _pulled(etcd: str | None, job: str, wanted: str, folder: Path, *, shown: boo
             await transport.close()
         return LocalCheckpoint(manifest, kept.path(manifest.checkpoint))
 
-    return with_store(etcd, work)
+    return with_store(place, work)
 
 
 async def _listed(store: EtcdStore, job: str) -> tuple[JobSpec, list[Announcement]]:
+    from gossip_caffe.membership.jobs import job_or_only_one
     from gossip_caffe.membership.keys import JobKeys
     from gossip_caffe.peer.checkpoints.announcing import listed_for
-    from gossip_caffe.peer.outside_access import job_or_only_one
 
     spec = await job_or_only_one(store, job)
     return spec, await listed_for(store, JobKeys(spec.name), spec.budget_samples, said_on_stderr)

@@ -17,6 +17,7 @@ from gossip_caffe.cli.commands.peer import from_checkpoint_option
 from gossip_caffe.cli.options.allow_code import allow_code_arguments, allow_code_option
 from gossip_caffe.cli.options.data_root import data_root_option
 from gossip_caffe.cli.options.detach import run_detached
+from gossip_caffe.cli.options.etcd import EtcdPlace, with_store
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
 from gossip_caffe.cli.options.local_cluster import (
     data_root_arguments,
@@ -63,7 +64,12 @@ def cluster() -> None:
 )
 @gpus_option
 @click.option("--solver", default="", help="Create the job from this solver.prototxt.")
-@click.option("--job", "job_name", default="", help="The job's name; without --solver it must exist.")
+@click.option(
+    "--job",
+    "job_name",
+    default="",
+    help="The job's name; without --solver it must exist.  [default: after the solver file, or the only one in --etcd]",
+)
 @click.option("--etcd", default="", metavar="HOST:PORT[,…]", help="Use this etcd instead of starting one.")
 @click.option(
     "--etcd-listen",
@@ -110,9 +116,10 @@ def up(
     from gossip_caffe.cluster.state.folder import ClusterState
     from gossip_caffe.cluster.state.options import ClusterOptions
     from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+    from gossip_caffe.membership.jobs import only_job
     from gossip_caffe.peer.core.address import listening
 
-    if not solver and not job_name:
+    if not solver and not job_name and not etcd:
         raise UsageError(
             "there is nothing to train", remedy="give --solver FILE, or --job NAME of a job in etcd"
         )
@@ -126,8 +133,8 @@ def up(
     host, port = listening(etcd_listen) if etcd_listen else ("", 0)
     state = ClusterState(name)
     state.lock().close()  # raises at once when this cluster is up; the supervisor locks it again, for its lifetime
-    job_name = job_name or named_after(solver)
     endpoints = parse_endpoints(etcd) if etcd else ()
+    job_name = job_name or (named_after(solver) if solver else with_store(EtcdPlace(etcd), only_job))
     gpu_numbers, peers = gpus_of(gpus, peers, PEERS, engine)
     metrics_listen = metrics_of(metrics_listen, peers)
     checked = engine == "pycaffe"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gossip_caffe.cli.options.etcd import endpoints, etcd_option
+from gossip_caffe.cli.options.etcd import EtcdPlace, endpoints, etcd_options
+from gossip_caffe.cli.options.job import job_option
 from gossip_caffe.cli.terminal.output import print_json, said_on_stderr
 from gossip_caffe.cli.terminal.streams import never_wait_for_readers, say
 
@@ -22,10 +23,7 @@ LISTEN = "127.0.0.1:9465"
 
 
 @click.command()
-@click.option("--job", default="", help="The job. Default: the only job in etcd.")
-@click.option(
-    "--name", default="", metavar="CLUSTER", help="The local cluster of this name, instead of --etcd."
-)
+@job_option
 @click.option(
     "--listen",
     default=LISTEN,
@@ -34,8 +32,8 @@ LISTEN = "127.0.0.1:9465"
     help="The address at which the list is served; port 0: any free port.",
 )
 @click.option("--once", "--json", "once", is_flag=True, help="Print the list once, as JSON, and end.")
-@etcd_option
-def discover(job: str, name: str, listen: str, once: bool, etcd: str | None) -> None:
+@etcd_options
+def discover(job: str, listen: str, once: bool, place: EtcdPlace) -> None:
     """Serve the list of a job's peers to Prometheus, as HTTP service discovery.
 
     Prometheus asks http://HOST:PORT/targets (http_sd_configs) and scrapes each peer in the list, with the labels
@@ -46,7 +44,7 @@ def discover(job: str, name: str, listen: str, once: bool, etcd: str | None) -> 
     gossip-caffe discover --job mnist --etcd 10.0.0.5:2379
     gossip-caffe discover --once
     """
-    asyncio.run(_discover(job, endpoints(etcd, name), listen, once))
+    asyncio.run(_discover(job, endpoints(place), listen, once))
 
 
 async def _discover(job: str, where: tuple[str, ...], listen: str, once: bool) -> None:
@@ -54,7 +52,7 @@ async def _discover(job: str, where: tuple[str, ...], listen: str, once: bool) -
     from gossip_caffe.clock import SystemClock
     from gossip_caffe.membership.discovery import Discovery, Place
     from gossip_caffe.membership.etcd.etcd_store import EtcdStore
-    from gossip_caffe.membership.jobs import load_job, only_job
+    from gossip_caffe.membership.jobs import job_or_only_one
     from gossip_caffe.membership.keys import JobKeys
     from gossip_caffe.membership.members import MembersView
     from gossip_caffe.system.host import host_name
@@ -62,7 +60,7 @@ async def _discover(job: str, where: tuple[str, ...], listen: str, once: bool) -
     clock = SystemClock()
     store = EtcdStore(where, clock, random.Random())
     try:
-        job = (await load_job(store, job)).name if job else await only_job(store)
+        job = (await job_or_only_one(store, job)).name
         view = MembersView(store, JobKeys(job), said_on_stderr)
         place = Place(host_name(), store.sockets)
         discovery = Discovery(store, job, view, place, clock, lambda line: say(line, err=True))

@@ -14,7 +14,7 @@ import click
 
 from gossip_caffe.cli.options.allow_code import allow_code_option, is_allowed
 from gossip_caffe.cli.options.data_root import data_root_option
-from gossip_caffe.cli.options.etcd import endpoints, is_local
+from gossip_caffe.cli.options.etcd import EtcdPlace, endpoints, etcd_options
 from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr
 from gossip_caffe.errors import ExitCode, GossipCaffeError
 
@@ -25,28 +25,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--etcd",
-    metavar="HOST:PORT[,…]",
-    help="Check this etcd, too. With --job: its etcd; default as for other commands.",
-)
-@click.option(
-    "--job", "job_name", metavar="NAME", help="Check what this job needs here: data, memory, its peers."
+    "--job",
+    "job_name",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME]",
+    help="Check what this job needs here: data, memory, its peers. Without NAME: the only job in etcd.",
 )
 @data_root_option
 @allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@etcd_options
 def doctor(
-    etcd: str | None,
     job_name: str | None,
     data_roots: tuple[str, ...],
     allow_code: bool | None,
     as_json: bool,
+    place: EtcdPlace,
 ) -> None:
     """Check that this machine has all that a peer needs, and print a remedy for each lack.
 
-    With --etcd, each member of that etcd is checked: version, leader, space, alarms, clock, speed, and whether this
-    machine may write. With --job, the job is checked from here: its data by number and fingerprint, its store of
-    checkpoints, the memory of a peer, and whether its living peers can be reached on both ports.
+    With --etcd or --name, each member of that etcd is checked: version, leader, space, alarms, clock, speed, and
+    whether this machine may write. With --job, the job is checked from here: its data by number and fingerprint, its
+    store of checkpoints, the memory of a peer, and whether its living peers can be reached on both ports.
 
     Exit code 6: something is missing that every peer needs.
 
@@ -58,11 +59,11 @@ def doctor(
     from gossip_caffe.doctor.machine import machine_checks
 
     found = machine_checks()
-    if etcd is not None or job_name is not None:
-        where = endpoints(etcd)
+    if place.etcd is not None or place.cluster or job_name is not None:
+        where = endpoints(place)
         found += _etcd(where)
         if job_name is not None:
-            found += _job(where, job_name, data_roots, is_allowed(allow_code, ours=is_local(etcd)))
+            found += _job(where, job_name, data_roots, is_allowed(allow_code, ours=place.is_local))
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
@@ -90,7 +91,7 @@ def _job(
     from gossip_caffe.doctor.peer_checks import peer_checks
     from gossip_caffe.job.relocation import DataRoot, relocated
     from gossip_caffe.membership.etcd.etcd_store import EtcdStore
-    from gossip_caffe.membership.jobs import load_job
+    from gossip_caffe.membership.jobs import job_or_only_one
     from gossip_caffe.membership.keys import keys_of
     from gossip_caffe.membership.members import list_members
 
@@ -99,7 +100,8 @@ def _job(
     async def ask() -> tuple[JobSpec, list[CheckResult]]:
         store = EtcdStore(where, clock, random.Random())
         try:
-            spec, keys = await load_job(store, name), keys_of(name)
+            spec = await job_or_only_one(store, name)
+            keys = keys_of(spec.name)
             members = await list_members(store, keys, said_on_stderr)
             return spec, await peer_checks(members, await announced(store, keys, said_on_stderr), clock)
         finally:

@@ -19,7 +19,8 @@ import click
 
 from gossip_caffe.cli.options.allow_code import allow_code_option, is_allowed
 from gossip_caffe.cli.options.data_root import data_root_option
-from gossip_caffe.cli.options.etcd import etcd_option, is_local, with_store
+from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_store
+from gossip_caffe.cli.options.job import job_option
 from gossip_caffe.cli.options.new_job import NewJob, named_after, read_spec
 from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr, terminal
 from gossip_caffe.errors import ModelError, NotFound, UsageError
@@ -45,7 +46,7 @@ class GivenWeights:
 
 
 @click.command()
-@click.option("--job", default="", help="The job. [default: the only one in etcd]")
+@job_option
 @click.option("--checkpoint", default="", metavar="ID", help="The checkpoint to test. [default: the newest]")
 @click.option(
     "--live", is_flag=True, help="Test the mean of the peers that train now, instead of a checkpoint."
@@ -65,7 +66,7 @@ class GivenWeights:
 @data_root_option
 @allow_code_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@etcd_option
+@etcd_options
 def evaluate(
     job: str,
     checkpoint: str,
@@ -76,7 +77,7 @@ def evaluate(
     data_roots: tuple[str, ...],
     allow_code: bool | None,
     as_json: bool,
-    etcd: str | None,
+    place: EtcdPlace,
 ) -> None:
     """Run the TEST phase on a job's newest checkpoint, and print the mean of each output.
 
@@ -93,7 +94,7 @@ def evaluate(
         raise UsageError("--checkpoint, --live and --weights exclude each other", remedy="give one of them")
     if solver and not weights:
         raise UsageError("--solver goes with a file", remedy="give --weights FILE, or --job NAME instead")
-    allowed = is_allowed(allow_code, ours=is_local(etcd))
+    allowed = is_allowed(allow_code, ours=place.is_local)
     roots = [DataRoot.parse(root) for root in data_roots]
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-") as scratch:
         if solver:
@@ -101,7 +102,7 @@ def evaluate(
             chosen = _file(weights)
         else:
             spec, chosen = with_store(
-                etcd,
+                place,
                 lambda store: _chosen(store, job, checkpoint, live, weights, Path(scratch), allowed=allowed),
             )
         nets = _nets(relocated(spec, roots), iterations)
@@ -123,7 +124,8 @@ async def _chosen(
     from gossip_caffe.checkpoint.manifest import MODEL
     from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
     from gossip_caffe.job.code import check_code
-    from gossip_caffe.peer.outside_access import fetch, job_or_only_one, living_mean, progress_of
+    from gossip_caffe.membership.jobs import job_or_only_one
+    from gossip_caffe.peer.outside_access import fetch, living_mean, progress_of
 
     spec = await job_or_only_one(store, job)
     check_code(spec, allowed=allowed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gossip_caffe.cli.options.etcd import etcd_option, is_local, with_store
+from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_store
 from gossip_caffe.cli.options.new_job import NewJob, new_job_options, read_spec
 from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr
 from gossip_caffe.cli.terminal.streams import say
@@ -38,8 +38,8 @@ def job() -> None:
     "--solver", required=True, type=click.Path(), help="The solver.prototxt that `caffe train` takes."
 )
 @new_job_options
-@etcd_option
-def create(name: str, solver: str, new: NewJob, etcd: str | None) -> None:
+@etcd_options
+def create(name: str, solver: str, new: NewJob, place: EtcdPlace) -> None:
     """Store a job under NAME. Every machine that reaches etcd and the data can then train it.
 
     Caffe builds its nets once before anything is stored, so that a mistake in them is reported here.
@@ -50,10 +50,10 @@ def create(name: str, solver: str, new: NewJob, etcd: str | None) -> None:
     from gossip_caffe.membership.jobs import create_job
 
     spec = read_spec(name, solver, new)
-    created = with_store(etcd, lambda store: create_job(store, spec))
+    created = with_store(place, lambda store: create_job(store, spec))
     verdict = "created" if created else "exists already, and is the same"
     say(f"job {name} {verdict}: {spec.budget_samples:,} samples of {spec.data.records:,} records")
-    if not spec.settings.checkpoint_store and not is_local(etcd):
+    if not spec.settings.checkpoint_store and not place.is_local:
         say(
             f"note: job {name} has no checkpoint_store: its checkpoints are in the run folders of its peers alone. If "
             "all machines may go at once, with their disks, create it with --set checkpoint_store=URL "
@@ -86,8 +86,8 @@ def validate(solver: str, new: NewJob) -> None:
 
 @job.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@etcd_option
-def list_(as_json: bool, etcd: str | None) -> None:
+@etcd_options
+def list_(as_json: bool, place: EtcdPlace) -> None:
     """List all jobs.
 
     \b
@@ -105,7 +105,7 @@ def list_(as_json: bool, etcd: str | None) -> None:
             for end in [await read_end(store, JobKeys(spec.name), spec, said_on_stderr)]
         ]
 
-    jobs = with_store(etcd, read)
+    jobs = with_store(place, read)
     if as_json:
         print_json(
             [
@@ -135,20 +135,20 @@ async def _readable(store: EtcdStore, names: Sequence[str]) -> list[JobSpec]:
 
 
 @job.command()
-@click.argument("name")
+@click.argument("name", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@etcd_option
-def show(name: str, as_json: bool, etcd: str | None) -> None:
-    """Show one job's model, data, budget and settings.
+@etcd_options
+def show(name: str, as_json: bool, place: EtcdPlace) -> None:
+    """Show one job's model, data, budget and settings. Without NAME: those of the only job in etcd.
 
     \b
     gossip-caffe job show mnist --etcd 10.0.0.5:2379
     """
     from gossip_caffe.job.spec.spec import JobSettings
-    from gossip_caffe.membership.jobs import load_job
+    from gossip_caffe.membership.jobs import job_or_only_one
     from gossip_caffe.shards.epochs import Epochs
 
-    spec = with_store(etcd, lambda store: load_job(store, name))
+    spec = with_store(place, lambda store: job_or_only_one(store, name))
     figures = {
         "name": spec.name,
         "fingerprint": spec.fingerprint[:16],

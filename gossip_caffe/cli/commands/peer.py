@@ -13,7 +13,13 @@ import click
 
 from gossip_caffe.cli.options.allow_code import allow_code_option, is_allowed
 from gossip_caffe.cli.options.data_root import data_root_option
-from gossip_caffe.cli.options.etcd import endpoints, etcd_option, is_local, with_store
+from gossip_caffe.cli.options.etcd import (
+    EtcdPlace,
+    endpoints,
+    etcd_options,
+    etcd_options_of_peer,
+    with_store,
+)
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
 from gossip_caffe.cli.options.metrics import metrics_of, metrics_option
 from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr, told_when_slow
@@ -56,7 +62,9 @@ def peer() -> None:
 
 
 @peer.command()
-@click.option("--job", required=True, help="The job to train, created with 'job create'.")
+@click.option(
+    "--job", default="", help="The job to train, created with 'job create'.  [default: the only one in etcd]"
+)
 @click.option("--name", default="", help="This peer's name. Default: a random name.")
 @click.option(
     "--listen",
@@ -129,7 +137,7 @@ def peer() -> None:
     help="Leave when this metadata endpoint (http://…) has a notice that the machine is taken away: HTTP 200 with a "
     "body other than NONE or FALSE. It is asked every 5 s.",
 )
-@etcd_option
+@etcd_options_of_peer
 def start(
     job: str,
     name: str,
@@ -151,7 +159,7 @@ def start(
     wait_for_etcd_s: float,
     wait_for_job_s: float,
     preemption_url: str,
-    etcd: str | None,
+    place: EtcdPlace,
 ) -> None:
     """Join a job as a new peer, and train until the job is finished or until Ctrl-C.
 
@@ -174,7 +182,7 @@ def start(
         if gpu:
             parse_gpu(gpu, "--gpu")  # a mistake is reported before etcd is contacted
         options = PeerOptions(
-            endpoints=endpoints(etcd),
+            endpoints=endpoints(place),
             job=job,
             run_dir=run_dir,
             peer=name,
@@ -185,7 +193,7 @@ def start(
             gpu=gpu,
             data_roots=tuple(map(DataRoot.parse, data_roots)),
             from_checkpoint=from_checkpoint,
-            allow_code=is_allowed(allow_code, ours=is_local(etcd)),
+            allow_code=is_allowed(allow_code, ours=place.is_local),
             events_dir=events_dir,
             snapshots=snapshots,
             grace_s=grace_s,
@@ -217,14 +225,14 @@ async def _records(store: EtcdStore, job: str) -> list[tuple[str, PeerRecord]]:
 @peer.command("list")
 @job_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@etcd_option
-def list_(job: str, as_json: bool, etcd: str | None) -> None:
+@etcd_options
+def list_(job: str, as_json: bool, place: EtcdPlace) -> None:
     """List the living peers of all jobs, or of one.
 
     \b
     gossip-caffe peer list --etcd 10.0.0.5:2379 --job mnist
     """
-    records, troubles = with_store(etcd, lambda store: _records_and_troubles(store, job))
+    records, troubles = with_store(place, lambda store: _records_and_troubles(store, job))
     if as_json:
         print_json(
             [
@@ -267,11 +275,11 @@ async def _records_and_troubles(
 
 
 @peer.command()
-@click.argument("name")
+@click.argument("peer")
 @job_option
 @click.option("--no-wait", is_flag=True, help="Return at once; do not wait until the peer has left.")
-@etcd_option
-def stop(name: str, job: str, no_wait: bool, etcd: str | None) -> None:
+@etcd_options
+def stop(peer: str, job: str, no_wait: bool, place: EtcdPlace) -> None:
     """Ask a peer, on any machine, to leave in good order, and wait until it has left.
 
     The peer finishes the batches that it began, shares its weights, returns the rest of its data, and leaves within
@@ -280,7 +288,7 @@ def stop(name: str, job: str, no_wait: bool, etcd: str | None) -> None:
     \b
     gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
     """
-    say(with_store(etcd, lambda store: _stop(store, name, job, no_wait)))
+    say(with_store(place, lambda store: _stop(store, peer, job, no_wait)))
 
 
 async def _stop(store: EtcdStore, name: str, job: str, no_wait: bool) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gossip_caffe.cli.options.etcd import etcd_option, with_store
+from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_store
+from gossip_caffe.cli.options.job import job_option
 from gossip_caffe.cli.terminal.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -29,35 +30,36 @@ def shards() -> None:
 
 
 @shards.command()
-@click.option("--job", required=True, help="The job.")
+@job_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every chunk's number.")
-@etcd_option
-def show(job: str, as_json: bool, etcd: str | None) -> None:
+@etcd_options
+def show(job: str, as_json: bool, place: EtcdPlace) -> None:
     """Show each open epoch's chunks: owned by which peer, done, and left.
 
     The command reads etcd, contacts no peer, and changes nothing. etcd keeps no chunks of finished epochs, so only
     their number is shown.
 
     \b
-    gossip-caffe shards show --job mnist --etcd 10.0.0.5:2379
-    gossip-caffe shards show --job mnist --json
+    gossip-caffe shards show
+    gossip-caffe shards show --job mnist --etcd 10.0.0.5:2379 --json
     """
-    found = with_store(etcd, lambda store: _read(store, job))
+    name, found = with_store(place, lambda store: _read(store, job))
     if as_json:
-        print_json(_record(job, found))
+        print_json(_record(name, found))
         return
     rows = [row for epoch in found.open for row in _rows(epoch)]
-    print_table(HEADINGS, rows, _headline(job, found))
+    print_table(HEADINGS, rows, _headline(name, found))
 
 
-async def _read(store: EtcdStore, job: str) -> Overview:
-    from gossip_caffe.membership.jobs import load_job
+async def _read(store: EtcdStore, job: str) -> tuple[str, Overview]:
+    """Return the job's name and its ledger."""
+    from gossip_caffe.membership.jobs import job_or_only_one
     from gossip_caffe.membership.keys import JobKeys
     from gossip_caffe.shards.epochs import Epochs
     from gossip_caffe.shards.overview import read_overview
 
-    spec = await load_job(store, job)
-    return await read_overview(store, JobKeys(spec.name), Epochs.of(spec))
+    spec = await job_or_only_one(store, job)
+    return spec.name, await read_overview(store, JobKeys(spec.name), Epochs.of(spec))
 
 
 def _headline(job: str, found: Overview) -> str:

@@ -9,7 +9,7 @@ from typing import IO
 
 from gossip_caffe.cluster.state.sockets import remove_sockets
 from gossip_caffe.errors import Conflict, EnvironmentProblem
-from gossip_caffe.membership.keys import checked_name
+from gossip_caffe.membership.keys import checked_name, is_name
 from gossip_caffe.system.folders import folder_within, lock, open_within, own_folder
 
 DEFAULT_NAME = "local"
@@ -109,3 +109,9 @@ class ClusterState:
         except Conflict:
             return True
         return False
+
+
+def known_clusters() -> list[ClusterState]:
+    """Return the clusters with a supervisor's socket, sorted by name. A killed supervisor leaves its socket."""
+    sockets = sorted((clusters_root() / "clusters").glob("*/supervisor.sock"))
+    return [ClusterState(path.parent.name) for path in sockets if is_name(path.parent.name)]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.cluster.state.folder import ClusterState
+from gossip_caffe.cluster.state.folder import ClusterState, known_clusters
 from gossip_caffe.errors import (
     Conflict,
     EnvironmentProblem,
@@ -24,6 +24,7 @@ from gossip_caffe.errors import (
 )
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+LISTENS_WITHIN_S = 1.0
 
 _ERRORS: dict[int, type[GossipCaffeError]] = {
     kind.exit_code: kind
@@ -129,6 +130,24 @@ def ask(state: ClusterState, request: Mapping[str, object], timeout_s: float = 6
         kind = _ERRORS.get(reply["code"], GossipCaffeError)
         raise kind(reply["error"], remedy=reply["remedy"])
     return reply
+
+
+def clusters_that_are_up() -> list[str]:
+    """Return the names of this user's clusters whose supervisors listen, sorted."""
+    return [state.name for state in known_clusters() if _listens(state)]
+
+
+def _listens(state: ClusterState) -> bool:
+    try:
+        with (
+            _address(state.socket) as address,
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
+        ):
+            connection.settimeout(LISTENS_WITHIN_S)
+            connection.connect(address)
+    except OSError:
+        return False  # it was killed, or is another user's
+    return True
 
 
 def _exchange(path: Path, request: bytes, timeout_s: float) -> bytes:

@@ -19,6 +19,7 @@ class PeerOptions:
     * ``metrics_listen`` is the address of its metrics: "host:port", "none" for none, empty for the default.
     * ``zone`` is the zone of this machine; a peer asks partners of its own zone more often.
     * ``gpu`` is the GPU to train on: CUDA's number or "auto"; empty: the CPU.
+    * ``job`` is the job's name; empty: the only job in etcd.
     * ``data_roots`` maps the job's paths to the folders of this machine that hold its data.
     * ``from_checkpoint`` is the checkpoint to which the job goes back first; empty: the job does not go back.
     * ``allow_code`` allows this machine to run code that the job names.

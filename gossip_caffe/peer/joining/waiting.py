@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import GossipCaffeError, NotFound, StoreUnavailable
 from gossip_caffe.membership.etcd.store import Store
-from gossip_caffe.membership.jobs import load_job
+from gossip_caffe.membership.jobs import job_or_only_one
 
 AGAIN_S = 0.5
 
@@ -37,18 +37,21 @@ async def wait_for_job(
 ) -> None:
     """Wait until etcd answers and has the job. The time of each wait counts from its own beginning.
 
+    ``job``: "" for the only job in etcd.
     ``say`` is called once for each wait. Raises the error of the last attempt when its wait is over, and every other
     error at once.
     """
     began: dict[type[GossipCaffeError], float] = {}
     while True:
         try:
-            await load_job(store, job)
+            await job_or_only_one(store, job)
         except GossipCaffeError as error:
             limit_s, now = patience.with_(error), clock.monotonic()
             if limit_s and type(error) not in began:
                 began = {type(error): now}
-                awaited = f"job {job}" if isinstance(error, NotFound) else f"etcd at {','.join(endpoints)}"
+                awaited = f"etcd at {','.join(endpoints)}"
+                if isinstance(error, NotFound):
+                    awaited = f"job {job}" if job else "a job"
                 say(f"waits up to {limit_s:g} s for {awaited} ({error.message})")
             if now >= began.get(type(error), now) + limit_s:
                 raise
