@@ -13,9 +13,11 @@ from typing import Any, cast
 import pytest
 
 from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.fleet.fleet_from_options import fleet_of
 from gossip_caffe.cluster.state.folder import ClusterState
 from gossip_caffe.cluster.state.options import ClusterOptions
 from gossip_caffe.cluster.supervision import supervisor as module
+from gossip_caffe.cluster.supervision.commands import answer
 from gossip_caffe.cluster.supervision.supervisor import Supervisor
 from gossip_caffe.errors import Conflict
 from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
@@ -44,6 +46,7 @@ class Fleet:
         return self.peers[name]
 
     async def stop(self, peers: list[Any], deadline_s: float) -> None:
+        self.patience_s = deadline_s
         for peer in peers:
             del self.peers[peer.name]
 
@@ -83,6 +86,20 @@ async def test_nobody_is_started_while_it_goes_down(made: Supervisor) -> None:
     with pytest.raises(Conflict, match="is going down"):
         await made.scale(2)
     assert not made.fleet.running
+
+
+async def test_peers_have_the_grace_of_the_cluster_for_leaving(
+    made: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made, "_options", replace(made._options, grace_s=45.0))
+    assert made._store is not None
+    await create_job(made._store, bare_job())
+    await made.scale(2)
+    await made.scale(1)
+    assert cast("Any", made.fleet).patience_s == 47.0
+    assert (await answer(made, {"do": "down"}))["leave_s"] == 47.0
+    fleet = fleet_of(made._options, "unix:/etcd", lambda _: None, listens_for_others=True)
+    assert tuple(fleet._more) == ("--metrics-listen", "none", "--grace", "45.0")
 
 
 async def test_a_machine_without_room_for_another_peer_says_so_and_the_cluster_goes_on(

@@ -19,6 +19,7 @@ from gossip_caffe.cli.options.data_root import data_root_option
 from gossip_caffe.cli.options.detach import run_detached
 from gossip_caffe.cli.options.etcd import EtcdPlace, with_store
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
+from gossip_caffe.cli.options.grace import grace_option
 from gossip_caffe.cli.options.local_cluster import (
     data_root_arguments,
     go_down_on_signals,
@@ -36,7 +37,8 @@ from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
 if TYPE_CHECKING:
     from gossip_caffe.cluster.state.options import ClusterOptions
 
-DOWN_DEADLINE_S = 40.0
+MORE_S = 48.0
+"""The time that a command may take beside the leaving of its peers."""
 PEERS = 2
 
 name_option = click.option("--name", default="local", show_default=True, help="The cluster's name.")
@@ -81,6 +83,7 @@ def cluster() -> None:
 @metrics_option("Default: a Unix socket for each peer, and with another etcd a free port on loopback.")
 @click.option("--detach", "-d", is_flag=True, help="Return when the peers train, and leave them running.")
 @click.option("--restart", is_flag=True, help="Start a new peer for each one that dies.")
+@grace_option("The time that a peer has for leaving, for example when the cluster goes down.")
 @new_job_options
 @data_root_option
 @from_checkpoint_option
@@ -103,6 +106,7 @@ def up(
     metrics_listen: str,
     detach: bool,
     restart: bool,
+    grace_s: float,
     engine: str,
     name: str,
 ) -> None:
@@ -160,6 +164,7 @@ def up(
         etcd_host=host,
         etcd_port=port,
         metrics_listen=metrics_listen,
+        grace_s=grace_s,
     )
     if not detach:
         sys.exit(asyncio.run(_supervise(options, solver)))
@@ -171,6 +176,7 @@ def up(
     command += ["--metrics-listen", metrics_listen] if metrics_listen else []
     command += ["--gpus", gpus] if gpus else []
     command += ["--restart"] if restart else []
+    command += ["--grace", str(grace_s)]
     command += ["--from-checkpoint", from_checkpoint] if from_checkpoint else []
     command += [*of_peers, *new.arguments]
     run_detached(state, command)
@@ -226,7 +232,8 @@ def scale(peers: int, as_json: bool, name: str) -> None:
     \b
     gossip-caffe cluster scale 6
     """
-    result = _ask(name, {"do": "scale", "peers": peers})
+    patience_s = MORE_S + _ask(name, {"do": "status"})["leave_s"]
+    result = _ask(name, {"do": "scale", "peers": peers}, patience_s)
     if as_json:
         print_json(result)
         return
@@ -286,23 +293,23 @@ def down(name: str) -> None:
 
     state = ClusterState(name)
     try:
-        _ask(name, {"do": "down"})
+        patience_s = MORE_S + _ask(name, {"do": "down"})["leave_s"]
     except NotFound:
         say(f"no cluster {name!r} is up; nothing to do")
         return
-    deadline = time.monotonic() + DOWN_DEADLINE_S
+    deadline = time.monotonic() + patience_s
     while state.taken:
         if time.monotonic() > deadline:
             raise GossipCaffeError(
-                f"cluster {name!r} is not down after {DOWN_DEADLINE_S:.0f} s",
+                f"cluster {name!r} is not down after {patience_s:.0f} s",
                 remedy=f"see {state.folder}/logs",
             )
         time.sleep(0.05)
     say(f"cluster {name!r} is down")
 
 
-def _ask(name: str, request: dict[str, object]) -> dict[str, Any]:
+def _ask(name: str, request: dict[str, object], timeout_s: float = 60.0) -> dict[str, Any]:
     from gossip_caffe.cluster.state.folder import ClusterState
     from gossip_caffe.cluster.supervision.control import ask
 
-    return ask(ClusterState(name), request)
+    return ask(ClusterState(name), request, timeout_s)

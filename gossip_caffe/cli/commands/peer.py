@@ -21,11 +21,11 @@ from gossip_caffe.cli.options.etcd import (
     with_store,
 )
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
+from gossip_caffe.cli.options.grace import grace_option
 from gossip_caffe.cli.options.metrics import metrics_of, metrics_option
 from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr, told_when_slow
 from gossip_caffe.cli.terminal.streams import never_wait_for_readers, say
 from gossip_caffe.errors import GossipCaffeError, UsageError
-from gossip_caffe.peer.core.lifecycle import GRACE_S
 from gossip_caffe.system.signals import left_on_signals
 
 if TYPE_CHECKING:
@@ -104,15 +104,9 @@ def peer() -> None:
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @click.option("--snapshots", is_flag=True, hidden=True, help="Write exact snapshots for 'train' to collect.")
 @click.option("--overseer-fd", default=-1, hidden=True)
-@click.option(
-    "--grace",
-    "grace_s",
-    default=GRACE_S,
-    show_default=True,
-    metavar="SECONDS",
-    type=click.FloatRange(0.5),
-    help="The time from the request to leave to the end of this process. Chunks that are not settled by then are "
-    "trained again by other peers.",
+@grace_option(
+    "The time from the request to leave to the end of this process. Chunks that are not settled by then are trained "
+    "again by other peers."
 )
 @click.option(
     "--wait-for-etcd",

@@ -10,6 +10,7 @@ from gossip_caffe.cluster.fleet.fleet import Fleet
 from gossip_caffe.cluster.state.folder import DEFAULT_NAME
 from gossip_caffe.cluster.state.options import ClusterOptions
 from gossip_caffe.job.code import ENVIRONMENT, OPTION
+from gossip_caffe.peer.core.lifecycle import GRACE_S
 from gossip_caffe.system.host import host_name
 
 
@@ -29,6 +30,7 @@ def fleet_of(
         (
             *_code_words(listens_for_others=listens_for_others),
             *(("--metrics-listen", options.metrics_listen) if options.metrics_listen else ()),
+            *(("--grace", str(options.grace_s)) if options.grace_s != GRACE_S else ()),
             *options.of_peers,
         ),
         lambda name: options.arguments_of(name, endpoint),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gossip_caffe.cluster.state.folder import ClusterState
 from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.peer.core.lifecycle import GRACE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class ClusterOptions:
     - ``of_peers``: more arguments for each ``peer start``; ``arguments_of``: further arguments, from the peer's name
       and etcd's address; ``before``: arguments before the command, from the peer's name.
     - ``metrics_listen``: the address of each peer's metrics; "none": they serve none; empty: their default.
+    - ``grace_s``: the seconds that each peer has for leaving.
     """
 
     state: ClusterState
@@ -40,3 +42,4 @@ class ClusterOptions:
     etcd_port: int = 0
     gives_up: bool = False
     metrics_listen: str = "none"
+    grace_s: float = GRACE_S

@@ -9,7 +9,12 @@ from gossip_caffe.errors import UsageError
 
 
 class Commanded(Protocol):
-    """The methods of a supervisor that commands call."""
+    """The parts of a supervisor that commands need."""
+
+    @property
+    def leave_s(self) -> float:
+        """The seconds after which a peer that was asked to leave is killed."""
+        ...
 
     async def status(self) -> dict[str, Any]:
         """Return the cluster's status as a JSON object."""
@@ -45,7 +50,7 @@ async def answer(supervisor: Commanded, request: dict[str, Any]) -> dict[str, An
             return await supervisor.stop(str(request["peer"]))
         case "down":
             supervisor.go_down("asked by 'cluster down'")
-            return {"pid": os.getpid()}
+            return {"pid": os.getpid(), "leave_s": supervisor.leave_s}
         case other:
             raise UsageError(
                 f"the supervisor does not know {other!r}", remedy="use the command of the same version"

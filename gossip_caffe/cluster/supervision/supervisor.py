@@ -42,7 +42,8 @@ from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.peer.joining.resuming import go_back_to
 
-LEAVE_DEADLINE_S = 12.0
+AFTER_GRACE_S = 2.0
+"""A peer ends by itself when its --grace is over: so much later the supervisor kills it."""
 STEPS_OF_A_LEAVER = 2.0
 """A peer that leaves first ends its step: the supervisor waits this many step times longer."""
 LOOK_EVERY_S = 0.5
@@ -242,9 +243,14 @@ class Supervisor:
         self._down_reason = reason
         self._down.set()
 
+    @property
+    def leave_s(self) -> float:
+        """The seconds after which a peer that was asked to leave is killed."""
+        return self._options.grace_s + AFTER_GRACE_S
+
     async def _stop(self) -> None:
         if hasattr(self, "fleet"):
-            await self.fleet.stop(self.fleet.running, LEAVE_DEADLINE_S + self.step_s * STEPS_OF_A_LEAVER)
+            await self.fleet.stop(self.fleet.running, self.leave_s + self.step_s * STEPS_OF_A_LEAVER)
         await self.trouble_handler.close()
         if hasattr(self, "_store"):
             await self._store.close()
@@ -265,6 +271,7 @@ class Supervisor:
             "etcd_away": found.away,
             "etcd_refuses": found.refuses,
             "pid": os.getpid(),
+            "leave_s": self.leave_s,
             "seconds": time.monotonic() - self._began,
             "run_dir": str(self._state.run),
             "finished": found.finished,
@@ -291,7 +298,7 @@ class Supervisor:
             self._wanted = wanted
             decision = scaling([peer.name for peer in self.fleet.running], wanted)
             started = [self.fleet.start().name for _ in range(decision.start)]
-            await self.fleet.stop([self.fleet.peers[name] for name in decision.stop], LEAVE_DEADLINE_S)
+            await self.fleet.stop([self.fleet.peers[name] for name in decision.stop], self.leave_s)
         for name in (*started, *decision.stop):
             self._say(f"{name} {'starts' if name in started else 'has left'}: {decision.reason}")
         return {"started": started, "stopped": list(decision.stop), "reason": decision.reason}
@@ -301,7 +308,7 @@ class Supervisor:
         async with self._scaling:
             peer = running_peer(self.fleet, name)
             self._wanted = len(self.fleet.running) - 1
-            await self.fleet.stop([peer], LEAVE_DEADLINE_S)
+            await self.fleet.stop([peer], self.leave_s)
         return {"peer": peer.name, "end": peer.how}
 
     async def kill(self, name: str, what: str, number: str) -> dict[str, Any]:
