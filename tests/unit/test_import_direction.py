@@ -13,6 +13,7 @@ import gossip_caffe
 ROOT = Path(gossip_caffe.__file__).parent
 FLOORS = (
     ("cli", "demo"),
+    ("aio", "api"),
     ("chaos", "doctor"),
     ("cluster", "sim"),
     ("peer",),

@@ -108,12 +108,7 @@ def read_caffemodel(content: bytes | memoryview, layout: WeightLayout) -> Flat:
 
     Raises CheckpointRefused when the file is torn or of another net.
     """
-    try:
-        found = dict(_found(memoryview(content)))
-    except ValueError as error:
-        raise CheckpointRefused(
-            f"the .caffemodel cannot be parsed ({error})", remedy="use another checkpoint"
-        ) from None
+    found = blobs_in(content)
     # Check all sizes first: a damaged layout may ask for more memory than there is.
     for blob in layout.blobs:
         stored = found.get((blob.layer, blob.index))
@@ -126,6 +121,19 @@ def read_caffemodel(content: bytes | memoryview, layout: WeightLayout) -> Flat:
     for blob, part in zip(layout.blobs, layout.split(weights), strict=True):
         part[...] = found[blob.layer, blob.index].reshape(blob.shape)
     return weights
+
+
+def blobs_in(content: bytes | memoryview) -> dict[tuple[str, int], Flat]:
+    """All blobs of a .caffemodel: (layer, index) → flat values, float32, which are views of ``content``.
+
+    Raises CheckpointRefused for a file that cannot be parsed.
+    """
+    try:
+        return dict(_found(memoryview(content)))
+    except ValueError as error:
+        raise CheckpointRefused(
+            f"the .caffemodel cannot be parsed ({error})", remedy="use another checkpoint"
+        ) from None
 
 
 def _found(net: memoryview) -> Iterator[tuple[tuple[str, int], Flat]]:

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from gossip_caffe.errors import UsageError
 from gossip_caffe.job.code import ENVIRONMENT, OPTION
-
-_SAID = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 
 allow_code_option: Callable[[Any], Any] = click.option(
     OPTION + "/--no-allow-code",
@@ -37,16 +24,7 @@ def allow_code_arguments(given: bool | None) -> tuple[str, ...]:
 
 
 def is_allowed(given: bool | None, *, ours: bool) -> bool:
-    """True if this machine may run a job's code. ``ours``: the etcd belongs to a local cluster of this user.
+    """True if this machine may run a job's code: ``places.is_allowed``, imported only when a command needs it."""
+    from gossip_caffe.api import places  # noqa: PLC0415
 
-    ``given``: the option; None reads the environment variable. Raises UsageError when the variable is neither yes
-    nor no.
-    """
-    if given is not None:
-        return given
-    said = os.environ.get(ENVIRONMENT, "").strip().lower()
-    if not said:
-        return ours
-    if said not in _SAID:
-        raise UsageError(f"{ENVIRONMENT}={said!r:.40}: neither yes nor no", remedy="set it to 1 or 0")
-    return _SAID[said]
+    return places.is_allowed(given, ours=ours)

@@ -6,16 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
-
-from gossip_caffe.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from gossip_caffe.membership.etcd.etcd_store import EtcdStore
@@ -71,47 +67,17 @@ def _with_place(command: Command, cluster_option: str) -> Command:
 
 
 def endpoints(place: EtcdPlace) -> tuple[str, ...]:
-    """Return the endpoints to use: those of ``--etcd``, of ``--name``, of the environment, or of the default cluster.
+    """Return the endpoints to use: ``places.endpoints``, imported only when a command needs them."""
+    from gossip_caffe.api import places
 
-    Raises UsageError when no etcd is given and the default cluster is not up, or when both options are given; NotFound
-    when the named cluster is not up.
-    """
-    from gossip_caffe.cluster.state.folder import DEFAULT_NAME, ClusterState
-    from gossip_caffe.cluster.supervision.control import ask, clusters_that_are_up
-    from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
-
-    if place.cluster and place.etcd:
-        raise UsageError("--name and --etcd name two places of etcd", remedy="give one of them")
-    if not place.cluster and (given := place.etcd or os.environ.get("GOSSIP_CAFFE_ETCD")):
-        return parse_endpoints(given)
-    try:
-        return parse_endpoints(ask(ClusterState(place.cluster or DEFAULT_NAME), {"do": "status"})["etcd"])
-    except NotFound:
-        if place.cluster:
-            raise
-    if others := clusters_that_are_up():
-        raise UsageError(
-            f"no etcd is given and no cluster {DEFAULT_NAME!r} is up (up: {', '.join(others)})",
-            remedy="give --name of one of those, or --etcd HOST:PORT",
-        )
-    raise UsageError(
-        "no etcd is given and no local cluster is up",
-        remedy="give --etcd HOST:PORT, or start a cluster with 'gossip-caffe cluster up'",
-    )
+    return places.endpoints(place.etcd, place.cluster)
 
 
 def is_local(etcd: str | None) -> bool:
-    """True if every endpoint is a Unix socket of this user, or none is given: the etcd of a local cluster."""
-    given = etcd or os.environ.get("GOSSIP_CAFFE_ETCD", "")
-    return all(_is_own_socket(part.strip()) for part in given.split(",") if part.strip())
+    """True if the etcd belongs to a local cluster of this user: ``places.is_local``."""
+    from gossip_caffe.api import places
 
-
-def _is_own_socket(endpoint: str) -> bool:
-    path = endpoint.removeprefix("unix:")
-    try:
-        return path != endpoint and Path(path.removeprefix("//")).stat().st_uid == os.getuid()
-    except (OSError, ValueError):
-        return False
+    return places.is_local(etcd)
 
 
 def with_store(place: EtcdPlace, work: Callable[[EtcdStore], Awaitable[T]]) -> T:

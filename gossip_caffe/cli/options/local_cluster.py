@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import click
 
 from gossip_caffe.cli.terminal.streams import never_wait_for_readers
-from gossip_caffe.errors import UsageError
 from gossip_caffe.system.signals import Action, Effect, ending_signals, on_signal
 
 if TYPE_CHECKING:
@@ -22,11 +21,9 @@ if TYPE_CHECKING:
 
 def data_root_arguments(data_roots: Sequence[str]) -> tuple[str, ...]:
     """Return the ``--data-root`` arguments for each peer. Raises UsageError when one is not OLD=NEW."""
-    from gossip_caffe.job.relocation import DataRoot
+    from gossip_caffe.api import training
 
-    for root in data_roots:
-        DataRoot.parse(root)
-    return tuple(argument for root in data_roots for argument in ("--data-root", root))
+    return training.data_root_arguments(data_roots)
 
 
 gpus_option = click.option(
@@ -39,28 +36,12 @@ gpus_option = click.option(
 
 
 def gpus_of(gpus: str, peers: int | None, default_peers: int, engine: str) -> tuple[tuple[int, ...], int]:
-    """Read ``--gpus`` and ``--peers``, and check that the GPUs can be used.
-
-    Returns the GPUs' numbers, one for each peer on a GPU, and the number of all peers. Raises UsageError when the
-    two do not fit, EnvironmentProblem when there is no such GPU.
-    """
-    from gossip_caffe.solver.checks.gpu_trial import look_at_gpus
-    from gossip_caffe.solver.gpu.device import parse_gpus
-    from gossip_caffe.solver.gpu.gpus import chosen
-
+    """Read ``--gpus`` and ``--peers``: ``gossip_caffe.api.gpus.gpus_of``."""
     if not gpus:
         return (), default_peers if peers is None else peers
-    gpu_numbers = parse_gpus(gpus, "--gpus")
-    if peers is not None and peers < len(gpu_numbers):
-        raise UsageError(
-            f"--gpus {gpus} names a GPU for each of {len(gpu_numbers)} peers, and --peers {peers} starts fewer",
-            remedy="name fewer GPUs, or leave --peers out",
-        )
-    if engine == "pycaffe":
-        found = asyncio.run(look_at_gpus(gpu_numbers))
-        for index in gpu_numbers:
-            chosen(found, index)
-    return gpu_numbers, len(gpu_numbers) if peers is None else peers
+    from gossip_caffe.api import gpus as of_api
+
+    return of_api.gpus_of(gpus, peers, default_peers, engine)
 
 
 def go_down_on_signals(

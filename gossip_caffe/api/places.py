@@ -1,0 +1,81 @@
+"""The place of etcd, and the permission to run code that a job in it names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gossip_caffe.cluster.state.folder import DEFAULT_NAME, ClusterState
+from gossip_caffe.cluster.supervision.control import ask, clusters_that_are_up
+from gossip_caffe.errors import NotFound, UsageError
+from gossip_caffe.job.code import ENVIRONMENT
+from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+
+ETCD = "GOSSIP_CAFFE_ETCD"
+"""The environment variable that names the endpoints of etcd."""
+_SAID = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def endpoints(etcd: str | None, cluster: str = "") -> tuple[str, ...]:
+    """Return the endpoints to use: ``etcd``, those of a local cluster by name, of the environment, or of "local".
+
+    Raises UsageError when no etcd is given and the default cluster is not up, or when both are given; NotFound when
+    the named cluster is not up.
+    """
+    if cluster and etcd:
+        raise UsageError("--name and --etcd name two places of etcd", remedy="give one of them")
+    if not cluster and (given := etcd or os.environ.get(ETCD)):
+        return parse_endpoints(given)
+    try:
+        return parse_endpoints(ask(ClusterState(cluster or DEFAULT_NAME), {"do": "status"})["etcd"])
+    except NotFound:
+        if cluster:
+            raise
+    if others := clusters_that_are_up():
+        raise UsageError(
+            f"no etcd is given and no cluster {DEFAULT_NAME!r} is up (up: {', '.join(others)})",
+            remedy="give --name of one of those, or --etcd HOST:PORT",
+        )
+    raise UsageError(
+        "no etcd is given and no local cluster is up",
+        remedy="give --etcd HOST:PORT, or start a cluster with 'gossip-caffe cluster up'",
+    )
+
+
+def is_local(etcd: str | None) -> bool:
+    """True if every endpoint is a Unix socket of this user, or none is given: the etcd of a local cluster."""
+    given = etcd or os.environ.get(ETCD, "")
+    return all(_is_own_socket(part.strip()) for part in given.split(",") if part.strip())
+
+
+def _is_own_socket(endpoint: str) -> bool:
+    path = endpoint.removeprefix("unix:")
+    try:
+        return path != endpoint and Path(path.removeprefix("//")).stat().st_uid == os.getuid()
+    except (OSError, ValueError):
+        return False
+
+
+def is_allowed(given: bool | None, *, ours: bool) -> bool:
+    """True if this machine may run a job's code. ``ours``: the etcd belongs to a local cluster of this user.
+
+    ``given``: the caller's choice; None reads the environment variable. Raises UsageError when the variable is neither
+    yes nor no.
+    """
+    if given is not None:
+        return given
+    said = os.environ.get(ENVIRONMENT, "").strip().lower()
+    if not said:
+        return ours
+    if said not in _SAID:
+        raise UsageError(f"{ENVIRONMENT}={said!r:.40}: neither yes nor no", remedy="set it to 1 or 0")
+    return _SAID[said]
