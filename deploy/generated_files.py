@@ -1,4 +1,4 @@
-"""Writes the files that are made from the code: two pages of docs/, and the dashboard for Grafana.
+"""Writes the files that are made from the code: three pages of docs/, and the dashboard for Grafana.
 
     python deploy/generated_files.py [--check]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+import etcd_keys_page
 import metrics_page
 import settings_page
 from grafana import dashboard
@@ -17,6 +18,7 @@ from grafana import dashboard
 FILES = (
     (settings_page.PAGE, settings_page.page),
     (metrics_page.PAGE, metrics_page.page),
+    (etcd_keys_page.PAGE, etcd_keys_page.page),
     (dashboard.FILE, dashboard.text),
 )
 

@@ -12,7 +12,7 @@ import pytest
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.reading import read_histories
 from tests.caffe_tools import parsed
-from tests.cluster_run import ClusterRun, cluster_run
+from tests.cluster_run import ClusterRun, cluster_run, one_line
 from tests.tiny_job import TinyJob, write_job
 
 pytestmark = pytest.mark.needs("caffe", "etcd")
@@ -58,7 +58,7 @@ def test_a_log_that_cannot_be_written_is_one_line_before_anything_starts(tmp_pat
         done = run.run("train", str(job.solver), "--log", str(tmp_path / "none" / "x.log"), cwd=tmp_path)
     assert done.returncode != 0
     assert "give --log a file that can be written" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert one_line(done)
 
 
 def cluster_with_board(run: ClusterRun, folder: Path) -> dict[str, list[Any]]:

@@ -13,10 +13,12 @@ import click
 import pytest
 
 from gossip_caffe.cli.main import cli
+from gossip_caffe.membership.keys import JobKeys
 from tests.doc_blocks import LANGUAGES, ROOT, SHELL, Block, blocks_of, pages
 
 sys.path.insert(0, str(ROOT / "deploy"))
 
+import etcd_keys_page
 import metrics_page
 import settings_page
 
@@ -161,7 +163,13 @@ def test_the_page_of_the_metrics_is_what_the_table_says() -> None:
     assert metrics_page.PAGE.read_text(encoding="utf-8") == metrics_page.page(), "run: make docs"
 
 
-@pytest.mark.needs("material")
+def test_the_page_of_the_keys_in_etcd_is_what_the_code_says() -> None:
+    assert etcd_keys_page.PAGE.read_text(encoding="utf-8") == etcd_keys_page.page(), "run: make docs"
+    missing = [name for *_, name in etcd_keys_page.KEYS if not hasattr(JobKeys, name)]
+    assert not missing, "each row of the table names a key of JobKeys"
+
+
+@pytest.mark.needs("material", "mkdocstrings")
 def test_the_site_is_built_strict_and_asks_no_other_machine_for_anything(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],

@@ -43,6 +43,7 @@ FLOORS = (
 )
 INNER_FLOORS = {
     "cli": ("terminal", "options", "commands"),
+    "api": ("values", "starting"),
     "cluster": ("state", "etcd", "fleet", "supervision"),
     "sim": ("faults",),
     "peer": ("core", "registration", "sharing", "work", "checkpoints", "joining"),

@@ -6,28 +6,25 @@ from __future__ import annotations
 
 import random
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_store
+from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_connection
 from gossip_caffe.cli.options.job import job_option
 from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr, transfer
 from gossip_caffe.cli.terminal.streams import say
 from gossip_caffe.errors import CheckpointRefused, NotFound
 
 if TYPE_CHECKING:
-    from gossip_caffe.checkpoint.announce import Announcement
+    from gossip_caffe.api.checkpoints import Checkpoints, LocalCheckpoint
+    from gossip_caffe.api.connection import Connection
     from gossip_caffe.checkpoint.manifest import Manifest
-    from gossip_caffe.job.spec.spec import JobSpec
-    from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 
 HEADINGS = ("CHECKPOINT", "ITERATION", "SAMPLES", "MADE", "HOLDERS")
-OnBytes = Callable[[int, int], None]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -55,21 +52,11 @@ def list_(job: str, as_json: bool, place: EtcdPlace) -> None:
     \b
     gossip-caffe checkpoint list --job mnist --etcd 10.0.0.5:2379
     """
-    spec, listed = with_store(place, lambda store: _listed(store, job))
+    name, listed = with_connection(place, job, _listed)
     if as_json:
-        print_json([_record(spec, entry) for entry in listed])
-        return
-    rows = [
-        (
-            entry.checkpoint,
-            f"{spec.iteration_at(entry.progress_samples):,}",
-            f"{entry.progress_samples:,}",
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.made_at)),
-            ", ".join(f"{peer} ({address})" for peer, address in sorted(entry.holders.items())),
-        )
-        for entry in listed
-    ]
-    print_table(HEADINGS, rows, f"job {spec.name}")
+        print_json([entry.to_record() for entry in listed])
+    else:
+        print_table(HEADINGS, [entry.row() for entry in listed], f"job {name}")
 
 
 @checkpoint.command()
@@ -116,10 +103,12 @@ def verify(what: str, job: str, as_json: bool, place: EtcdPlace) -> None:
     gossip-caffe checkpoint verify checkpoints/00000000117811-p0-198e
     gossip-caffe checkpoint verify --job mnist --etcd 10.0.0.5:2379
     """
+    from gossip_caffe.api.checkpoints import checkpoint_in
+
     if what and Path(what).is_dir():
-        found = {str(Path(what)): _fault(lambda: _local(Path(what)))}
+        found = {str(Path(what)): _fault(lambda: checkpoint_in(Path(what)))}
     else:
-        found = with_store(place, lambda store: _verified(store, job, what, shown=not as_json))
+        found = with_connection(place, job, lambda connection: _verified(connection, what, shown=not as_json))
     if as_json:
         print_json(
             [{"copy": copy, "whole": not fault, "fault": fault or None} for copy, fault in found.items()]
@@ -157,12 +146,13 @@ def export(what: str, prefix: Path, job: str, as_json: bool, place: EtcdPlace) -
     gossip-caffe checkpoint export --to lenet
     gossip-caffe checkpoint export checkpoints/00000000117811-p0-198e --to lenet
     """
+    from gossip_caffe.api.checkpoints import checkpoint_in
     from gossip_caffe.checkpoint.export import export as write
 
     if not prefix.parent.is_dir():
         raise NotFound(f"there is no folder {prefix.parent}", remedy="create it, or give another --to")
     if what and Path(what).is_dir():
-        written = write(_local(Path(what)).path, prefix)
+        written = write(checkpoint_in(Path(what)).path, prefix)
     else:
         with tempfile.TemporaryDirectory(prefix="gossip-caffe-", dir=prefix.parent) as scratch:
             written = write(_pulled(place, job, what, Path(scratch), shown=not as_json).path, prefix)
@@ -175,72 +165,32 @@ def export(what: str, prefix: Path, job: str, as_json: bool, place: EtcdPlace) -
         say("the checkpoint has no momentum: no .solverstate is written", err=True)
 
 
-@dataclass(frozen=True, slots=True)
-class LocalCheckpoint:
-    """A checkpoint on this machine, whole and verified."""
-
-    manifest: Manifest
-    path: Path
-
-
-def _local(path: Path) -> LocalCheckpoint:
-    """Verify a checkpoint's folder on this machine. Raises NotFound or CheckpointRefused."""
-    from gossip_caffe.checkpoint.files import CheckpointFolder
-
-    path = path.absolute()
-    folder = CheckpointFolder(path.parent, own=False)
-    manifest = folder.manifest(path.name)
-    folder.load(
-        path.name,
-        job_fingerprint=manifest.job_fingerprint,
-        layout_fingerprint=manifest.weight_layout().fingerprint,
-    )
-    return LocalCheckpoint(manifest, path)
-
-
 def _pulled(place: EtcdPlace, job: str, wanted: str, folder: Path, *, shown: bool) -> LocalCheckpoint:
     """Fetch a checkpoint from its holders into ``folder``; a copy that is there already is only verified."""
 
-    async def work(store: EtcdStore) -> LocalCheckpoint:
-        from gossip_caffe.checkpoint.files import CheckpointFolder
-        from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
-        from gossip_caffe.membership.jobs import job_or_only_one
-        from gossip_caffe.peer.outside_access import fetch
+    async def work(connection: Connection) -> LocalCheckpoint:
+        from gossip_caffe.api.checkpoints import pulled
 
-        spec = await job_or_only_one(store, job)
-        kept = CheckpointFolder(folder, own=False)
-        transport = GrpcTransport(store.sockets)
-        try:
-            with transfer(f"pulling a checkpoint of job {spec.name}", shown=shown) as on_bytes:
-                manifest = await fetch(
-                    store, transport, spec, wanted, kept, random.Random(), on_bytes, said_on_stderr
-                )
-        finally:
-            await transport.close()
-        return LocalCheckpoint(manifest, kept.path(manifest.checkpoint))
+        spec = await connection.spec()
+        with transfer(f"pulling a checkpoint of job {spec.name}", shown=shown) as on_bytes:
+            return await pulled(connection.store, spec, wanted, folder, on_bytes, said_on_stderr)
 
-    return with_store(place, work)
+    return with_connection(place, job, work)
 
 
-async def _listed(store: EtcdStore, job: str) -> tuple[JobSpec, list[Announcement]]:
-    from gossip_caffe.membership.jobs import job_or_only_one
-    from gossip_caffe.membership.keys import JobKeys
-    from gossip_caffe.peer.checkpoints.announcing import listed_for
-
-    spec = await job_or_only_one(store, job)
-    return spec, await listed_for(store, JobKeys(spec.name), spec.budget_samples, said_on_stderr)
+async def _listed(connection: Connection) -> tuple[str, Checkpoints]:
+    return (await connection.spec()).name, await connection.checkpoints()
 
 
-async def _verified(store: EtcdStore, job: str, wanted: str, *, shown: bool) -> dict[str, str]:
+async def _verified(connection: Connection, wanted: str, *, shown: bool) -> dict[str, str]:
     """Verify each holder's copy. Returns the copy's name → its fault; empty when it is whole."""
     from gossip_caffe.checkpoint.files import CheckpointFolder
     from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
-    from gossip_caffe.peer.joining.resuming import chosen
     from gossip_caffe.peer.outside_access import fetch_from
 
-    spec, listed = await _listed(store, job)
-    entry = chosen(listed, wanted, spec.name)
-    transport, found = GrpcTransport(store.sockets), {}
+    spec = await connection.spec()
+    entry = (await connection.checkpoints()).named(wanted).entry
+    transport, found = GrpcTransport(connection.store.sockets), {}
     try:
         for peer, address in sorted(entry.holders.items()):
             with tempfile.TemporaryDirectory(prefix="gossip-caffe-") as scratch:
@@ -264,18 +214,6 @@ def _fault(check: Callable[[], object]) -> str:
     except (CheckpointRefused, NotFound) as error:
         return error.message
     return ""
-
-
-def _record(spec: JobSpec, entry: Announcement) -> dict[str, Any]:
-    return {
-        "checkpoint": entry.checkpoint,
-        "job": spec.name,
-        "iteration": spec.iteration_at(entry.progress_samples),
-        "progress_samples": entry.progress_samples,
-        "made_at": entry.made_at,
-        "digest": entry.digest,
-        "holders": entry.holders,
-    }
 
 
 def _description(manifest: Manifest, path: Path) -> dict[str, Any]:

@@ -4,21 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_store
+from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_connection, with_store
 from gossip_caffe.cli.options.new_job import NewJob, new_job_options, read_spec
-from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr
+from gossip_caffe.cli.terminal.output import print_json, print_table
 from gossip_caffe.cli.terminal.streams import say
-from gossip_caffe.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from gossip_caffe.job.spec.spec import JobSpec
-    from gossip_caffe.membership.etcd.etcd_store import EtcdStore
+    pass
 
 
 @click.group()
@@ -93,45 +90,22 @@ def list_(as_json: bool, place: EtcdPlace) -> None:
     \b
     gossip-caffe job list --etcd 10.0.0.5:2379 --json
     """
-    from gossip_caffe.checkpoint.ending import read_end
-    from gossip_caffe.membership.jobs import list_jobs
-    from gossip_caffe.membership.keys import JobKeys
-
-    async def read(store: EtcdStore) -> list[tuple[JobSpec, bool]]:
-        names = await list_jobs(store)
-        return [
-            (spec, end is not None and end.believed)
-            for spec in await _readable(store, names)
-            for end in [await read_end(store, JobKeys(spec.name), spec, said_on_stderr)]
-        ]
-
-    jobs = with_store(place, read)
+    jobs = with_connection(
+        place, "", lambda connection: connection.jobs(lambda error: say(f"gossip-caffe: {error}", err=True))
+    )
     if as_json:
         print_json(
             [
-                {"name": spec.name, "budget_samples": spec.budget_samples, "finished": end}
-                for spec, end in jobs
+                {"name": job.name, "budget_samples": job.budget_samples, "finished": job.finished}
+                for job in jobs
             ]
         )
         return
     rows = [
-        (spec.name, f"{spec.budget_samples:,}", f"{spec.data.records:,}", "finished" if end else "open")
-        for spec, end in jobs
+        (job.name, f"{job.budget_samples:,}", f"{job.records:,}", "finished" if job.finished else "open")
+        for job in jobs
     ]
     print_table(("JOB", "BUDGET (SAMPLES)", "RECORDS", "STATE"), rows)
-
-
-async def _readable(store: EtcdStore, names: Sequence[str]) -> list[JobSpec]:
-    """Return the jobs of those names. A job that cannot be read is reported on stderr and left out."""
-    from gossip_caffe.membership.jobs import load_job
-
-    found = []
-    for name in names:
-        try:
-            found.append(await load_job(store, name))
-        except (UsageError, NotFound) as error:
-            say(f"gossip-caffe: {error}", err=True)
-    return found
 
 
 @job.command()

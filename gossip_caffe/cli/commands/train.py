@@ -26,8 +26,8 @@ from gossip_caffe.cli.terminal.train_screen import SHOWN, TrainScreen, train_scr
 from gossip_caffe.system.signals import Effect
 
 if TYPE_CHECKING:
-    from gossip_caffe.api.result import Result
-    from gossip_caffe.api.training import LocalTraining
+    from gossip_caffe.api.starting.training import LocalTraining
+    from gossip_caffe.api.values.result import Result
 
 
 @click.command()
@@ -107,7 +107,7 @@ def train(
     gossip-caffe train solver.prototxt --peers 4
     gossip-caffe train solver.prototxt --gpus 0,1
     """
-    from gossip_caffe.api.training import TrainRequest, data_root_arguments, opened, planned
+    from gossip_caffe.api.starting.training import TrainRequest, data_root_arguments, opened, planned
     from gossip_caffe.observe.export.caffe_lines import KINDS
 
     of_peers = (

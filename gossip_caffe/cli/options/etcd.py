@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from gossip_caffe.cli.terminal.output import said_on_stderr
+
 if TYPE_CHECKING:
+    from gossip_caffe.api.connection import Connection
     from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 
 T = TypeVar("T")
@@ -95,3 +98,13 @@ def with_store(place: EtcdPlace, work: Callable[[EtcdStore], Awaitable[T]]) -> T
             await store.close()
 
     return asyncio.run(run())
+
+
+def with_connection(place: EtcdPlace, job: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Run ``work`` with the API's view of a job ("": the only one). Records that are not believed are told on stderr.
+
+    Raises StoreUnavailable when etcd does not answer.
+    """
+    from gossip_caffe.api.connection import Connection
+
+    return with_store(place, lambda store: work(Connection(store, job, said_on_stderr, ours=place.is_local)))

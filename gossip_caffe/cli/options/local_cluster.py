@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def data_root_arguments(data_roots: Sequence[str]) -> tuple[str, ...]:
     """Return the ``--data-root`` arguments for each peer. Raises UsageError when one is not OLD=NEW."""
-    from gossip_caffe.api import training
+    from gossip_caffe.api.starting import training
 
     return training.data_root_arguments(data_roots)
 
@@ -36,10 +36,10 @@ gpus_option = click.option(
 
 
 def gpus_of(gpus: str, peers: int | None, default_peers: int, engine: str) -> tuple[tuple[int, ...], int]:
-    """Read ``--gpus`` and ``--peers``: ``gossip_caffe.api.gpus.gpus_of``."""
+    """Read ``--gpus`` and ``--peers``: ``gossip_caffe.api.starting.gpus.gpus_of``."""
     if not gpus:
         return (), default_peers if peers is None else peers
-    from gossip_caffe.api import gpus as of_api
+    from gossip_caffe.api.starting import gpus as of_api
 
     return of_api.gpus_of(gpus, peers, default_peers, engine)
 

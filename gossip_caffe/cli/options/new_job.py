@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gossip_caffe.api.job_options import NewJob, named_after
+from gossip_caffe.api.starting.job_options import NewJob, named_after
 from gossip_caffe.cli.terminal.output import told_when_slow
 from gossip_caffe.cli.terminal.streams import say
 
 if TYPE_CHECKING:
-    from gossip_caffe.api.new_job import Teller
+    from gossip_caffe.api.starting.new_job import Teller
     from gossip_caffe.job.spec.spec import JobSpec
 
 __all__ = ["NewJob", "named_after", "new_job_options", "read_spec", "teller"]
@@ -90,14 +90,14 @@ _OPTIONS = (
 def read_spec(
     name: str, solver: str, new: NewJob, *, checked: bool = True, on_gpus: bool = False, peers: int = 0
 ) -> JobSpec:
-    """Read the job of a solver file as ``gossip_caffe.api.new_job.read_spec`` does; news of it goes to stderr."""
-    from gossip_caffe.api import new_job
+    """Read the job of a solver file as ``api.starting.new_job.read_spec`` does; news of it goes to stderr."""
+    from gossip_caffe.api.starting import new_job
 
     return new_job.read_spec(name, solver, new, checked=checked, on_gpus=on_gpus, peers=peers, tell=teller())
 
 
 def teller() -> Teller:
     """Return the way in which a command is told about a job that is read: on stderr."""
-    from gossip_caffe.api.new_job import Teller
+    from gossip_caffe.api.starting.new_job import Teller
 
     return Teller(lambda line: say(line, err=True), told_when_slow)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gossip_caffe.api.gpus import gpus_of
-from gossip_caffe.api.job_options import NewJob, named_after
-from gossip_caffe.api.new_job import Teller, read_spec
-from gossip_caffe.api.result import Result
+from gossip_caffe.api.starting.gpus import gpus_of
+from gossip_caffe.api.starting.job_options import NewJob, named_after
+from gossip_caffe.api.starting.new_job import Teller, read_spec
+from gossip_caffe.api.values.result import Result
 from gossip_caffe.checkpoint.formats.hdf5 import hdf5_can_be_written
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.figures import Figures, figures_of

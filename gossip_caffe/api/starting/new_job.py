@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from gossip_caffe.api.job_options import NewJob
+from gossip_caffe.api.starting.job_options import NewJob
 from gossip_caffe.data.sample import look_at_labels, look_at_tested
 from gossip_caffe.data.sources.source import measure
 from gossip_caffe.errors import ExitCode, ModelError, UsageError

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gossip_caffe.api.html import table
+from gossip_caffe.api.values.html import table
 from gossip_caffe.errors import ExitCode
 from gossip_caffe.observe.log.tested import ConsensusTest
 
 if TYPE_CHECKING:
-    from gossip_caffe.api.net_weights import CaffeNet
+    from gossip_caffe.api.values.net_weights import CaffeNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Result:
 
         Raises NotFound when no model was written, ModelError when a blob of the net has another shape.
         """
-        from gossip_caffe.api.net_weights import load_file  # noqa: PLC0415 - it reads no Caffe, but NumPy
+        from gossip_caffe.api.values.net_weights import load_file  # noqa: PLC0415 - it reads no Caffe, but NumPy
 
         return load_file(self.model, net)
 

@@ -1,0 +1,36 @@
+"""The options of a training, as keyword arguments of ``train`` and ``start``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+
+class TrainOptions(TypedDict, total=False):
+    """The keyword arguments of ``train`` and ``start``. Each may be left out."""
+
+    gpus: str
+    """The numbers of NVIDIA GPUs, for example "0,1": one peer for each."""
+    settings: Mapping[str, object]
+    """The job's settings (docs/settings.md), for example ``{"lr_scaling": "none"}``."""
+    weights: str | Path
+    """Start from the weights of these .caffemodel files (with commas between them), matched by layer name."""
+    snapshot: str | Path
+    """Continue from a .solverstate file."""
+    dataset: str
+    """Your own data set, "MODULE:CALLABLE" (docs/data.md)."""
+    etcd: str
+    """Use the etcd at "host:port", so that other machines can join the job. Default: an etcd of its own."""
+    job: str
+    """The job's name in that etcd. Default: a new name."""
+    data_roots: Sequence[str]
+    """"OLD=NEW": folders of the data that have another place on this machine."""
+    allow_code: bool
+    """Let the peers run code that the job names."""
+    unchecked: bool
+    """Skip the check in which Caffe builds the nets once."""
+    on_line: Callable[[str], None]
+    """Is called with each line of news, in another thread. Default: the lines go to the logger "gossip_caffe"."""
+    engine: str
+    """"pycaffe"; "numpy" is for tests."""
