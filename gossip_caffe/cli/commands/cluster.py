@@ -33,6 +33,7 @@ from gossip_caffe.cli.terminal.screen import screen
 from gossip_caffe.cli.terminal.streams import say
 from gossip_caffe.cluster.view import HEADINGS, Remembering, headline, remarks, rows
 from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
+from gossip_caffe.peer.core.lifecycle import GRACE_S
 
 if TYPE_CHECKING:
     from gossip_caffe.cluster.state.options import ClusterOptions
@@ -232,7 +233,7 @@ def scale(peers: int, as_json: bool, name: str) -> None:
     \b
     gossip-caffe cluster scale 6
     """
-    patience_s = MORE_S + _ask(name, {"do": "status"})["leave_s"]
+    patience_s = MORE_S + _leave_s(_ask(name, {"do": "status"}))
     result = _ask(name, {"do": "scale", "peers": peers}, patience_s)
     if as_json:
         print_json(result)
@@ -293,7 +294,7 @@ def down(name: str) -> None:
 
     state = ClusterState(name)
     try:
-        patience_s = MORE_S + _ask(name, {"do": "down"})["leave_s"]
+        patience_s = MORE_S + _leave_s(_ask(name, {"do": "down"}))
     except NotFound:
         say(f"no cluster {name!r} is up; nothing to do")
         return
@@ -306,6 +307,12 @@ def down(name: str) -> None:
             )
         time.sleep(0.05)
     say(f"cluster {name!r} is down")
+
+
+def _leave_s(answer: dict[str, Any]) -> float:
+    """The seconds that a peer of this cluster has for leaving. Supervisors of older versions do not say it."""
+    told = answer.get("leave_s")
+    return float(told) if isinstance(told, int | float) else GRACE_S
 
 
 def _ask(name: str, request: dict[str, object], timeout_s: float = 60.0) -> dict[str, Any]:
