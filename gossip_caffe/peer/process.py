@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 
 from gossip_caffe.background import DetachedTasks
+from gossip_caffe.begin import collect_as_usual
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExitCode
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
@@ -32,6 +33,7 @@ def run_peer(options: PeerOptions, say: Say) -> ExitCode:
     """
     refuse_without_order()
     refuse_without_kernel()
+    collect_as_usual()
     return asyncio.run(_run(options, say))
 
 

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from gossip_caffe.begin import python_command
+from gossip_caffe.begin import collect_as_usual, python_command
 from gossip_caffe.errors import ExitCode, GossipCaffeError
 from gossip_caffe.system.processes import die_with_parent, end_descriptor, no_room, spawn
 
@@ -111,6 +111,7 @@ def run_child(serve: Callable[[Control], None]) -> int:
     parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args()
     die_with_parent(options.parent)
+    collect_as_usual()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):  # the agent alone decides about these
         signal.signal(number, signal.SIG_IGN)
     control = Control(options.control_fd)

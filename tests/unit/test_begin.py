@@ -157,3 +157,17 @@ def test_a_way_to_poll_that_grpc_does_not_know_is_not_asked_for(
     monkeypatch.setenv(POLLING, value)
     libraries_choose_for_themselves()
     assert (os.environ.get(POLLING) == value) is kept
+
+
+def test_the_garbage_collector_runs_rarely_while_a_process_begins_and_as_usual_afterwards(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "looked.py").write_text(
+        "import gc, sys\n"
+        "from gossip_caffe.begin import collect_as_usual\n"
+        "began = gc.get_threshold()\n"
+        "collect_as_usual()\n"
+        "print(began[0] > 10_000, gc.get_threshold() == (700, 10, 10), gc.isenabled(), gc.get_freeze_count() > 1000)\n"
+    )
+    child = spawn(python_command("looked"), stdout=subprocess.PIPE, folder=tmp_path)
+    assert child.communicate(timeout=60)[0].decode().split() == ["True"] * 4
