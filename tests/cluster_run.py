@@ -21,17 +21,22 @@ from gossip_caffe.errors import NotFound
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 180.0
 """Far more than anything takes: a machine may be busy with other things."""
+MOST_BETWEEN_LOOKS_S = 1.0
 
 
 def wait_for(
     what: str, condition: Callable[[], Any], deadline_s: float = DEADLINE_S, look_every_s: float = 0.1
 ) -> Any:
-    """The first true value of a condition; fails the test when there is none in time."""
+    """The first true value of a condition; fails the test when there is none in time.
+
+    A costly look is made less often: it takes the processors from the processes that the test waits for.
+    """
     deadline = time.monotonic() + deadline_s
-    while time.monotonic() < deadline:
+    while (began := time.monotonic()) < deadline:
         if value := condition():
             return value
-        time.sleep(look_every_s)
+        took_s = time.monotonic() - began
+        time.sleep(max(look_every_s, min(10 * took_s, MOST_BETWEEN_LOOKS_S)))
     raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
 
 

@@ -66,6 +66,8 @@ def test_while_etcd_is_away_no_peer_stops_stepping_and_nothing_is_lost(tmp_path:
             etcd.start()
             for log in logs:
                 assert any(event["event"] == Event.LEASE_LOST for event in read_events(log))
+            wait_for_more_done(run.folder / "clusters" / "local" / "run", MORE_CHUNKS)
+            job.hurry()
             wait_for("the job is finished", lambda: process.poll() is not None, 300.0)
             assert process.returncode == 0, (run.folder / "up.log").read_text()
             spec = read_job("job", job.solver, JobSettings(), measure)
@@ -89,7 +91,7 @@ def test_etcd_is_put_back_to_an_older_copy_twice_and_the_job_goes_on_and_loses_n
     tmp_path: Path,
 ) -> None:
     """As whoever restores a backup does it, or a disk that lost its end."""
-    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=15_000, pace_ms=PACE_MS)
+    job = write_job(tmp_path / "job", records=20_000, batch=16, iterations=10_000, pace_ms=PACE_MS)
     etcd = EtcdCopied(tmp_path / "etcd")
     try:
         with cluster_run(tmp_path / "state") as run:

@@ -25,6 +25,8 @@ from tests.tiny_job import write_job
 KEYS = JobKeys("solver")
 PEERS = 2
 EPOCHS_S = 300.0
+PACE_MS, LOOKED = 5, 600
+"""Each peer looks at the checkpoints twice a second: within so many of its iterations several times."""
 
 
 def written(endpoint: str, transactions: Sequence[Sequence[Operation]]) -> None:
@@ -62,7 +64,7 @@ def copies(run: ClusterRun) -> dict[str, list[str]]:
 
 @pytest.mark.timeout(400)
 def test_hostile_ids_and_one_foreign_transaction_cost_a_living_cluster_nothing(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=4000, iterations=20_000, pace_ms=5)
+    job = write_job(tmp_path / "job", records=4000, iterations=20_000, pace_ms=PACE_MS)
     outside = tmp_path / "outside"
     (outside / "victim").mkdir(parents=True)
     (outside / "victim" / "file").write_text("keep me")
@@ -98,7 +100,17 @@ def test_hostile_ids_and_one_foreign_transaction_cost_a_living_cluster_nothing(t
         assert there
         wait_for("it is said", lambda: "no peer took it back" in said(run))
         wait_for("the record is put right", lambda: "it is this peer's own" in said(run))
-        time.sleep(3.0)
+        both = wait_for("both train", lambda: found if len(found := run.training()) == PEERS else {})
+        wait_for(
+            "both have trained on, and looked at the checkpoints",
+            lambda: (
+                sum(
+                    status["iteration"] >= both[peer]["iteration"] + LOOKED
+                    for peer, status in run.peers().items()
+                )
+                == PEERS
+            ),
+        )
         now = copies(run)
         for peer, had in before.items():
             assert set(had) <= set(now[peer]), "ten minutes are not over"

@@ -16,13 +16,13 @@ from tests.cluster_run import cluster_run, wait_for
 from tests.event_logs import read_logs
 from tests.tiny_job import write_job
 
-HIDDEN, RECORDS, BATCH = 30_000, 2_000, 16
+HIDDEN, RECORDS, BATCH, EPOCHS = 30_000, 2_000, 16, 3
 WEIGHTS = 36 * HIDDEN + HIDDEN + 10 * HIDDEN + 10
 
 
 def test_a_killed_partner_of_a_swap_stops_nobody_and_loses_nothing(tmp_path: Path) -> None:
     assert WEIGHTS >= SWAP_FROM_VALUES
-    iterations = 6 * RECORDS // BATCH
+    iterations = EPOCHS * RECORDS // BATCH
     job = write_job(
         tmp_path / "job", records=RECORDS, batch=BATCH, hidden=HIDDEN, iterations=iterations, pace_ms=100
     )
@@ -32,15 +32,21 @@ def test_a_killed_partner_of_a_swap_stops_nobody_and_loses_nothing(tmp_path: Pat
         up = run.start("cluster", "up", "--peers", "3", "--solver", str(job.solver), *settings)
         logs = run.folder / "clusters" / "local" / "run"
 
-        def applied(peer: str) -> int:
-            log = read_logs(logs).get(peer)
-            return len(log.at(Event.EXCHANGED, side="offered", outcome="applied")) if log else 0
+        def applied(*peers: str) -> list[int]:
+            found = read_logs(logs)
+            met = [
+                found[peer].at(Event.EXCHANGED, side="offered", outcome="applied")
+                for peer in peers
+                if peer in found
+            ]
+            return [len(times) for times in met]
 
-        wait_for("all exchange", lambda: all(applied(f"p{number}") >= 3 for number in range(3)))
+        wait_for("all exchange", lambda: sum(count >= 3 for count in applied("p0", "p1", "p2")) == 3)
         os.kill(run.peers()["p2"]["agent_pid"], signal.SIGKILL)
-        before = applied("p0"), applied("p1")
+        before = applied("p0", "p1")
         wait_for(
-            "the others exchange on", lambda: applied("p0") > before[0] + 3 and applied("p1") > before[1] + 3
+            "the others exchange on",
+            lambda: all(now > then + 3 for now, then in zip(applied("p0", "p1"), before, strict=True)),
         )
         job.hurry()
         wait_for("the job is finished", lambda: run.status().get("finished") or up.poll() is not None)
@@ -48,6 +54,6 @@ def test_a_killed_partner_of_a_swap_stops_nobody_and_loses_nothing(tmp_path: Pat
         run.assert_nothing_is_left()
         account = account_of(logs, spec)
     assert account.records_lost == 0
-    assert account.records_trained == 6 * RECORDS // BATCH * BATCH
+    assert account.records_trained == EPOCHS * RECORDS // BATCH * BATCH
     refused = [event for log in read_logs(logs).values() for event in log.events if event.get("refusal")]
     assert not [event for event in refused if event["refusal"] == "LAYOUT_MISMATCH"]

@@ -74,6 +74,8 @@ def test_tests_that_caffe_aborts_are_told_and_training_goes_on_to_its_end(
     process = run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver))
     wait_for("the peers train", lambda: len(run.training()) == 2)
     shutil.rmtree(job.test)
+    wait_for("it is told", lambda: events(run, "test-failed") or process.poll() is not None)
+    job.hurry()
     wait_for("the job is finished", lambda: process.poll() is not None)
     assert process.returncode == 0, (run.folder / "up.log").read_text()
     failed = events(run, "test-failed")

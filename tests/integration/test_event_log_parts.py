@@ -29,7 +29,7 @@ def in_one_part(histories: dict[str, PeerHistory], run_dir: Path) -> Verdict:
 
 
 def test_a_run_with_a_kill_and_logs_of_ten_parts_is_judged_like_the_same_run_in_one(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=4000, batch=16, iterations=40_000, pace_ms=2)
+    job = write_job(tmp_path / "job", records=4000, batch=16, iterations=8_000, pace_ms=2)
     with cluster_run(tmp_path / "state") as run:
         small = ("--event-log-part", "4kB")
         process = run.start("cluster", "up", "--peers", "3", "--solver", str(job.solver), *small)

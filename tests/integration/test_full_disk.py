@@ -18,6 +18,8 @@ from tests.tiny_job import TinyJob, write_job
 pytestmark = pytest.mark.needs("caffe", "etcd")
 
 FULL = "No space left on device"
+ITERATIONS = 150
+"""A checkpoint is due at every twentieth of them."""
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def run(tmp_path: Path) -> Iterator[ClusterRun]:
 @pytest.fixture
 def large(tmp_path: Path) -> TinyJob:
     """A model of 10 MB, of which few checkpoints fit beside an etcd on the disk of ``on_a_small_disk``."""
-    return write_job(tmp_path / "job", iterations=400, hidden=60_000)
+    return write_job(tmp_path / "job", iterations=ITERATIONS, hidden=60_000)
 
 
 def on_a_small_disk(run: ClusterRun, job: TinyJob, *words: str) -> subprocess.Popen[bytes]:
@@ -54,17 +56,17 @@ def test_a_training_that_no_disk_takes_ends_with_its_weights_written(run: Cluste
     wait_for("it has ended", lambda: process.poll() is not None)
     assert process.returncode == ExitCode.OK, said(large)
     lacks = "without a .solverstate to go on from: the last checkpoint cannot be written"
-    assert f"trained: tiny_iter_400.caffemodel ({lacks}" in said(large)
+    assert f"trained: tiny_iter_{ITERATIONS}.caffemodel ({lacks}" in said(large)
     assert said(large).count(": cannot write checkpoint") == 1, "each kind of trouble is said once"
     assert FULL in said(large)
-    assert (large.folder / "tiny_iter_400.caffemodel").stat().st_size > 4 * 60_000 * 46
+    assert (large.folder / f"tiny_iter_{ITERATIONS}.caffemodel").stat().st_size > 4 * 60_000 * 46
 
 
 @pytest.mark.parametrize(
     "words", [("train", "solver.prototxt"), ("cluster", "up", "--solver", "solver.prototxt")]
 )
 def test_ctrl_c_then_throws_nothing_away(run: ClusterRun, large: TinyJob, words: tuple[str, ...]) -> None:
-    large.solver.write_text(large.solver.read_text().replace("max_iter: 400", "max_iter: 1000000"))
+    large.solver.write_text(large.solver.read_text().replace(f"max_iter: {ITERATIONS}", "max_iter: 1000000"))
     process = on_a_small_disk(run, large, *words, "--peers", "1")
     wait_for("the disk is full", lambda: FULL in said(large))
     process.send_signal(signal.SIGINT)

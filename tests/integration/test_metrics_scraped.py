@@ -27,7 +27,10 @@ from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.expressions import PROMETHEUS, expressions_of_alerts, expressions_of_dashboard
 from tests.tiny_job import write_job
 
-pytestmark = pytest.mark.needs("caffe", "etcd", "prometheus", "promtool", "prometheus-alertmanager")
+pytestmark = [
+    pytest.mark.needs("caffe", "etcd", "prometheus", "promtool", "prometheus-alertmanager"),
+    pytest.mark.xdist_group("metrics scraped"),  # one cluster with its Prometheus
+]
 
 LEASE_TTL_S = 15.0
 """Three times the default: peers of a busy machine lose no lease."""
@@ -47,12 +50,6 @@ def is_up(url: str) -> bool:
         return bool(got(url)) or True
     except (OSError, urllib.error.URLError):
         return False
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with held_port() as held:
-        return int(held.getsockname()[1])
 
 
 @dataclass
@@ -158,7 +155,8 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
             running(run.command(*start, str(home / "guest")), home / "guest.log", env=run.environment)
         )
         alerts = opened.enter_context(webhook())
-        discovery, prometheus, alertmanager = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        held = [opened.enter_context(held_port()) for _ in range(3)]  # all three programs set SO_REUSEADDR
+        discovery, prometheus, alertmanager = (f"127.0.0.1:{port.getsockname()[1]}" for port in held)
         command = run.command("discover", "--name", "local", "--listen", discovery)
         opened.enter_context(running(command, home / "discover.log", env=run.environment))
         configured(home, discovery, alertmanager, alerts.port)
