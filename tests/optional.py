@@ -32,6 +32,7 @@ PACKAGES = {
     "pynvml": "pip install 'gossip-caffe[gpu]'",
     "tbparse": "pip install 'gossip-caffe[tensorboard]'",
     "sklearn": "pip install 'gossip-caffe[demo]'",
+    "textual": "pip install 'gossip-caffe[top]'",
 }
 """Module → what installs it."""
 
@@ -45,6 +46,7 @@ PROGRAMS = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "promtool": "prometheus",
     "tc": "iproute2",
+    "tmux": "tmux",
 }
 """Program → the Debian package that has it."""
 

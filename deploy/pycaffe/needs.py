@@ -49,7 +49,10 @@ BOOST = (
     Need("libboost-regex-dev", "patterns", library="libboost_regex.so"),
 )
 
-TESTS = (Need("iproute2", "networks of their own for some tests", program="ip"),)
+TESTS = (
+    Need("iproute2", "networks of their own for some tests", program="ip"),
+    Need("tmux", "a terminal for the tests of 'gossip-caffe top'", program="tmux"),
+)
 LEVELDB_WHEELS_BEFORE = (3, 13)
 """The LevelDB binding (plyvel) has wheels for older Pythons; pip builds it for newer ones."""
 

@@ -39,9 +39,10 @@ _COMMANDS = {
         "gossip_caffe.cli.commands.doctor:doctor",
         "Check that this machine has all that a peer needs.",
     ),
+    "events": ("gossip_caffe.cli.commands.views.events:events", "Print the events of this machine's peers."),
     "evaluate": ("gossip_caffe.cli.commands.evaluate:evaluate", "Test a job's weights on its test data."),
     "job": ("gossip_caffe.cli.commands.job:job", "Create, check, list and show jobs."),
-    "logs": ("gossip_caffe.cli.commands.logs:logs", "Print what peers printed, or their event logs."),
+    "logs": ("gossip_caffe.cli.commands.views.logs:logs", "Print what peers printed, or their event logs."),
     "peer": ("gossip_caffe.cli.commands.peer:peer", "Start, list and stop peers."),
     "report": (
         "gossip_caffe.cli.commands.report:report",
@@ -52,6 +53,11 @@ _COMMANDS = {
         "gossip_caffe.cli.commands.simulate:simulate",
         "Simulate a job with faults, and check every invariant.",
     ),
+    "status": (
+        "gossip_caffe.cli.commands.views.status:status",
+        "Show a job: its progress, and each living peer.",
+    ),
+    "top": ("gossip_caffe.cli.commands.views.top:top", "Show a job while it trains, with keys."),
     "train": ("gossip_caffe.cli.commands.train:train", "Train a solver.prototxt, as 'caffe train' does."),
     "verify": (
         "gossip_caffe.cli.commands.verify:verify",
@@ -108,6 +114,7 @@ def cli() -> None:
     Keep it running:     gossip-caffe cluster up --peers 4 --solver solver.prototxt
     On many machines:    gossip-caffe job create NAME --solver solver.prototxt --etcd HOST:2379
                          gossip-caffe peer start --job NAME --etcd HOST:2379      (on each of them)
+    Watch it:            gossip-caffe top
     Check this machine:  gossip-caffe doctor
     """
 
@@ -120,6 +127,7 @@ def version() -> None:
 
 _ONLY_PRINTS = {
     "logs",
+    "events",
     "list",
     "show",
     "status",

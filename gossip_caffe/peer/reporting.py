@@ -95,6 +95,7 @@ def status_of(training: Training, state: State, reason: str) -> PeerStatus:
     throughput = training.throughput
     throughput.note(board.samples, board.stalled_s, training.held_s)
     record, gauge = training.incarnation.registration.record, training.world.gauge
+    half = training.health.last
     return PeerStatus(
         peer=training.peer,
         state=state.value,
@@ -128,6 +129,8 @@ def status_of(training: Training, state: State, reason: str) -> PeerStatus:
         job_samples=min(training.job_samples, training.world.spec.budget_samples),
         tests_ahead_s=training.testing.ahead_s if training.alone else 0.0,
         waits_for=awaited(_facts_of(training)),
+        exchanged_with="" if half is None else half.partner,
+        exchanged_s_ago=None if half is None else round(training.world.clock.monotonic() - half.at_s, 2),
         device=record.device,
         device_name=record.device_name,
         device_memory_bytes=record.device_memory_bytes,

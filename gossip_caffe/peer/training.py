@@ -302,7 +302,7 @@ class Training:
 
     def _half_added(self, partner: str, exchange_id: str) -> None:
         """Note that a half was applied here."""
-        self.health.half_added(Half(partner, exchange_id))
+        self.health.half_added(Half(partner, exchange_id, self.world.clock.monotonic()))
 
     def _refused(self, partner: str) -> None:
         """Note that a partner has refused an offer because this peer's weights are too far away."""

@@ -56,6 +56,40 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+def started_at(pid: int) -> int | None:
+    """The start of a process of this user, in clock ticks since the machine's; None: there is no such process.
+
+    The number of a process that has ended may be given to another one; the two starts then differ.
+    """
+    try:
+        if Path(f"/proc/{pid}").stat().st_uid != os.geteuid():
+            return None
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19]) if fields[0] not in {"Z", "X"} else None
+
+
+def kill_started_at(pid: int, started: int) -> bool:
+    """Send SIGKILL to the process of this user that has this number and this start. False: it has ended.
+
+    The descriptor names one process for ever, so the check and the signal are about the same one.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if started_at(pid) != started:
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def end_descriptor(process: subprocess.Popen[bytes]) -> int:
     """A descriptor that becomes readable at the end of a new process.
 

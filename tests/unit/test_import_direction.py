@@ -42,7 +42,7 @@ FLOORS = (
     ),
 )
 INNER_FLOORS = {
-    "cli": ("terminal", "options", "commands"),
+    "cli": ("terminal", "options", "top", "commands"),
     "api": ("values", "starting"),
     "cluster": ("state", "etcd", "fleet", "supervision"),
     "sim": ("faults",),
@@ -53,7 +53,7 @@ INNER_FLOORS = {
     "solver": ("gpu", "engines", "checks", "evaluation"),
     "data": ("sources",),
     "job": ("spec", "prototxts"),
-    "observe": ("log", "metrics", "export", "checker", "report"),
+    "observe": ("log", "metrics", "export", "checker", "report", "views"),
 }
 """Rooms within a room, from the ground up; the files that lie in the room itself stand on top of them."""
 MOST_FILES = 15

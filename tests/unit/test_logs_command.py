@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from gossip_caffe.cli.commands import logs as command
+from gossip_caffe.cli.commands.views import logs as command
 from gossip_caffe.cli.main import cli
 from gossip_caffe.errors import NotFound, UsageError
 from gossip_caffe.observe.log.compressing import compress

@@ -17,12 +17,14 @@ from gossip_caffe.observe.log.parts import Part, closed_parts, open_part, parts_
 class LogTail:
     """The new lines of one peer's log, from the log's beginning on, while the peer appends to it and closes parts.
 
+    ``since``: parts that were written last before this time (seconds since 1970) are not read.
     The file that is read stays open: it has another name when it is closed, and perhaps none when it is compressed.
     """
 
-    def __init__(self, folder: Path, peer: str) -> None:
+    def __init__(self, folder: Path, peer: str, since: float = 0.0) -> None:
         self._folder = folder
         self._peer = peer
+        self._since = since
         self._file: IO[bytes] | None = None
         self._number = 0
 
@@ -76,7 +78,7 @@ class LogTail:
 
     def _open_next(self) -> bool:
         """Open the part after the one that was read. Returns False if it is not there yet."""
-        following = next((part for part in self._parts() if part.number > self._number), None)
+        following = next((part for part in self._parts() if self._is_wanted(part)), None)
         if following is None:
             return False
         try:
@@ -90,6 +92,13 @@ class LogTail:
         self._file, self._number = file, following.number
         return True
 
+    def _is_wanted(self, part: Part) -> bool:
+        """True for a part that was not read yet, and is not too old."""
+        try:
+            return part.number > self._number and part.path.stat().st_mtime >= self._since
+        except FileNotFoundError:
+            return False  # it was closed or compressed meanwhile; the next call finds it
+
 
 def _opened(part: Part) -> IO[bytes]:
     if not part.compressed:
@@ -99,11 +108,12 @@ def _opened(part: Part) -> IO[bytes]:
 
 
 class LogFollower:
-    """The logs in a folder, from their beginning on. ``kinds``: the wanted events."""
+    """The logs in a folder, from their beginning on. ``kinds``: the wanted events; ``since``: as in ``LogTail``."""
 
-    def __init__(self, folder: Path, kinds: Container[str]) -> None:
+    def __init__(self, folder: Path, kinds: Container[str], since: float = 0.0) -> None:
         self._folder = folder
         self._kinds = kinds
+        self._since = since
         self._tails: dict[str, LogTail] = {}
 
     def new(self) -> list[dict[str, Any]]:
@@ -112,7 +122,7 @@ class LogFollower:
         A line that is not complete yet is returned by a later call.
         """
         for peer in peers_in(self._folder):
-            self._tails.setdefault(peer, LogTail(self._folder, peer))
+            self._tails.setdefault(peer, LogTail(self._folder, peer, self._since))
         found = [
             event for tail in self._tails.values() for event in tail.new() if event["event"] in self._kinds
         ]

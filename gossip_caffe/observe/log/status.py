@@ -17,6 +17,7 @@ class PeerStatus:
     the iteration under way, by the time that it has taken. ``job_samples``: samples that the whole job has trained, as
     far as this peer knows. ``tests_ahead_s``: the seconds for which this peer will yet hold for tests. ``waits_for``:
     the thing that it waits for, "" for nothing.
+    ``exchanged_s_ago``: the seconds since a half was last applied here, of an exchange with ``exchanged_with``.
     ``exchanges_half_applied``: exchanges of which this peer applied its half and the offering side did not.
     ``mass_error``: the shift of the sum of all weights by them. ``device``: "cpu" or "gpu:0"; for a GPU also its name,
     its memory and the memory in use by all programs; None: unknown. ``trouble``: the current problem and the remedy,
@@ -60,6 +61,8 @@ class PeerStatus:
     job_samples: int = 0
     tests_ahead_s: float = 0.0
     waits_for: str = ""
+    exchanged_with: str = ""
+    exchanged_s_ago: float | None = None
 
     def to_json(self) -> bytes:
         """The record as it is stored."""

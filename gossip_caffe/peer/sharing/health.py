@@ -18,10 +18,11 @@ TWICE_WITHIN_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """A half that was added to this peer's weights: its partner, and the id of its exchange."""
+    """A half that was added to this peer's weights: its partner, the id of its exchange, and the time (monotonic s)."""
 
     partner: str
     exchange_id: str
+    at_s: float = 0.0
 
     @property
     def words(self) -> str:

@@ -71,10 +71,10 @@ def logs(peer: str, follow: bool, form: str, job: str, run_dir: Path | None, nam
         new = _printed(state, peer)
     else:
         new = _from_events(run_dir if run_dir is not None else ClusterState(name).run, peer, job, form)
-    _print(new, follow=follow, state=state)
+    print_lines(new, follow=follow, state=state)
 
 
-def _print(new: Lines, *, follow: bool, state: ClusterState | None) -> None:
+def print_lines(new: Lines, *, follow: bool, state: ClusterState | None) -> None:
     """Print the lines, and with ``follow`` those that come, until the reader or the cluster has gone."""
     quiet_since, ended = time.monotonic(), not follow
     try:
@@ -132,18 +132,8 @@ def _from_events(run_dir: Path, peer: str, job: str, form: str) -> Lines:
     from gossip_caffe.observe.export.caffe_lines import KINDS, CaffeLog
     from gossip_caffe.observe.log.events import Event
     from gossip_caffe.observe.log.following import LogFollower
-    from gossip_caffe.observe.log.parts import peers_in
 
-    folder = run_dir / "events"
-    known = peers_in(folder)
-    if not known or (peer and peer not in known):
-        whose = f"no event log of {peer}" if known else "no event log"
-        raise NotFound(
-            f"there is {whose} in {folder}",
-            remedy=f"name one of {', '.join(known)}"
-            if known
-            else "give --name of a cluster, or --run-dir of peers",
-        )
+    folder = event_folder(run_dir, peer)
     kinds: Container[str] = KINDS if form == CAFFE else frozenset(Event)
     follower = LogFollower(folder, kinds)
     caffe, of_job = CaffeLog(), OfOneJob(job)
@@ -156,6 +146,23 @@ def _from_events(run_dir: Path, peer: str, job: str, form: str) -> Lines:
                 )
 
     return new
+
+
+def event_folder(run_dir: Path, peer: str) -> Path:
+    """Return the folder of the event logs. Raises NotFound when there are none, or none of ``peer`` ("": any)."""
+    from gossip_caffe.observe.log.parts import peers_in
+
+    folder = run_dir / "events"
+    known = peers_in(folder)
+    if not known or (peer and peer not in known):
+        whose = f"no event log of {peer}" if known else "no event log"
+        raise NotFound(
+            f"there is {whose} in {folder}",
+            remedy=f"name one of {', '.join(known)}"
+            if known
+            else "give --name of a cluster, or --run-dir of peers",
+        )
+    return folder
 
 
 class OfOneJob:

@@ -1,0 +1,1 @@
+"""Commands that show what a job does, and its logs."""

@@ -1,0 +1,1 @@
+"""Living views of a job: what is read again and again, and how a terminal or a pipe gets it."""
