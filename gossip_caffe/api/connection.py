@@ -236,7 +236,7 @@ async def connect(
     """
     where = await asyncio.to_thread(endpoints, etcd, cluster)
     store = EtcdStore(where, SystemClock(), random.Random())
-    connection = Connection(store, job, ignored, ours=bool(cluster) or is_local(etcd))
+    connection = Connection(store, job, ignored, ours=is_local(",".join(where)))
     try:
         await list_jobs(store)  # an etcd that does not answer is told here
     except BaseException:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gossip_caffe.cluster.state.folder import DEFAULT_NAME, ClusterState
 from gossip_caffe.cluster.supervision.control import ask, clusters_that_are_up
-from gossip_caffe.errors import NotFound, UsageError
+from gossip_caffe.errors import GossipCaffeError, NotFound, UsageError
 from gossip_caffe.job.code import ENVIRONMENT
 from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
 
@@ -49,6 +49,17 @@ def endpoints(etcd: str | None, cluster: str = "") -> tuple[str, ...]:
         "no etcd is given and no local cluster is up",
         remedy="give --etcd HOST:PORT, or start a cluster with 'gossip-caffe cluster up'",
     )
+
+
+def only_ours(etcd: str | None, cluster: str = "") -> bool:
+    """True if only this user can write to the etcd that ``endpoints`` finds.
+
+    A local cluster may also use an etcd of other machines, or let its own listen for them.
+    """
+    try:
+        return is_local(",".join(endpoints(etcd, cluster)))
+    except GossipCaffeError:
+        return True  # no cluster is up: there is no job whose code could run
 
 
 def is_local(etcd: str | None) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from gossip_caffe.api import places
 from gossip_caffe.cli.main import cli
 from gossip_caffe.cli.options.allow_code import is_allowed
-from gossip_caffe.cli.options.etcd import is_local
+from gossip_caffe.cli.options.etcd import EtcdPlace, is_local
 from gossip_caffe.errors import ExitCode, ModelError, UsageError
 from gossip_caffe.job.code import ENVIRONMENT, check_code, code_of
 from gossip_caffe.job.prototxts.prototxt import Document
@@ -148,6 +149,22 @@ def test_a_command_that_would_run_the_jobs_code_ends_before_anybody_hears_of_it(
     assert done.exception.exit_code is ExitCode.USAGE
     assert "planted:train" in str(done.exception)
     assert not list((tmp_path / "run").glob("*/*.jsonl"))
+
+
+@pytest.mark.parametrize("place", [EtcdPlace(), EtcdPlace(cluster="local")])
+def test_a_local_cluster_whose_etcd_others_can_reach_is_not_ours_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: EtcdPlace
+) -> None:
+    monkeypatch.delenv("GOSSIP_CAFFE_ETCD", raising=False)
+    monkeypatch.setenv("GOSSIP_CAFFE_STATE", str(tmp_path))
+    assert place.is_local  # no cluster is up
+    mine = tmp_path / "etcd"
+    mine.touch()
+    for where, ours in ((f"unix:{mine}", True), ("10.0.0.5:2379", False), ("127.0.0.1:2379", False)):
+        monkeypatch.setattr(places, "ask", lambda *_, where=where: {"etcd": where})
+        assert place.is_local == ours
+    monkeypatch.setenv("GOSSIP_CAFFE_ETCD", f"unix:{mine}")
+    assert place.is_local == (not place.cluster)
 
 
 def test_only_a_socket_of_this_user_is_a_local_cluster(

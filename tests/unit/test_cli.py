@@ -22,8 +22,8 @@ import gossip_caffe
 from gossip_caffe import __version__
 from gossip_caffe.cli import main
 from gossip_caffe.cli.commands import peer as peer_commands
-from gossip_caffe.cli.commands import shards as shard_commands
 from gossip_caffe.cli.main import cli
+from gossip_caffe.cli.options import etcd as etcd_options
 from gossip_caffe.cli.options.etcd import EtcdPlace
 from gossip_caffe.cli.options.new_job import named_after
 from gossip_caffe.clock import SystemClock
@@ -269,6 +269,8 @@ def test_a_shell_completes_commands_and_options() -> None:
 
     assert completed("cl") == "plain,cluster\n"
     assert completed("cluster", "sc") == "plain,scale\n"
+    assert completed("to") == "plain,top\n"
+    assert completed("status", "--w") == "plain,--watch\n"
     assert completed("cluster", "up", "--det") == "plain,--detach\n"
 
 
@@ -315,7 +317,7 @@ def etcd(monkeypatch: pytest.MonkeyPatch) -> MemoryEtcd:
     def with_store(_: EtcdPlace, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
         return asyncio.run(work(MemoryStore(server)))
 
-    for module in (peer_commands, shard_commands):
+    for module in (peer_commands, etcd_options):
         monkeypatch.setattr(module, "with_store", with_store)
     return server
 

@@ -24,12 +24,11 @@ from hypothesis import strategies as st
 import gossip_caffe
 from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.cli import main as main_module
-from gossip_caffe.cli.commands import checkpoint as checkpoint_commands
 from gossip_caffe.cli.commands import cluster as cluster_commands
 from gossip_caffe.cli.commands import job as job_commands
 from gossip_caffe.cli.commands import peer as peer_commands
-from gossip_caffe.cli.commands import shards as shard_commands
 from gossip_caffe.cli.commands import verify as verify_commands
+from gossip_caffe.cli.options import etcd as etcd_options
 from gossip_caffe.cli.options.etcd import EtcdPlace
 from gossip_caffe.cli.terminal import streams
 from gossip_caffe.cli.terminal.output import above, print_json, print_table, rich_table, terminal
@@ -216,7 +215,7 @@ def etcd(monkeypatch: pytest.MonkeyPatch) -> MemoryEtcd:
     def with_store(_: EtcdPlace, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
         return asyncio.run(work(MemoryStore(server)))
 
-    for module in (peer_commands, shard_commands, job_commands, checkpoint_commands):
+    for module in (peer_commands, job_commands, etcd_options):
         monkeypatch.setattr(module, "with_store", with_store)
     return server
 
@@ -323,6 +322,7 @@ def test_no_word_of_a_supervisor_or_of_its_peers_is_printed_raw(
         "tested": None,
         "peers": peers,
         "pids": [1],
+        "leave_s": 1.0,
     }
     monkeypatch.setattr(cluster_commands, "_ask", lambda *_: answer)
     for words in (("status",), ("status", "--json"), ("scale", "2"), ("kill", "p0")):
@@ -338,7 +338,7 @@ def test_no_error_is_printed_raw(hostile: str, printed: Printed, monkeypatch: py
         def fails(*_: Any, raised: BaseException = error, **__: Any) -> None:
             raise raised
 
-        monkeypatch.setattr(job_commands, "with_store", fails)
+        monkeypatch.setattr(etcd_options, "with_store", fails)
         assert run(monkeypatch, "job", "list") == ExitCode.FAILED
         assert steers(printed()) == []
     run(monkeypatch, "job", "show", hostile)

@@ -126,6 +126,13 @@ def test_a_job_without_a_peer_and_an_etcd_without_a_job_are_said_with_the_remedy
     assert "there are several jobs in etcd (mnist, other); give --job NAME" in str(found)
 
 
+def test_a_record_that_is_not_believed_is_said_and_not_shown(etcd: MemoryEtcd) -> None:
+    etcd.transact([], [Put(KEYS.peer("p7"), b"{}")])
+    shown = run("status")
+    assert "peers/p7' (revision" in shown.stderr
+    assert "p7" not in shown.stdout
+
+
 def looks(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> None:
     """Let each look after the first be preceded by one of these steps, and the reader go away after the last."""
     left = [lambda: None, *steps]

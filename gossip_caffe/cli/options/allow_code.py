@@ -14,7 +14,7 @@ allow_code_option: Callable[[Any], Any] = click.option(
     "allow_code",
     default=None,
     help="Run code that the job names (your own data sets, Python layers, HDF5Output). Any program that can write to "
-    f"etcd can choose that code. Default: ${ENVIRONMENT}, else only with the etcd of a local cluster.",
+    f"etcd can choose that code. Default: ${ENVIRONMENT}, else only with the etcd of a local cluster that has no port.",
 )
 
 

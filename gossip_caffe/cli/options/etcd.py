@@ -35,8 +35,13 @@ class EtcdPlace:
 
     @property
     def is_local(self) -> bool:
-        """True if the etcd is that of a local cluster."""
-        return bool(self.cluster) or is_local(self.etcd)
+        """True if only this user can write to the etcd: it is that of a local cluster, and has no port.
+
+        A local cluster may also use an etcd of other machines, or let its own listen for them.
+        """
+        from gossip_caffe.api import places
+
+        return places.only_ours(self.etcd, self.cluster)
 
 
 def etcd_options(command: Command) -> Command:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gossip_caffe.cli.terminal.output import print_json, print_table
 from gossip_caffe.cli.terminal.streams import reader_is_gone, say
-from gossip_caffe.cli.top.watching import LOOK_EVERY_S, Watching
+from gossip_caffe.cli.top.watching import Watching
 from gossip_caffe.observe.views.rows import Order, table
 from gossip_caffe.observe.views.watched import Watched
 from gossip_caffe.observe.views.words import figures, happened, headline
@@ -58,7 +58,7 @@ async def follow_as_lines(watching: Watching) -> None:
         if watched.snapshot.finished:
             return
         watching.watched = replace(watched, happenings=())  # they are printed, and needed no more
-        await watching.clock.sleep(LOOK_EVERY_S)
+        await watching.clock.sleep(watching.pause_s)
         await watching.look()
 
 
@@ -70,5 +70,5 @@ async def follow_as_json(watching: Watching) -> None:
         say(json_text(record, separators=(",", ":"), sort_keys=True))
         if watched.snapshot.finished:
             return
-        await watching.clock.sleep(LOOK_EVERY_S)
+        await watching.clock.sleep(watching.pause_s)
         await watching.look()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gossip_caffe.cli.terminal.output import above, terminal
 from gossip_caffe.cli.terminal.streams import reader_is_gone
-from gossip_caffe.cli.top.watching import LOOK_EVERY_S, Watching
+from gossip_caffe.cli.top.watching import Watching
 from gossip_caffe.observe.views.rows import Order, table
 from gossip_caffe.observe.views.watched import Watched
 from gossip_caffe.observe.views.words import figures, happened, headline
@@ -32,7 +32,7 @@ async def follow_as_table(watching: Watching) -> None:
             if watched.snapshot.finished:
                 return
             watching.watched = replace(watched, happenings=())  # they are printed, and needed no more
-            await watching.clock.sleep(LOOK_EVERY_S)
+            await watching.clock.sleep(watching.pause_s)
             await watching.look()
 
 

@@ -14,7 +14,6 @@ from gossip_caffe.background import within
 from gossip_caffe.cli.terminal.output import terminal
 from gossip_caffe.cli.top.keyboard import INTERRUPT, Interrupted, keyboard
 from gossip_caffe.cli.top.session import Session
-from gossip_caffe.cli.top.watching import LOOK_EVERY_S
 from gossip_caffe.observe.views.screen import Style, page
 from gossip_caffe.printable import printable_line
 
@@ -54,7 +53,7 @@ async def _look(session: Session, typed: asyncio.Queue[str]) -> None:
     while True:
         await session.look()
         typed.put_nowait(DRAW)
-        await session.watching.clock.sleep(LOOK_EVERY_S)
+        await session.watching.clock.sleep(session.watching.pause_s)
 
 
 async def _keys(session: Session, typed: asyncio.Queue[str]) -> None:

@@ -11,7 +11,6 @@ from textual.widgets import DataTable, Static
 
 from gossip_caffe.cli.top.keyboard import INTERRUPT, Interrupted
 from gossip_caffe.cli.top.session import Session
-from gossip_caffe.cli.top.watching import LOOK_EVERY_S
 from gossip_caffe.observe.views.rows import GAP, Table, table
 from gossip_caffe.observe.views.screen import Line, Style, footer, happenings, head, inspected
 from gossip_caffe.printable import printable_line
@@ -72,7 +71,7 @@ class TopApp(App[None]):
             ) as error:  # the outermost edge of this task: the command raises it after the screen
                 self._fail(error)
                 return
-            await self.session.watching.clock.sleep(LOOK_EVERY_S)
+            await self.session.watching.clock.sleep(self.session.watching.pause_s)
 
     def _fail(self, error: Exception) -> None:
         self.failure = error

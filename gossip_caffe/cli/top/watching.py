@@ -8,8 +8,10 @@ from gossip_caffe.clock import Clock, SystemClock
 from gossip_caffe.cluster.job_view import read_snapshot
 from gossip_caffe.errors import StoreError
 from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.membership.etcd.polling import poll_interval_s
 from gossip_caffe.membership.etcd.store import Store
 from gossip_caffe.membership.jobs import job_or_only_one
+from gossip_caffe.observe.log.ignored import Note, discard_note
 from gossip_caffe.observe.views.watched import Watched, advanced, begun, noted, without_store
 from gossip_caffe.plain import shown
 
@@ -27,6 +29,11 @@ class Watching:
         self.clock = clock
         self.watched = watched
         self._ignored: set[tuple[str, str]] = set()
+
+    @property
+    def pause_s(self) -> float:
+        """The seconds until the next look: among many peers it comes later, as etcd then has more to tell."""
+        return poll_interval_s(LOOK_EVERY_S, len(self.watched.snapshot.peers))
 
     async def look(self) -> Watched:
         """Look once more. etcd may be away: the old snapshot then stays, with the reason."""
@@ -53,8 +60,11 @@ class Watching:
             self.note(f"etcd: {shown(key)} is ignored: {why}", alarming=True)
 
 
-async def watching(store: Store, job: str) -> Watching:
-    """Look at a job for the first time; "" for the only one. Raises NotFound, UsageError or StoreError."""
+async def watching(store: Store, job: str, ignored: Note = discard_note) -> Watching:
+    """Look at a job for the first time; "" for the only one. ``ignored``: as in ``read_snapshot``, for this look.
+
+    Raises NotFound, UsageError or StoreError.
+    """
     clock = SystemClock()
     spec = await job_or_only_one(store, job)
-    return Watching(store, spec, clock, begun(await read_snapshot(store, spec, clock)))
+    return Watching(store, spec, clock, begun(await read_snapshot(store, spec, clock, ignored)))

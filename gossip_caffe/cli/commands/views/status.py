@@ -11,6 +11,7 @@ import click
 
 from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_store
 from gossip_caffe.cli.options.job import job_option
+from gossip_caffe.cli.terminal.output import said_on_stderr
 
 if TYPE_CHECKING:
     from gossip_caffe.membership.etcd.etcd_store import EtcdStore
@@ -46,8 +47,10 @@ def status(watch: bool, as_json: bool, job: str, place: EtcdPlace) -> None:
 async def _show(store: EtcdStore, job: str, *, watch: bool, as_json: bool) -> None:
     from gossip_caffe.cli.top.lines import follow_as_json, follow_as_lines, print_record, print_snapshot
     from gossip_caffe.cli.top.watching import watching
+    from gossip_caffe.observe.log.ignored import discard_note
 
-    looked = await watching(store, job)
+    # A record that is ignored is a line on stderr. A watched job has it among its events.
+    looked = await watching(store, job, discard_note if watch else said_on_stderr)
     if not watch:
         (print_record if as_json else print_snapshot)(looked.watched)
     elif as_json:
