@@ -35,7 +35,7 @@ class PeerRecord:
     0.0 until it is measured. ``fingerprint`` is that of the peer's weight layout, empty until its net is built.
     ``zone`` is the peer's location, empty when the user gave none. ``device`` is "cpu" or "gpu:0"; for a GPU also its
     name and memory, where they are known. ``metrics`` is the address of its metrics, "host:port" or "unix:PATH"; empty:
-    it serves none.
+    it serves none. ``mpi`` is its rank in a launch of MPI, after the launch's id ("3f…9c/2"); empty: it has none.
     """
 
     peer: str
@@ -52,6 +52,7 @@ class PeerRecord:
     device_name: str = ""
     device_memory_bytes: int = 0
     metrics: str = ""
+    mpi: str = ""
 
     def to_json(self) -> bytes:
         """The record as it is stored."""
@@ -87,7 +88,8 @@ def _objection(record: PeerRecord) -> str:
     if not 0 <= record.weight <= MOST_WEIGHT:  # refuses NaN, too
         return f"a weight of {record.weight}"
     texts = (record.host, record.state, record.device, record.fingerprint, record.version, record.zone)
-    if not all(is_text(text, MOST_TEXT) for text in (*texts, record.incarnation, record.device_name)):
+    more = (record.incarnation, record.device_name, record.mpi)
+    if not all(is_text(text, MOST_TEXT) for text in texts + more):
         return "a text that is too long, or not for one line"
     if record.pid < 0 or record.device_memory_bytes < 0:
         return "a number below 0"

@@ -131,6 +131,7 @@ class Agent:
         self._tasks.spawn("requests", self._leave_when_asked())
         own = OwnRecord(self._world, self._record.peer, self._registration)
         self._view.listen(own.changed)
+        self._view.listen(self._world.ranks.changed)
         self._tasks.spawn("own record", own.keep())
         async with within(load_early(self._world, self._record.peer)) as (loading,):
             await self._tasks.beside(self._trainer.build())

@@ -40,6 +40,7 @@ from gossip_caffe.peer.joining.resuming import go_back_to
 from gossip_caffe.peer.leaving import Leaving
 from gossip_caffe.peer.metering import Metering
 from gossip_caffe.peer.registration.own_name import INSTEAD
+from gossip_caffe.peer.sharing.mpi import MpiOfPeer
 from gossip_caffe.peer.sharing.pairwise import pairwise
 from gossip_caffe.peer.work.suspects import SuspectBatches
 from gossip_caffe.peer.work.trainer import Trainer
@@ -88,14 +89,15 @@ async def run_alone(
         clock,
         options.run_dir,
     )
-    server = PeerServer(where.listen, folder)
-    transport = GrpcTransport(store.sockets)
     log: OwnLog | None = None
 
     def warn(line: str) -> None:
         say(line)
         overseer.send(Trouble(line))
 
+    mpi = MpiOfPeer(peer, options.transport, say, warn, rng)
+    server = PeerServer(where.listen, folder, mpi.ranks)
+    transport = GrpcTransport(store.sockets, mpi.ranks)
     try:
         spec = await job_or_only_one(store, options.job)
         check_code(spec, allowed=options.allow_code)
@@ -118,6 +120,8 @@ async def run_alone(
         ring = BatchRing.create(spec.data.tops, spec.data.batch_records, spec.ring_slots)
         log = OwnLog(options, peer, clock, warn)
         counted = metering.log(log.events, peer)
+        record = _record(peer, options, placement, address, metrics)
+        record = replace(record, mpi=await mpi.begin(counted))
         built_from = engine_spec(local_spec, options.engine, noise_seed, placement.device)
         world = PeerDependencies(
             spec=spec,
@@ -138,23 +142,22 @@ async def run_alone(
             gauge=open_gauge(placement.gpu.bus) if placement.gpu else None,
             snapshots=options.run_dir / SNAPSHOTS / peer if options.snapshots else None,
             overseer=overseer,
+            ranks=mpi.ranks,
             grace_s=options.grace_s,
         )
         agent = Agent(
             world,
-            _record(peer, options, placement, address, metrics),
+            record,
             _trainer(local_spec, built_from, ring, clock, counted, say, _once(peer, warn)),
         )
         metering.show(agent.figures)
         leaving.then = agent.leave
         cause = await agent.run()
-        finished = await _finished_meanwhile(store, spec, clock, cause)
-        return leaving.end(spec.name, cause, finished=finished)
+        mpi.ends_with_job = await _finished_meanwhile(store, spec, clock, cause)
+        return leaving.end(spec.name, cause, finished=mpi.ends_with_job)
     finally:
-        await metering.stop()
-        await server.stop()
-        await transport.close()
-        await store.close()
+        for end in (metering.stop, server.stop, transport.close, mpi.end, store.close):
+            await end()
         if log is not None:
             log.close()
 

@@ -148,9 +148,9 @@ class Wire:
             raise FramesCorrupt("the stream ended in the middle of a frame")
         return answer
 
-    def swaps(self, address: str) -> bool:
+    def swaps(self, address: str, *, is_large: bool) -> bool:
         """Always False: the simulated models are small, so weights travel in the messages."""
-        del address
+        del address, is_large
         return False
 
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:

@@ -19,6 +19,7 @@ from typing import IO
 
 from gossip_caffe.begin import for_python
 from gossip_caffe.errors import EnvironmentProblem
+from gossip_caffe.system.launch import without_rank
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -124,7 +125,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a program in a process group of its own that dies with this process.
 
-    ``environment`` is added to this process's environment and to ``for_python()``; None removes a variable.
+    ``environment`` is added to this process's environment and to ``for_python()``; None removes a variable. The
+    variables of a launcher of MPI are not passed on.
     ``folder``: its working folder. ``umask``: its file mode mask. The default of both is this process's. Standard
     input is closed. The program has its own group because a terminal sends Ctrl-C to a whole group, and only the top
     process may decide what it means.
@@ -136,7 +138,7 @@ def spawn(
     if program is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), arguments[0])
     asking = [sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC, str(os.getpid()), str(int(death_signal))]
-    merged = {**os.environ, **for_python(), **(environment or {})}
+    merged = {**os.environ, **without_rank(os.environ), **for_python(), **(environment or {})}
     return subprocess.Popen(
         [*asking, str(Path(program).absolute()), *arguments],
         stdin=subprocess.DEVNULL,

@@ -173,7 +173,7 @@ async def test_weights_whose_connection_ends_before_its_first_byte_are_carried_n
         patch.setattr(weights_socket, "connect", ended)
         first = await a.offering.offer_to("b", b.address)
         assert first.kind is not OutcomeKind.APPLIED
-        assert not a.transport.swaps(b.address)
+        assert not a.transport.swaps(b.address, is_large=True)
         assert (await a.offering.offer_to("b", b.address)).kind is OutcomeKind.APPLIED
 
 

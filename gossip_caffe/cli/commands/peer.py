@@ -84,6 +84,14 @@ def peer() -> None:
     "Default: a free port on loopback; with the etcd of a local cluster, a Unix socket that only you can open."
 )
 @click.option(
+    "--transport",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "mpi", "grpc"]),
+    help="The way of weights between peers that one mpirun or mpiexec has started. auto: by MPI if mpi4py is "
+    "installed; mpi: refuse to start without it; grpc: never by MPI. Weights to any other peer go over gRPC.",
+)
+@click.option(
     "--zone",
     default="",
     help="Any name for the place of this machine, for example its rack. Peers of one zone exchange more often.",
@@ -138,6 +146,7 @@ def start(
     listen: str,
     advertise: str,
     metrics_listen: str,
+    transport: str,
     zone: str,
     run_dir: Path,
     event_log: EventLogOptions,
@@ -166,6 +175,7 @@ def start(
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --gpu 0
     gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100 --advertise gpu3.example:7100
+    mpirun --enable-recovery --bind-to none -n 4 gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
     """
     with left_on_signals():
         from gossip_caffe.job.relocation import DataRoot
@@ -199,6 +209,7 @@ def start(
             event_log_part_bytes=event_log.part_bytes,
             tensorboard=event_log.tensorboard,
             metrics_listen=metrics_of(metrics_listen, 1),
+            transport=transport,
         )
         never_wait_for_readers()
         sys.exit(run_peer(options, say))

@@ -32,7 +32,7 @@ class HalfStats:
     """The figures of a half: the ``distance`` of the two sides, and the half's sum ``total`` and length ``norm``.
 
     ``own_norm`` is the length of the own weights (inf if not measured), ``their_norm`` that of the partner's (0 if not
-    measured).
+    measured). ``by`` is the carrier of the partner's weights, if a log is to name it.
     """
 
     distance: float
@@ -40,6 +40,7 @@ class HalfStats:
     norm: float
     own_norm: float = math.inf
     their_norm: float = 0.0
+    by: str = ""
 
 
 class HalfStatsBuilder:

@@ -214,7 +214,7 @@ class Answering:
         withdraws = peer.crossing.accept(offer)
         peer.apply(half, figures.distance)
         applied = AppliedHalf(
-            offer.exchange_id, offer.peer, figures.distance, figures.total, figures.norm, reach
+            offer.exchange_id, offer.peer, figures.distance, figures.total, figures.norm, reach, figures.by
         )
         self.one_sided.applied(applied)
         if self.watcher is not None:

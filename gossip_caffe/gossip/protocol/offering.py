@@ -1,8 +1,8 @@
 """The offering side of an exchange: the own weights change only after a whole and valid answer, and at most once.
 
 The offer of a small model carries its weights, and the answer carries the partner's. The offer of a large model (from
-``SWAP_FROM_VALUES`` on) is a header alone; once the partner is ready, both snapshots travel at the same time, and the
-answer says how the swap ended.
+``SWAP_FROM_VALUES`` on, or of any size where the transport says so) is a header alone; once the partner is ready, both
+snapshots travel at the same time, and the answer says how the swap ended.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Offering:
     async def _offered(self, own: OwnOffer, address: str) -> Outcome:
         peer = self._peer
         mine, generation = peer.buffers.take(), peer.generation
-        swaps = peer.weights.exchanged >= SWAP_FROM_VALUES and self._transport.swaps(address)
+        swaps = self._transport.swaps(address, is_large=peer.weights.exchanged >= SWAP_FROM_VALUES)
         snapshot, ended = await (self._swapped if swaps else self._sent)(own, address, mine)
         outcome = self._concluded(own, snapshot, ended, mine, generation)
         peer.buffers.give(mine)
@@ -123,6 +123,7 @@ class Offering:
                 half_sum=ended.total,
                 half_norm=ended.norm,
                 reach=reach,
+                by=ended.by,
             )
         kind, refusal, reason = ended
         if kind is OutcomeKind.REJECTED:

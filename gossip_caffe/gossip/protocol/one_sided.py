@@ -24,6 +24,7 @@ class AppliedHalf:
     """A half that was added to this peer's weights: ``total`` is the sum of its values, ``norm`` its length ‖δ‖.
 
     ``distance`` is that of the two sides, ``reach`` the half's length in lengths of the own weights.
+    ``by`` is the carrier of the weights, if a log is to name it.
     """
 
     exchange_id: str
@@ -32,6 +33,7 @@ class AppliedHalf:
     total: float
     norm: float
     reach: Reach = UNMEASURED
+    by: str = ""
 
 
 class GivenUp:

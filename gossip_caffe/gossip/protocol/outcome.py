@@ -26,6 +26,7 @@ class Outcome:
 
     ``snapshot`` is the snapshot that was offered. ``half_sum`` and ``half_norm`` are the sum and the length of the half
     that was applied. ``reach`` is the relative length of the half that was applied, or that was refused as too long.
+    ``by`` is the carrier of the weights, if a log is to name it.
     """
 
     kind: OutcomeKind
@@ -38,6 +39,7 @@ class Outcome:
     half_sum: float = 0.0
     half_norm: float = 0.0
     reach: Reach = UNMEASURED
+    by: str = ""
 
 
 def kind_of(refusal: Refusal) -> OutcomeKind:

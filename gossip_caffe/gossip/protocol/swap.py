@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,11 @@ class SentProgress:
         with self._changed:
             self._given_up = True
             self._changed.notify_all()
+
+    def has_gone(self, values: int) -> bool:
+        """Whether ``wait_for`` would return, or raise, at once."""
+        with self._changed:
+            return self._values >= values or self._given_up
 
     def wait_for(self, values: int) -> None:
         """Wait until the first ``values`` values may be overwritten. Raises FramesCorrupt if that does not happen."""
@@ -149,7 +154,7 @@ class IncomingWeights:
     """The partner's snapshot as it is received, and the own half, which overwrites the own snapshot.
 
     ``came_bytes``: the number of bytes received so far. ``weighs_other``: also compute the length of the partner's
-    weights.
+    weights. ``by``: the carrier that a log names; "" for the default one.
     """
 
     def __init__(self, codec: str, leaving: OutgoingWeights, weighs_other: bool = False) -> None:
@@ -157,6 +162,7 @@ class IncomingWeights:
         self._weighs_other = weighs_other
         self._leaving = leaving
         self.came_bytes = 0
+        self.by = ""
         self._mine = leaving.mine
         self._here = 0
         self._tally = HalfStatsBuilder()
@@ -165,6 +171,13 @@ class IncomingWeights:
             self._dtype = np.float32
         self._may_be_plain = codec == "float16"
         self._whole = bytearray()
+
+    def would_wait(self, piece: memoryview) -> bool:
+        """Whether ``take`` would wait for the own sender, because the half would overwrite values that are not sent."""
+        if self._may_be_plain or self._dtype is None or self._leaving.payload is not None:
+            return False
+        stop = self._here + len(piece) // np.dtype(self._dtype).itemsize
+        return stop <= self._mine.size and not self._leaving.gone.has_gone(stop)
 
     def take(self, piece: memoryview) -> None:
         """Take the next piece. Raises FramesCorrupt if no codec makes such a payload of that many values."""
@@ -219,7 +232,7 @@ class IncomingWeights:
             return Refusal.CORRUPT_FRAME, f"{self._here} of {self._mine.size} values came"
         if not self._tally.is_finite:
             return Refusal.NON_FINITE, "the partner's weights hold NaN or Inf"
-        return self._tally.result()
+        return replace(self._tally.result(), by=self.by)
 
 
 @dataclass(frozen=True, slots=True)

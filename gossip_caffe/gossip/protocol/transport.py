@@ -26,8 +26,11 @@ class Transport(Protocol):
         """
         ...
 
-    def swaps(self, address: str) -> bool:
-        """Whether weights can travel both ways at once between this peer and the one at ``address``."""
+    def swaps(self, address: str, *, is_large: bool) -> bool:
+        """Whether weights are to travel both ways at once between this peer and the one at ``address``.
+
+        ``is_large``: the weights are so many that this is better than one message with all of them.
+        """
         ...
 
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:

@@ -11,6 +11,7 @@ from isal import isal_zlib
 
 from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, PartUnreadable, Payload, Refusal
 from gossip_caffe.gossip.transport.frame_codec import RawFrame
+from gossip_caffe.gossip.transport.mpi.communicator import Rank
 from gossip_caffe.wire import gossip_pb2 as wire
 
 FRAME_BYTES = 1 << 20
@@ -26,8 +27,8 @@ _UNREADABLE_BYTES = FRAME_BYTES // 16
 """The length that an unreadable part counts as."""
 
 
-def header_of(message: Message, swaps: bool = False) -> Any:
-    """The wire message that begins the stream of ``message``."""
+def header_of(message: Message, swaps: bool = False, rank: Rank | None = None) -> Any:
+    """The wire message that begins the stream of ``message``. ``rank``: of the sender, if it can send by MPI."""
     return wire.ExchangeMessage(
         header=wire.ExchangeHeader(
             exchange_id=message.exchange_id,
@@ -43,8 +44,19 @@ def header_of(message: Message, swaps: bool = False) -> Any:
             answered=message.answered,
             withdraws=message.withdraws,
             swaps=swaps,
+            rank=wire_rank(rank),
         )
     )
+
+
+def wire_rank(rank: Rank | None) -> Any:
+    """A rank as a field of a wire message; None leaves the field out."""
+    return wire.Rank(communicator=rank.communicator, number=rank.number) if rank is not None else None
+
+
+def rank_of(part: Any) -> Rank | None:
+    """The rank that a header or a ``Ready`` of the wire names, or None."""
+    return Rank.parse(f"{part.rank.communicator}/{part.rank.number}") if part.HasField("rank") else None
 
 
 def message_of(header: Any) -> Message:
@@ -96,9 +108,10 @@ class Incoming:
         self.payload_bytes = 0
         self.came_bytes = 0
         self.swaps = False
+        self.rank: Rank | None = None
 
     async def header(self) -> Message:
-        """The message without its payload; ``payload_bytes`` and ``swaps`` are set from it."""
+        """The message without its payload; ``payload_bytes``, ``swaps`` and ``rank`` are set from it."""
         return self._begun_with(await self._next())
 
     def _begun_with(self, part: Any) -> Message:
@@ -108,6 +121,7 @@ class Incoming:
             raise FramesCorrupt(objection)
         self.payload_bytes = part.header.payload_bytes
         self.swaps = part.header.swaps
+        self.rank = rank_of(part.header)
         self._header = message_of(part.header)
         return self._header
 

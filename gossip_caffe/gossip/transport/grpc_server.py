@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +23,10 @@ from gossip_caffe.gossip.transport import weights_socket
 from gossip_caffe.gossip.transport.calls import SERVICE
 from gossip_caffe.gossip.transport.file_serving import FileHolder, FileServing
 from gossip_caffe.gossip.transport.frame_codec import FrameUnreadable, parsed, readable, serialized
-from gossip_caffe.gossip.transport.frames import Incoming, to_frames
+from gossip_caffe.gossip.transport.frames import Incoming, to_frames, wire_rank
 from gossip_caffe.gossip.transport.listener import Listener
+from gossip_caffe.gossip.transport.mpi.communicator import Rank
+from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.gossip.transport.replies import unless_gone
 from gossip_caffe.gossip.transport.snapshot_serving import SnapshotServing
 from gossip_caffe.grpc_runtime import grpc
@@ -47,9 +50,13 @@ _OPTIONS = [
 
 
 class PeerServer:
-    """The server of one peer. Before ``serve`` gives it an answerer, it refuses offers as NOT_TRAINING."""
+    """The server of one peer. Before ``serve`` gives it an answerer, it refuses offers as NOT_TRAINING.
 
-    def __init__(self, listen: str, files: FileHolder) -> None:
+    ``ranks``: the peers with which weights are swapped by MPI.
+    """
+
+    def __init__(self, listen: str, files: FileHolder, ranks: Ranks | None = None) -> None:
+        self._ranks: Ranks = ranks if ranks is not None else NoRanks()
         self._socket = socket_path(listen)
         self._host, self._port = split_address(listen, "--listen") if self._socket is None else ("", 0)
         self._answerer: Answerer = _NotYet()
@@ -154,7 +161,8 @@ class PeerServer:
             return
         allowed_s = context.time_remaining() or 0.0
         if incoming.swaps:
-            carrying = _Carrying(partial(self._carry, context), allowed_s, connection(context.peer()))
+            carry = partial(self._carry, context, incoming.rank)
+            carrying = _Carrying(carry, allowed_s, connection(context.peer()))
             answer = await self._answerer.receive_swap(header, carrying)
         else:
             reading = _Reading(incoming, header.values, allowed_s, connection(context.peer()))
@@ -171,7 +179,21 @@ class PeerServer:
             # A call that ends before its offer is read may lose the refusal. The offerer ends the call once it has it.
             await _forget_rest(incoming)
 
-    async def _carry(self, context: Any, prepare: Prepare) -> None:
+    async def _carry(self, context: Any, offerer: Rank | None, prepare: Prepare) -> None:
+        """Swap weights with the offerer: by MPI if it is a rank with which that works, else over a connection."""
+        if offerer is not None and self._ranks.serves(offerer):
+            await self._carry_by_mpi(context, offerer, prepare)
+        else:
+            await self._carry_over_connection(context, prepare)
+
+    async def _carry_by_mpi(self, context: Any, offerer: Rank, prepare: Prepare) -> None:
+        """Send the offerer a tag and a ticket, and swap weights with it by MPI."""
+        tag, ticket = self._ranks.tag(), secrets.token_bytes(weights_socket.TICKET_BYTES)
+        ready = wire.Ready(ticket=ticket, rank=wire_rank(self._ranks.own), tag=tag)
+        await context.write(wire.ExchangeMessage(ready=ready))
+        await self._ranks.swap(offerer, tag, ticket, prepare, answers=True)
+
+    async def _carry_over_connection(self, context: Any, prepare: Prepare) -> None:
         """Send the offerer the port and a ticket, and swap weights with it on the connection that it makes."""
         with self._listener.expecting() as (ticket, connection):
             ready = wire.Ready(port=self._listener.port, ticket=ticket, nearby=self._listener.nearby)

@@ -21,7 +21,8 @@ from gossip_caffe.gossip.transport.calls import BULK, BULK_NEARBY, BULK_PORT, BU
 from gossip_caffe.gossip.transport.channels import Channels, Parts
 from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S, FileSink, receive_from
 from gossip_caffe.gossip.transport.frame_codec import RawFrame
-from gossip_caffe.gossip.transport.frames import Incoming, header_of, to_frames
+from gossip_caffe.gossip.transport.frames import Incoming, header_of, rank_of, to_frames
+from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.system.unix_sockets import is_socket_in, socket_path
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -61,11 +62,13 @@ class GrpcTransport:
     """Carries this peer's calls to other peers. ``forget`` drops the state of departed peers.
 
     ``sockets``: the folder of the cluster's Unix sockets (``folder_of_sockets``). An address that names a Unix socket
-    outside this folder, or any Unix socket if there is no such folder, is not connected to.
+    outside this folder, or any Unix socket if there is no such folder, is not connected to. ``ranks``: the peers to
+    which weights go by MPI.
     """
 
-    def __init__(self, sockets: Path | None = None) -> None:
+    def __init__(self, sockets: Path | None = None, ranks: Ranks | None = None) -> None:
         self._sockets = sockets
+        self._ranks: Ranks = ranks if ranks is not None else NoRanks()
         self._channels = Channels()
         self._unswappable: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(2, "offering")
@@ -98,26 +101,31 @@ class GrpcTransport:
         except Undelivered as error:
             raise CheckpointRefused(error.message) from None
 
-    def swaps(self, address: str) -> bool:
-        """Whether the separate connection for weights can be used: it could be made, or was not tried recently."""
+    def swaps(self, address: str, *, is_large: bool) -> bool:
+        """Whether weights go by MPI, or are many enough for a separate connection that can be used.
+
+        Such a connection cannot be used for a while after it could not be made.
+        """
+        if self._ranks.is_at(address):
+            return True
+        if not is_large:
+            return False
         if (left := self._unswappable.get(address, 0)) == 0:
             return True
         self._unswappable[address] = left - 1
         return False
 
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
-        """Send the header and receive the answer over gRPC; swap the weights over a separate connection."""
+        """Send the header and receive the answer over gRPC; swap the weights by MPI or over a separate connection."""
         with self._to(address) as channel:
-            call = calls.exchange(channel, iter((header_of(offer, swaps=True),)), deadline_s)
+            header = header_of(offer, swaps=True, rank=self._ranks.own)
+            call = calls.exchange(channel, iter((header,)), deadline_s)
             incoming = Incoming(Parts(call))
             try:
                 async with asyncio.timeout(deadline_s):
                     if isinstance(first := await incoming.header_or_ready(), Message):
                         return first
-                    connecting = weights_socket.connect(
-                        _host(address), first.port, first.ticket, first.nearby
-                    )
-                    carrying = weights_socket.swap_over(connecting, prepare, self._threads)
+                    carrying = self._carrying(address, first, prepare)
                     return await self._both(address, carrying, incoming.header())
             except TimeoutError:
                 raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
@@ -125,9 +133,18 @@ class GrpcTransport:
                 remember(self._unswappable, address, UNSWAPPABLE_FOR)
                 raise Undelivered(f"{error.message}; the next offers carry them") from error
             except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._ranks.unreachable(address)
                 raise calls.failed(address, error) from error
             finally:
                 call.cancel()  # has no effect once the call is over
+
+    def _carrying(self, address: str, ready: Any, prepare: Prepare) -> Coroutine[Any, Any, None]:
+        """The swap of weights with a partner that is ready: by MPI if it says so, else over a connection."""
+        if (partner := rank_of(ready)) is not None:
+            return self._ranks.swap(partner, ready.tag, ready.ticket, prepare, answers=False)
+        connecting = weights_socket.connect(_host(address), ready.port, ready.ticket, ready.nearby)
+        return weights_socket.swap_over(connecting, prepare, self._threads)
 
     async def _both(
         self, address: str, carrying: Coroutine[Any, Any, None], answering: Coroutine[Any, Any, Message]

@@ -89,9 +89,9 @@ class MemoryNetwork:
             answer = await self.before_answer(answer)
         return answer
 
-    def swaps(self, address: str) -> bool:
-        """True: every pair of peers can swap weights."""
-        return True
+    def swaps(self, address: str, *, is_large: bool) -> bool:
+        """Whether the weights are large: every pair of peers can swap them."""
+        return is_large
 
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
         """Deliver a header, then both sides' weights, and return the answer; see ``Transport``."""

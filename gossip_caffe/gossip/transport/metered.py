@@ -32,9 +32,9 @@ class MeteredTransport:
         self._count(RECEIVED, answer.codec, len(answer.payload))
         return answer
 
-    def swaps(self, address: str) -> bool:
-        """Whether weights can travel both ways at once."""
-        return self._transport.swaps(address)
+    def swaps(self, address: str, *, is_large: bool) -> bool:
+        """Whether weights are to travel both ways at once."""
+        return self._transport.swaps(address, is_large=is_large)
 
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
         """Swap weights. They are counted as far as they were carried, also if the swap fails."""

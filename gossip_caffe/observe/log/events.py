@@ -42,8 +42,9 @@ class Event(StrEnum):
     RELEASED = "released"  # epoch, chunks
     OFFERED = "offered"  # exchange, partner
     EXCHANGED = (
-        "exchanged"  # exchange, partner, side, outcome, distance, half_sum, half_norm, ratio, limit, batches
+        "exchanged"  # exchange, partner, side, outcome, distance, half_sum, half_norm, ratio, limit, by …
     )
+    MPI = "mpi"  # used, rank, size, library, reason: whether weights go to other ranks by MPI from now on
     CORRECTED = "corrected"  # half_sum, half_norm, own_norm: a recorded change of the weights
     HALF_APPLIED = (
         "half-applied"  # exchange, partner, half_sum, half_norm: the offering side gave the exchange up

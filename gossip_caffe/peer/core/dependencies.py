@@ -14,6 +14,7 @@ from gossip_caffe.clock import Clock, SystemClock
 from gossip_caffe.gossip.policy.contact import Contact, NoContact
 from gossip_caffe.gossip.protocol.ports import Offload
 from gossip_caffe.gossip.protocol.transport import Answerer, Transport
+from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.etcd.store import Store
 from gossip_caffe.membership.keys import JobKeys, keys_of
@@ -48,6 +49,7 @@ class PeerDependencies:
     * ``ignored`` notes the records of the store that this peer does not believe; by default by ``warn`` and ``log``.
     * ``overseer`` is the connection to the supervisor that started this peer, which shows people each warning.
     * ``contact`` notes which of the other peers answer.
+    * ``ranks`` are the peers of this peer's launch to which weights go by MPI.
     * ``grace_s``: the seconds that this peer has for leaving.
     """
 
@@ -72,6 +74,7 @@ class PeerDependencies:
     ignored: Ignored = _BY_DEFAULT
     overseer: Overseer = field(default_factory=Overseer)
     contact: Contact = field(default_factory=NoContact)
+    ranks: Ranks = field(default_factory=NoRanks)
     grace_s: float = GRACE_S
     said: set[str] = field(default_factory=set)
 

@@ -17,6 +17,7 @@ class PeerOptions:
       the address that other peers call. Empty: the address with which this machine reaches etcd.
     * ``run_dir`` holds its events and checkpoints; ``events_dir``, when it is given, holds the events instead.
     * ``metrics_listen`` is the address of its metrics: "host:port", "none" for none, empty for the default.
+    * ``transport`` is the way of weights to other ranks of this peer's launch: a value of ``Way``.
     * ``zone`` is the zone of this machine; a peer asks partners of its own zone more often.
     * ``gpu`` is the GPU to train on: CUDA's number or "auto"; empty: the CPU.
     * ``job`` is the job's name; empty: the only job in etcd.
@@ -57,3 +58,4 @@ class PeerOptions:
     tensorboard: Path | None = None
     overseer_fd: int = -1
     metrics_listen: str = ""
+    transport: str = "auto"

@@ -45,6 +45,7 @@ class AnswersLogged:
             half_norm=rounded(half.norm),
             ratio=rounded(half.reach.ratio),
             limit=rounded(half.reach.limit),
+            **carrier_of(half.by),
         )
         self._half_added(half.partner, half.exchange_id)
 
@@ -80,6 +81,11 @@ class AnswersLogged:
         )
 
 
+def carrier_of(by: str) -> dict[str, object]:
+    """The field that names the carrier of the weights; none for the default one."""
+    return {"by": by} if by else {}
+
+
 def half_of(outcome: Outcome) -> dict[str, object]:
     """The fields that the log holds of this peer's half.
 
@@ -92,6 +98,7 @@ def half_of(outcome: Outcome) -> dict[str, object]:
             "half_sum": rounded(outcome.half_sum, SUM_DIGITS),
             "half_norm": rounded(outcome.half_norm),
             "batches": outcome.snapshot.batches,
+            **carrier_of(outcome.by),
             **reach,
         }
     said: dict[str, object] = {}

