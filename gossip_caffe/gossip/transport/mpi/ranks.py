@@ -193,12 +193,16 @@ class MpiRanks:
                     self._avoided[route.partner] = AVOIDED_FOR
                 # A step holds the lock for the time of one piece; the loop does not wait for that.
                 await surely_ended(loop.run_in_executor(None, transfer.stop))
-        if isinstance(transfer.error, SwapInterrupted):
-            self._avoided[route.partner] = AVOIDED_FOR
-            if isinstance(transfer.error.__cause__, MpiFailed):
-                self.give_up(transfer.error.__cause__.message)
+            self._learn_from(transfer.error, route.partner)
         if transfer.error is not None:
             raise transfer.error
+
+    def _learn_from(self, error: BaseException | None, partner: int) -> None:
+        if not isinstance(error, SwapInterrupted):
+            return
+        self._avoided[partner] = AVOIDED_FOR
+        if isinstance(error.__cause__, MpiFailed):
+            self.give_up(error.__cause__.message)
 
     def changed(self, was: PeerRecord | None, now: PeerRecord | None) -> None:
         """Learn the rank at a member's address; give MPI up if a rank has died.
