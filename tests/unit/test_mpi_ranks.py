@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import random
 import subprocess
@@ -178,7 +179,7 @@ def test_a_child_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mpi_is_used_where_it_is_asked_for_or_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(mpi.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert wanted_launch(Way.AUTO, OPEN_MPI, said.append) == Launch(1, 3)
     assert wanted_launch(Way.MPI, MPICH, said.append) == Launch(0, 2)
     assert wanted_launch(Way.GRPC, OPEN_MPI, said.append) is None
@@ -187,7 +188,7 @@ def test_mpi_is_used_where_it_is_asked_for_or_possible(monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="no launcher of MPI"):
         wanted_launch(Way.MPI, {}, said.append)
     assert said == []
-    monkeypatch.setattr(mpi.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert wanted_launch(Way.AUTO, OPEN_MPI, said.append) is None
     assert "mpi4py is not installed" in said[0]
     with pytest.raises(NotInstalled, match="mpi4py"):
@@ -211,7 +212,7 @@ class OwnMpi:
 @pytest.fixture(autouse=True)
 def _mpi4py_is_there(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "OwnMpi" in request.function.__code__.co_names:
-        monkeypatch.setattr(mpi.importlib.util, "find_spec", lambda name: name)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
 
 
 async def test_a_peer_of_a_launch_says_its_rank_and_logs_it() -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from gossip_caffe.gossip.averaging.average import HalfStats
 from gossip_caffe.gossip.codecs.message import FramesCorrupt
 from gossip_caffe.gossip.protocol.swap import PIECE_VALUES, IncomingWeights, OutgoingWeights, Swap
-from gossip_caffe.gossip.transport.mpi import transfer as transfers
 from gossip_caffe.gossip.transport.mpi.transfer import SLOTS, Route, Transfer
 from gossip_caffe.gossip.transport.weights_socket import SILENCE_S, SwapInterrupted
 from tests.fake_mpi import Launch, Message
@@ -206,7 +205,3 @@ def test_an_error_of_mpi_ends_the_swap_and_is_named() -> None:
         assert isinstance(side.transfer.error, SwapInterrupted)
         assert "process failed" in side.transfer.error.message
         assert side.transfer.abandoned()
-
-
-def test_pieces_are_no_longer_than_a_slot() -> None:
-    assert transfers.PIECE_BYTES == 4 * PIECE_VALUES
