@@ -42,6 +42,7 @@ PACKAGES = {
 
 PROGRAMS = {
     "amtool": "prometheus-alertmanager",
+    "chromium": "chromium",
     "g++": "g++",
     "git": "git",
     "ip": "iproute2",

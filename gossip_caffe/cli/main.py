@@ -30,6 +30,10 @@ _COMMANDS = {
         "Run a job on this machine, with any number of peers.",
     ),
     "completion": ("gossip_caffe.cli.completion:completion", "Print the completion script of a shell."),
+    "dashboard": (
+        "gossip_caffe.cli.commands.views.dashboard:dashboard",
+        "Show a run as a page that follows it.",
+    ),
     "demo": ("gossip_caffe.cli.commands.demo:demo", "See peers train, join and die, in two minutes."),
     "discover": (
         "gossip_caffe.cli.commands.discover:discover",

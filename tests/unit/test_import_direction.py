@@ -53,7 +53,7 @@ INNER_FLOORS = {
     "solver": ("gpu", "engines", "checks", "evaluation"),
     "data": ("sources",),
     "job": ("spec", "prototxts"),
-    "observe": ("log", "metrics", "export", "checker", "report", "views"),
+    "observe": ("log", "metrics", "export", "checker", "report", "views", "dashboard"),
 }
 """Rooms within a room, from the ground up; the files that lie in the room itself stand on top of them."""
 MOST_FILES = 15

@@ -13,10 +13,10 @@ import pytest
 from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.checker.verdict import CHECKS, verdict_on
 from gossip_caffe.observe.report.chart import Bar, Lane, Series, lanes, lines, thinned, ticks
+from gossip_caffe.observe.report.gathered import Gathered
 from gossip_caffe.observe.report.history import (
     OF_THE_KILLED,
     OWNED,
-    Times,
     consensus_tests,
     lifelines,
     ownership,
@@ -121,7 +121,7 @@ def test_the_page_is_whole_and_fetches_and_runs_nothing(run: Run) -> None:
 def test_every_drawing_of_the_page_is_well_formed(run: Run) -> None:
     text = page(run, verdict_on(run), "A run")
     drawings = text.split("<svg")[1:]
-    assert len(drawings) == 7
+    assert len(drawings) == 8
     for drawing in drawings:
         ElementTree.fromstring("<svg" + drawing.partition("</svg>")[0] + "</svg>")
 
@@ -134,7 +134,7 @@ def test_the_page_names_every_invariant_and_every_peer(run: Run) -> None:
 
 
 def test_a_lifeline_tells_joining_training_and_the_end(run: Run) -> None:
-    rows = {lane.name: lane for lane in lifelines(run, Times(run))}
+    rows = {lane.name: lane for lane in lifelines(Gathered.of(run))}
     assert list(rows) == ["p0", "p2", "p10"]
     assert [(bar.kind, bar.start, bar.stop) for bar in rows["p0"].bars] == [
         ("joining", 0.0, 1.5),
@@ -146,13 +146,15 @@ def test_a_lifeline_tells_joining_training_and_the_end(run: Run) -> None:
 
 
 def test_ownership_ends_with_the_settlement_and_what_the_dead_left_is_marked(run: Run) -> None:
-    rows = {lane.name: lane for lane in ownership(run, Times(run))}
+    rows = {lane.name: lane for lane in ownership(Gathered.of(run))}
     assert [(bar.kind, bar.start, bar.stop) for bar in rows["p0"].bars] == [(OWNED, 2.0, 4.5)]
-    assert [(bar.kind, bar.start, bar.stop) for bar in rows["p10"].bars] == [(OF_THE_KILLED, 3.5, 6.0)]
+    assert [(bar.kind, bar.start, bar.stop) for bar in rows["p10"].bars] == [(OWNED, 3.5, 6.0)]
+    assert [(mark.kind, mark.at) for mark in rows["p10"].marks] == [(OF_THE_KILLED, 6.0)]
+    assert not rows["p0"].marks
 
 
 def test_tests_are_drawn_without_their_losses(run: Run) -> None:
-    assert consensus_tests(run) == [Series("accuracy", [(100.0, 0.91)])]
+    assert consensus_tests(Gathered.of(run)) == [Series("accuracy", [(100.0, 0.91)])]
 
 
 def test_what_is_broken_is_shown_with_its_history() -> None:
@@ -197,16 +199,17 @@ def test_of_many_peers_the_page_names_those_to_whom_something_happened_and_sums_
     }
     logs["p250"].pop()
     seen = [{"t": 30.0, "event": "consensus", "distance": 1e-3, "peers": 300}]
-    crowd = Run.of_logs(logs, seen=seen)
-    named = chosen(crowd, Times(crowd))
+    run = Run.of_logs(logs, seen=seen)
+    crowd = Gathered.of(run)
+    named = chosen(crowd)
     assert len(named) == MOST_LANES
     assert {"p250", "p0", "p1"} <= named
     assert "p200" not in named
-    lowest, median, highest = summed(progress(crowd, Times(crowd), "loss"))
+    lowest, median, highest = summed(progress(crowd, "loss"))
     assert lowest.points[0][1] == 0.0
     assert highest.points[0][1] == pytest.approx(29.9)
     assert median.points[0][1] == pytest.approx(15.0, abs=0.2)
-    text = page(crowd, verdict_on(crowd), "crowd")
+    text = page(run, verdict_on(run), "crowd")
     assert "measured over all peers" in text
     assert len(text) < 300_000
     read(text)
@@ -215,5 +218,5 @@ def test_of_many_peers_the_page_names_those_to_whom_something_happened_and_sums_
 def test_charts_without_anything_in_them_are_left_out() -> None:
     assert lines("x", [], "s") == ""
     assert lines("x", [Series("a", [(1.0, 0.0)])], "s", logarithmic=True) == ""
-    assert lanes("x", [], 1.0, {}) == ""
-    assert "<rect" in lanes("x", [Lane("a", [Bar(0.0, 1.0, "k")])], 0.0, {"k": "#000"})
+    assert lanes("x", [], 1.0, []) == ""
+    assert "<rect" in lanes("x", [Lane("a", [Bar(0.0, 1.0, "k")])], 0.0, ["k"])

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server on asyncio for pages of a few kilobytes: it answers GET and HEAD, one request a connection.
+"""A small HTTP/1.1 server on asyncio for pages and streams: it answers GET and HEAD, one request a connection.
 
 Any program that reaches the port may send any bytes, so everything is bounded: the connections, the length of a
 request, and the time in which it must come and its answer must be taken. While all places are taken, a newcomer takes
@@ -8,18 +8,17 @@ the place of the connection that has waited longest without a whole request. So 
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import re
-import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
-from gossip_caffe.addresses import split_address
+from gossip_caffe.background import within
 from gossip_caffe.clock import Clock
-from gossip_caffe.errors import Conflict, EnvironmentProblem, UsageError
+from gossip_caffe.observe.metrics.listening import port_listener, unix_listener
 from gossip_caffe.system.unix_sockets import socket_path
 
 MOST_CONNECTIONS = 32
@@ -30,6 +29,8 @@ REQUEST_S = 10.0
 ANSWER_S = 10.0
 """The time in which an answer must be made and taken."""
 CLOSE_S = 1.0
+MOST_UNTAKEN_BYTES = 1 << 16
+"""The part of a stream that waits here for its reader."""
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
 _REQUEST = re.compile(rb"(GET|HEAD) (/[!-~]*) HTTP/1\.[01]\r\n")
@@ -47,11 +48,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer to a request."""
+    """The answer to a request. ``headers``: more of them, in text that the caller answers for."""
 
     status: HTTPStatus
     body: bytes
     content_type: str = TEXT
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def text(cls, status: HTTPStatus, line: str = "") -> Response:
@@ -59,7 +61,19 @@ class Response:
         return cls(status, f"{line or status.phrase}\n".encode())
 
 
-Answer = Callable[[Request], Awaitable[Response]]
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer that lasts: its pieces are sent as they come, until they end or the caller hangs up.
+
+    A piece that a caller does not take in time ends the stream.
+    """
+
+    pieces: AsyncGenerator[bytes, None]
+    content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Answer = Callable[[Request], Awaitable[Response | Stream]]
 
 
 def parsed(head: bytes) -> Request | HTTPStatus:
@@ -135,10 +149,10 @@ class HttpServer:
         """
         path = self._path = socket_path(listen)
         if path is not None:
-            listener = _unix_listener(path)
+            listener = unix_listener(path)
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MOST_HEAD_BYTES)
             return 0
-        listener = await _listener(listen, self._option)
+        listener = await port_listener(listen, self._option)
         host, port = listener.getsockname()[:2]
         self._is_loopback = ipaddress.ip_address(host.partition("%")[0]).is_loopback
         self._server = await asyncio.start_server(self._serve, sock=listener, limit=MOST_HEAD_BYTES)
@@ -172,9 +186,12 @@ class HttpServer:
         try:
             request = await self._request(reader)
             self._waiting.pop(writer, None)
-            if request is not None:
-                async with self._clock.timeout(ANSWER_S):
-                    await self._reply(request, writer)
+            if request is None:
+                return
+            async with self._clock.timeout(ANSWER_S):
+                stream = await self._reply(request, writer)
+            if stream is not None:
+                await self._send(stream, reader, writer)
         except (TimeoutError, ConnectionError):
             writer.transport.abort()
         finally:
@@ -199,65 +216,51 @@ class HttpServer:
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         return parsed(head)
 
-    async def _reply(self, request: Request | HTTPStatus, writer: asyncio.StreamWriter) -> None:
+    async def _reply(self, request: Request | HTTPStatus, writer: asyncio.StreamWriter) -> Stream | None:
+        """Send the answer, or the head of a stream, which is returned."""
+        response: Response | Stream
         if isinstance(request, HTTPStatus):
             response = Response.text(request)
         elif self._is_loopback and is_foreign(request.headers.get("host", "")):
             response = Response.text(HTTPStatus.MISDIRECTED_REQUEST)
         else:
             response = await self._answer(request)
-        status = response.status
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {response.content_type}\r\n"
-            f"Content-Length: {len(response.body)}\r\nConnection: close\r\n"
-            "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n"
-        )
         is_head = isinstance(request, Request) and request.is_head
-        writer.write(head.encode("latin-1") + (b"" if is_head else response.body))
+        writer.write(_head_of(response))
+        if isinstance(response, Stream) and not is_head:
+            await writer.drain()
+            return response
+        if isinstance(response, Response) and not is_head:
+            writer.write(response.body)
         writer.close()
         await writer.wait_closed()  # a caller that does not read the answer meets the deadline
+        return None
+
+    async def _send(self, stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send the pieces until they end or the caller hangs up. Raises TimeoutError or ConnectionError."""
+        writer.transport.set_write_buffer_limits(MOST_UNTAKEN_BYTES)
+        foreseen = (TimeoutError, ConnectionError)
+        async with within(reader.read(1), self._pass_on(stream, writer), foreseen=foreseen) as (
+            gone,
+            sending,
+        ):
+            await asyncio.wait((gone, sending), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+
+    async def _pass_on(self, stream: Stream, writer: asyncio.StreamWriter) -> None:
+        async with aclosing(stream.pieces) as pieces:
+            async for piece in pieces:
+                writer.write(piece)
+                async with self._clock.timeout(ANSWER_S):
+                    await writer.drain()
 
 
-async def _listener(listen: str, option: str) -> socket.socket:
-    host, port = split_address(listen, option)
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise _unusable(listen, option, error) from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"cannot listen on {listen}: the port is in use",
-                remedy=f"choose another with {option}, or port 0 for any free one",
-            ) from None
-        raise _unusable(listen, option, error) from None
-    return listener
-
-
-def _unusable(listen: str, option: str, error: OSError) -> UsageError:
-    return UsageError(
-        f"cannot listen on {listen} ({error.strerror or error})",
-        remedy=f"give {option} an address of this machine",
-    )
-
-
-def _unix_listener(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-    except OSError as error:
-        listener.close()
-        raise EnvironmentProblem(
-            f"cannot listen on the Unix socket {path} ({error.strerror})",
-            remedy="check that its folder exists and can be written",
-        ) from None
-    return listener
+def _head_of(response: Response | Stream) -> bytes:
+    status = response.status if isinstance(response, Response) else HTTPStatus.OK
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", f"Content-Type: {response.content_type}"]
+    if isinstance(response, Response):
+        lines.append(f"Content-Length: {len(response.body)}")
+    lines += ["Connection: close", "Cache-Control: no-store", "X-Content-Type-Options: nosniff"]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

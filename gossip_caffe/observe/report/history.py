@@ -1,202 +1,152 @@
-"""The lanes and lines of a report, computed from a run's history. Pure."""
+"""The lanes and lines of the charts, computed from what is gathered of a run. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from gossip_caffe.observe.checker.run import Life, Run
-from gossip_caffe.observe.log.events import Event
-from gossip_caffe.observe.log.tested import ConsensusTest
 from gossip_caffe.observe.report.chart import Bar, Lane, Mark, Series
+from gossip_caffe.observe.report.gathered import Gathered, GatheredLife, ordered
 
-KINDS = {
-    "joining": "#d9d9d9",
-    "training": "#7fb2d6",
-    "draining": "#b7d7a8",
-    "joined": "#009e73",
-    "killed": "#c1121f",
-    "left": "#555555",
-    "solver died": "#e69f00",
-    "loader died": "#b58900",
-    "lease lost": "#7b4fa3",
-}
-"""Kind of a lifeline's bar or mark → colour."""
-OWNED, OF_THE_KILLED = "owned", "of a killed peer"
-SHARES = {OWNED: "#56b4e9", OF_THE_KILLED: "#c1121f"}
+LIFE_KINDS = (
+    "joining", "training", "draining", "joined", "killed", "left", "solver died", "loader died", "lease lost",
+)  # fmt: skip
+"""The kinds of a lifeline's bars and marks, in the order of the legend."""
+OWNED, OF_THE_KILLED = "owned", "killed with chunks"
+OWNER_KINDS = (OWNED, OF_THE_KILLED)
+EXCHANGE_KINDS = ("offered, applied", "answered, applied", "withdrawn", "refused", "failed")
 _BARS = {"joining": "joining", "syncing": "joining", "training": "training", "draining": "draining"}
-_MARKS = {
-    Event.SOLVER_DIED: "solver died",
-    Event.LOADER_DIED: "loader died",
-    Event.LEASE_LOST: "lease lost",
-}
-
-
-class Times:
-    """Seconds since the first event of a run."""
-
-    def __init__(self, run: Run) -> None:
-        self.begin = min(float(life.events[0]["t"]) for life in run.lives)
-        self.length = max(life.ended_at for life in run.lives) - self.begin
-
-    def of(self, event: Mapping[str, Any]) -> float:
-        """The time of an event, in seconds since the first event of the run."""
-        return float(event["t"]) - self.begin
-
-
-def ordered(names: Iterable[str]) -> list[str]:
-    """The names in natural order: p2 before p10."""
-    return sorted(names, key=lambda name: (len(name), name))
+_ENDS = {"offered, refused": "refused", "offered, withdrawn": "withdrawn"}
+_COUNTED = frozenset({"offered, applied", "answered, applied"})
 
 
 # ── lanes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def lifelines(run: Run, times: Times) -> list[Lane]:
+def lifelines(gathered: Gathered) -> list[Lane]:
     """A lane for each peer: its states and its events."""
     rows = []
-    for peer in ordered(run.of_peer):
-        bars: list[Bar] = []
-        marks: list[Mark] = []
-        for life in run.of_peer[peer]:
-            bars += _states(life, times)
-            marks += _happened(life, times)
-        rows.append(Lane(peer, bars, marks))
+    for peer in ordered(gathered.peers):
+        lives = gathered.peers[peer]
+        bars = [bar for life in lives for bar in _states(life, gathered)]
+        rows.append(Lane(peer, bars, [mark for life in lives for mark in happened(life, gathered)]))
     return rows
 
 
-def _states(life: Life, times: Times) -> Iterator[Bar]:
-    began, state = times.of(life.events[0]), "joining"
-    for event in [*life.of(Event.STATE), life.events[-1]]:
-        now = times.of(event)
+def _states(life: GatheredLife, gathered: Gathered) -> Iterator[Bar]:
+    end = gathered.until if gathered.runs(life) else life.seen_at
+    for start, stop, state in [*life.states, (life.state_since, end, life.state)]:
         if state in _BARS:
+            began, now = start - gathered.began_at, stop - gathered.began_at
             yield Bar(began, now, _BARS[state], f"{life.peer}: {state} from {began:.1f} s to {now:.1f} s")
-        if event["event"] == Event.STATE:
-            began, state = now, str(event["new"])
 
 
-def _happened(life: Life, times: Times) -> Iterator[Mark]:
-    for event in life.events:
-        if event["event"] in {Event.JOINED, Event.FOUNDED}:
-            yield Mark(times.of(event), "joined", f"{life.peer} {event['event']} at {times.of(event):.1f} s")
-        elif event["event"] in _MARKS:
-            kind = _MARKS[Event(event["event"])]
-            why = event.get("cause") or event.get("reason") or ""
-            yield Mark(times.of(event), kind, f"{life.peer}: {kind} at {times.of(event):.1f} s: {why}")
-    ended = times.of(life.events[-1])
-    if life.left is None:
+def happened(life: GatheredLife, gathered: Gathered) -> Iterator[Mark]:
+    """The events of one life, with its end if it has ended."""
+    for at, kind, why in life.marks:
+        now = at - gathered.began_at
+        told = f"{why} at {now:.1f} s" if kind == "joined" else f"{kind} at {now:.1f} s: {why}"
+        yield Mark(now, kind, f"{life.peer} {told}")
+    ended = life.seen_at - gathered.began_at
+    if life.left is not None:
+        yield Mark(ended, "left", f"{life.peer} left at {ended:.1f} s: {life.left}")
+    elif not gathered.runs(life):
         yield Mark(ended, "killed", f"{life.peer} was killed at {ended:.1f} s")
-    else:
-        yield Mark(ended, "left", f"{life.peer} left at {ended:.1f} s: {life.left.get('reason', '')}")
 
 
-def ownership(run: Run, times: Times) -> list[Lane]:
-    """A lane for each peer: the number of chunks that it owned over time.
-
-    Chunks of a killed peer have another colour.
-    """
+def ownership(gathered: Gathered) -> list[Lane]:
+    """A lane for each peer: the times in which it owned chunks, and a mark where it was killed with some of them."""
     rows = []
-    for peer in ordered(run.of_peer):
-        bars: list[Bar] = []
-        for life in run.of_peer[peer]:
-            bars += _owned(life, times)
+    for peer in ordered(gathered.peers):
+        lives = gathered.peers[peer]
+        bars = [bar for life in lives for bar in _owned(life, gathered)]
+        rows.append(Lane(peer, bars, [mark for life in lives for mark in _orphaned(life, gathered)]))
+    return rows
+
+
+def _owned(life: GatheredLife, gathered: Gathered) -> Iterator[Bar]:
+    for start, stop in life.owned:
+        now = stop - gathered.began_at
+        yield Bar(start - gathered.began_at, now, OWNED, f"{life.peer} owned chunks until {now:.1f} s")
+    if life.chunks:
+        runs = gathered.runs(life)
+        stop = (gathered.until if runs else life.seen_at) - gathered.began_at
+        told = f"owns {len(life.chunks)} chunks" if runs else f"owned {len(life.chunks)} chunks at its end"
+        yield Bar(life.owns_since - gathered.began_at, stop, OWNED, f"{life.peer} {told}")
+
+
+def _orphaned(life: GatheredLife, gathered: Gathered) -> Iterator[Mark]:
+    if life.chunks and life.left is None and not gathered.runs(life):
+        ended = life.seen_at - gathered.began_at
+        told = f"{life.peer} was killed at {ended:.1f} s with {len(life.chunks)} chunks, which others train"
+        yield Mark(ended, OF_THE_KILLED, told)
+
+
+def exchange_bars(gathered: Gathered) -> list[Lane]:
+    """A lane for each peer: the number of its exchanges, one bar for each way in which they ended."""
+    rows = []
+    for peer, counted in outcomes(gathered):
+        by_kind: Counter[str] = Counter()
+        for outcome, number in counted.items():
+            kind = outcome if outcome in _COUNTED else _ENDS.get(outcome, "failed")
+            if not outcome.startswith("refused as"):  # the partner counts its own offer
+                by_kind[kind] += number
+        bars, at = [], 0.0
+        for kind in EXCHANGE_KINDS:
+            if number := by_kind[kind]:
+                bars.append(Bar(at, at + number, kind, f"{peer}: {number:,} {kind}"))
+                at += number
         rows.append(Lane(peer, bars))
     return rows
-
-
-def _owned(life: Life, times: Times) -> Iterator[Bar]:
-    owned: set[tuple[int, int]] = set()
-    since = 0.0
-    for event in life.of(Event.CLAIMED, Event.BORROWED, Event.DONE, Event.RELEASED, Event.LEASE_LOST):
-        now = times.of(event)
-        before = len(owned)
-        if event["event"] == Event.LEASE_LOST:
-            owned.clear()
-        else:
-            chunks = {(int(event["epoch"]), int(chunk)) for chunk in event["chunks"]}
-            owned = owned | chunks if event["event"] in {Event.CLAIMED, Event.BORROWED} else owned - chunks
-        if bool(owned) != bool(before):
-            if before:
-                yield Bar(since, now, OWNED, f"{life.peer} owned chunks until {now:.1f} s")
-            since = now
-    if owned:
-        kind = OF_THE_KILLED if life.left is None else OWNED
-        told = f"{life.peer} owned {len(owned)} chunks at its end"
-        yield Bar(since, times.of(life.events[-1]), kind, told)
 
 
 # ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def progress(run: Run, times: Times, field: str, scale: float = 1.0) -> list[Series]:
+def progress(gathered: Gathered, field: str) -> list[Series]:
     """One figure of the ``progress`` events of each peer, over time."""
-    return [
-        Series(peer, points)
-        for peer in ordered(run.of_peer)
-        if (
-            points := [
-                (times.of(event), scale * float(event[field]))
-                for life in run.of_peer[peer]
-                for event in life.of(Event.PROGRESS)
-                if event.get(field) is not None
-            ]
+    begin = gathered.began_at
+    found = (
+        Series(
+            peer,
+            [
+                (at - begin, value)
+                for life in gathered.peers[peer]
+                for at, value in life.figures[field].points()
+            ],
         )
-    ]
+        for peer in ordered(gathered.peers)
+    )
+    return [one for one in found if one.points]
 
 
-def consensus_seen(run: Run, times: Times) -> list[Series]:
+def consensus_seen(gathered: Gathered) -> list[Series]:
     """The consensus distance of all training peers over time, if an observer measured it."""
-    points = [(times.of(line), float(line["distance"])) for line in run.seen if line["event"] == "consensus"]
+    points = [(at - gathered.began_at, distance) for at, distance in gathered.consensus.points()]
     return [Series("measured over all peers", points)] if points else []
 
 
-def shares(run: Run, times: Times) -> list[Series]:
+def shares(gathered: Gathered) -> list[Series]:
     """The number of chunks that each peer had settled, over time."""
     found = []
-    for peer in ordered(run.of_peer):
-        points, settled = [], 0
-        for life in run.of_peer[peer]:
-            for event in life.of(Event.DONE):
-                settled += len(event["chunks"])
-                points.append((times.of(event), float(settled)))
+    for peer in ordered(gathered.peers):
+        points, before = [], 0
+        for life in gathered.peers[peer]:
+            points += [(at - gathered.began_at, before + count) for at, count in life.settled.points()]
+            before += life.settled_chunks
         if points:
             found.append(Series(peer, points))
     return found
 
 
-def consensus_tests(run: Run) -> list[Series]:
+def consensus_tests(gathered: Gathered) -> list[Series]:
     """Each test output with one value that is no loss, over the samples that the whole job had trained."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for life in run.lives:
-        for event in life.of(Event.TESTED):
-            for output in _outputs(event):
-                found.setdefault(output[0], []).append((float(event["progress_samples"]), output[1]))
-    return [Series(name, sorted(points)) for name, points in sorted(found.items())]
+    return [Series(name, sorted(points.items())) for name, points in sorted(gathered.tests.items())]
 
 
-def _outputs(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    known = {key: event[key] for key in ("progress_samples", "iteration", "outputs")}
-    for output in ConsensusTest.from_record(known).outputs:
-        if output.scalar is not None and not output.loss_weight:
-            yield (f"net #{output.net} {output.name}" if output.net else output.name), output.scalar
-
-
-def outcomes(run: Run) -> Sequence[tuple[str, Counter[str]]]:
+def outcomes(gathered: Gathered) -> Sequence[tuple[str, Counter[str]]]:
     """For each peer the outcomes of the exchanges that it offered, and the reasons of those that it refused."""
-    return [(peer, _outcomes(lives)) for peer, lives in sorted(run.of_peer.items(), key=_by_name)]
-
-
-def _by_name(entry: tuple[str, object]) -> tuple[int, str]:
-    return len(entry[0]), entry[0]
-
-
-def _outcomes(lives: Sequence[Life]) -> Counter[str]:
-    counted: Counter[str] = Counter()
-    for event in (event for life in lives for event in life.of(Event.EXCHANGED)):
-        offered = event.get("side") != "answered"
-        if offered or event["outcome"] == "applied":
-            counted[f"{'offered' if offered else 'answered'}, {event['outcome']}"] += 1
-        else:
-            counted[f"refused as {event.get('refusal', '?')}"] += 1
-    return counted
+    return [
+        (peer, sum((life.outcomes for life in gathered.peers[peer]), Counter()))
+        for peer in ordered(gathered.peers)
+    ]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.report.chart import Lane, Series
-from gossip_caffe.observe.report.history import Times, ordered
+from gossip_caffe.observe.report.gathered import Gathered, ordered
 
 MOST_LINES = 64
 """With more peers than this, their lines are replaced by three: the lowest, the median and the highest."""
@@ -35,15 +34,16 @@ def summed(series: Sequence[Series]) -> Sequence[Series]:
     ]
 
 
-def chosen(run: Run, times: Times) -> frozenset[str]:
+def chosen(gathered: Gathered) -> frozenset[str]:
     """All peers; of many peers those that were killed or joined, and the first of the others."""
-    late = times.begin + _LATE_SHARE * times.length
+    late = gathered.began_at + _LATE_SHARE * gathered.length_s
 
     def quiet(peer: str) -> bool:
-        lives = run.of_peer[peer]
-        return len(lives) == 1 and lives[0].left is not None and float(lives[0].events[0]["t"]) < late
+        lives = gathered.peers[peer]
+        ended_well = lives[-1].left is not None or gathered.runs(lives[-1])
+        return len(lives) == 1 and ended_well and lives[0].began_at < late
 
-    return frozenset(sorted(ordered(run.of_peer), key=quiet)[:MOST_LANES])
+    return frozenset(sorted(ordered(gathered.peers), key=quiet)[:MOST_LANES])
 
 
 def of(peers: frozenset[str], rows: Sequence[Lane]) -> list[Lane]:

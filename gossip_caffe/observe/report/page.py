@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
 from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.checker.verdict import Finding, Verdict, verdict_on
 from gossip_caffe.observe.report.chart import lanes, lines
+from gossip_caffe.observe.report.gathered import Gathered
 from gossip_caffe.observe.report.history import (
-    KINDS,
-    SHARES,
-    Times,
+    EXCHANGE_KINDS,
+    LIFE_KINDS,
+    OWNER_KINDS,
     consensus_seen,
     consensus_tests,
+    exchange_bars,
     lifelines,
-    outcomes,
     ownership,
     progress,
     shares,
 )
 from gossip_caffe.observe.report.many_peers import chosen, of, summed
+from gossip_caffe.observe.report.style import chart_style
+from gossip_caffe.observe.report.tables import exchange_table
 
 _STYLE = """
-body{font:14px/1.45 system-ui,sans-serif;color:#222;max-width:1000px;margin:2em auto;padding:0 1em}
-h1{font-size:1.5em}h2{font-size:1.1em;margin:2em 0 .4em}svg{width:100%;height:auto;display:block}
-svg text{font:10px system-ui,sans-serif;fill:#555}.rule{stroke:#eee}.axis{stroke:#999}
+body{font:14px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1000px;margin:2em auto;
+padding:0 1em}
+h1{font-size:1.5em}h2{font-size:1.1em;margin:2em 0 .4em}
 table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:3px 8px;border-bottom:1px solid #eee;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.holds{color:#00734f}.broken{color:#c1121f;font-weight:bold}
-.unseen{color:#777}.legend{margin:.2em 0;color:#555;font-size:12px}.legend span{margin-right:1.2em;white-space:nowrap}
-.legend i{display:inline-block;width:10px;height:10px;margin-right:4px}
-pre{background:#f6f6f6;padding:.6em;overflow-x:auto;font-size:11px}
+td,th{text-align:left;padding:3px 8px;border-bottom:1px solid var(--rule);vertical-align:top}
+td.n{text-align:right;font-variant-numeric:tabular-nums}.holds{color:var(--kind-joined)}
+.broken{color:var(--kind-killed);font-weight:bold}
+.unseen{color:var(--quiet)}
+pre{background:var(--rule);padding:.6em;overflow-x:auto;font-size:11px}
 """
 _MOST_LINES = 40
 
@@ -48,37 +51,40 @@ def report_of(run_dir: Path, title: str = "", job: str = "") -> str:
 
 def page(run: Run, found: Verdict, title: str) -> str:
     """The page for a history and its verdict."""
-    times = Times(run)
-    peers = chosen(run, times)
-    distance = [*consensus_seen(run, times), *summed(progress(run, times, "distance"))]
+    gathered = Gathered.of(run)
+    peers = chosen(gathered)
+    distance = [*consensus_seen(gathered), *summed(progress(gathered, "distance"))]
     charts = (
-        ("Peers", lanes("lifelines of the peers", of(peers, lifelines(run, times)), times.length, KINDS)),
+        (
+            "Peers",
+            lanes("lifelines of the peers", of(peers, lifelines(gathered)), gathered.length_s, LIFE_KINDS),
+        ),
         (
             "Owners of chunks",
-            lanes("ownership of chunks", of(peers, ownership(run, times)), times.length, SHARES),
+            lanes("ownership of chunks", of(peers, ownership(gathered)), gathered.length_s, OWNER_KINDS),
         ),
-        ("Chunks settled", lines("chunks settled by each peer", summed(shares(run, times)), "seconds")),
-        ("Loss", lines("training loss of each peer", summed(progress(run, times, "loss")), "seconds")),
+        ("Chunks settled", lines("chunks settled by each peer", summed(shares(gathered)), "seconds")),
+        ("Loss", lines("training loss of each peer", summed(progress(gathered, "loss")), "seconds")),
         (
             "Test of the consensus",
-            lines("test outputs", consensus_tests(run), "samples trained by all peers"),
+            lines("test outputs", consensus_tests(gathered), "samples trained by all peers"),
         ),
         ("Consensus distance", lines("consensus distance", distance, "seconds", logarithmic=True)),
-        ("Learning rate", lines("learning rate", summed(progress(run, times, "learning_rate")), "seconds")),
+        ("Learning rate", lines("learning rate", summed(progress(gathered, "learning_rate")), "seconds")),
     )
     sections = [
         ("Invariants", _invariants(found.findings)),
         ("Figures", _figures(found)),
         *((name, chart or '<p class="unseen">the logs have no data for this</p>') for name, chart in charts),
-        ("Exchanges", _exchanges(run, peers)),
+        ("Exchanges", _exchanges(gathered, peers)),
     ]
     said = "finished" if run.finished else "not finished"
     lacks = "".join(f"<p>{escape(words)}</p>" for words in found.missing)
     body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections)
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"/><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f"<p>{len(run.of_peer):,} peers in {times.length:,.0f} s; the job is {said}.{_left_out(run, peers)}</p>"
+        f"<style>{chart_style()}{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
+        f"<p>{len(run.of_peer):,} peers in {gathered.length_s:,.0f} s; the job is {said}.{_left_out(run, peers)}</p>"
         f"{lacks}{body}</body></html>\n"
     )
 
@@ -112,20 +118,8 @@ def _figures(found: Verdict) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _exchanges(run: Run, peers: frozenset[str]) -> str:
-    counted = outcomes(run)
-    columns = sorted({kind for _, kinds in counted for kind in kinds})
-    if not columns:
-        return '<p class="unseen">there were no exchanges</p>'
-    head = "".join(f"<th>{escape(kind)}</th>" for kind in columns)
-    rows = "".join(
-        f"<tr><td>{escape(peer)}</td>{_cells([kinds[kind] for kind in columns])}</tr>"
-        for peer, kinds in counted
-        if peer in peers
-    )
-    total = _cells([sum(kinds[kind] for _, kinds in counted) for kind in columns])
-    return f"<table><tr><th>peer</th>{head}</tr>{rows}<tr><th>all</th>{total}</tr></table>"
-
-
-def _cells(numbers: Sequence[int]) -> str:
-    return "".join(f'<td class="n">{number:,}</td>' for number in numbers)
+def _exchanges(gathered: Gathered, peers: frozenset[str]) -> str:
+    bars = of(peers, exchange_bars(gathered))
+    most = max((bar.stop for row in bars for bar in row.bars), default=0.0)
+    chart = lanes("exchanges of each peer", bars, most, EXCHANGE_KINDS, "exchanges") if most else ""
+    return chart + exchange_table(gathered, peers)

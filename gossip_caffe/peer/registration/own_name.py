@@ -13,6 +13,7 @@ from typing import IO
 from gossip_caffe.errors import Conflict
 from gossip_caffe.system.folders import folder_within, lock, open_within, own_folder
 from gossip_caffe.system.host import host_name
+from gossip_caffe.system.name_locks import name_lock
 
 INSTEAD = "give another --run-dir"
 PATIENCE_S = 2.0
@@ -30,7 +31,7 @@ def own_name(run_dir: Path, peer: str, patience_s: float = PATIENCE_S) -> Iterat
     may write, or in which no file can be locked.
     """
     own_folder(run_dir, INSTEAD)
-    path = run_dir / "locks" / f"{peer}.lock"
+    path = name_lock(run_dir, peer)
     folder_within(path.parent, INSTEAD)
     file = _locked(path, peer, run_dir, patience_s)
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from gossip_caffe.cli.commands.cluster import name_option
-from gossip_caffe.cli.commands.views.logs import OfOneJob, event_folder, print_lines
+from gossip_caffe.cli.commands.views.logs import event_folder, print_lines
 
 _AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])")
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -92,6 +92,7 @@ def events(
     from gossip_caffe.cluster.state.folder import ClusterState
     from gossip_caffe.observe.log.events import Event
     from gossip_caffe.observe.log.following import LogFollower
+    from gossip_caffe.observe.log.of_one_job import OfOneJob
     from gossip_caffe.observe.views.event_words import NOTABLE, line_of
 
     wanted = frozenset(kinds) or NOTABLE

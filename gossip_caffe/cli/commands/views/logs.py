@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -132,6 +132,7 @@ def _from_events(run_dir: Path, peer: str, job: str, form: str) -> Lines:
     from gossip_caffe.observe.export.caffe_lines import KINDS, CaffeLog
     from gossip_caffe.observe.log.events import Event
     from gossip_caffe.observe.log.following import LogFollower
+    from gossip_caffe.observe.log.of_one_job import OfOneJob
 
     folder = event_folder(run_dir, peer)
     kinds: Container[str] = KINDS if form == CAFFE else frozenset(Event)
@@ -163,23 +164,3 @@ def event_folder(run_dir: Path, peer: str) -> Path:
             else "give --name of a cluster, or --run-dir of peers",
         )
     return folder
-
-
-class OfOneJob:
-    """The events of one job, in logs that hold those of several; ``job``: "" for the newest of the first call."""
-
-    def __init__(self, job: str) -> None:
-        self._job = job
-        self._now: dict[str, str] = {}
-
-    def only(self, events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Those of the events that belong to the job."""
-        started = [event for event in events if event["event"] == "started"]
-        if not self._job and started:
-            self._job = str(started[-1].get("job", ""))
-        for event in events:
-            peer = str(event.get("peer", ""))
-            if event["event"] == "started":
-                self._now[peer] = str(event.get("job", ""))
-            if self._now.get(peer, self._job) == self._job:
-                yield event

@@ -1,0 +1,1 @@
+"""A run as a living page: its charts, pushed to browsers as they change."""
