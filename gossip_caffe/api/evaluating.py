@@ -13,7 +13,7 @@ from gossip_caffe.api.values.html import table
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.checkpoint.formats.caffemodel import write_caffemodel
 from gossip_caffe.checkpoint.manifest import MODEL
-from gossip_caffe.errors import ModelError, NotFound
+from gossip_caffe.errors import ModelError, NotFound, UsageError
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.job.code import check_code
 from gossip_caffe.job.prototxts.testing import plan_of
@@ -31,7 +31,8 @@ HEADINGS = ("NET", "OUTPUT", "MEAN", "LOSS")
 class GivenWeights:
     """The weights that are tested. ``iteration``: the job's progress when they were made; None: unknown, for a file.
 
-    ``model``: the .caffemodel file. ``contributors``: the peers whose weights were averaged.
+    ``model``: the .caffemodel file; ``under``: files that are loaded before it.
+    ``contributors``: the peers whose weights were averaged.
     """
 
     model: Path
@@ -39,6 +40,7 @@ class GivenWeights:
     iteration: int | None = None
     checkpoint: str = ""
     contributors: tuple[str, ...] = ()
+    under: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,7 @@ class Evaluation:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the rows of a table below HEADINGS."""
-        rows: list[tuple[str, ...]] = []
-        for output in self.outputs:
-            for index, mean in enumerate(output.means):
-                name = output.name if output.values == 1 else f"{output.name}[{index}]"
-                loss = f"{output.loss_weight * mean:.6g}" if output.loss_weight and mean is not None else ""
-                rows.append((str(output.net), name, "nan" if mean is None else f"{mean:.6g}", loss))
-            if more := output.values - len(output.means):
-                rows.append((str(output.net), f"{output.name}: {more:,} more", "", ""))
-        return rows
+        return output_rows(self.outputs)
 
     def headline(self) -> str:
         """Return one line about the tested weights."""
@@ -93,6 +87,19 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         return table(HEADINGS, self.rows(), self.headline())
+
+
+def output_rows(outputs: Sequence[Output]) -> list[tuple[str, ...]]:
+    """Return the rows of outputs in a table below HEADINGS."""
+    rows: list[tuple[str, ...]] = []
+    for output in outputs:
+        for index, mean in enumerate(output.means):
+            name = output.name if output.values == 1 else f"{output.name}[{index}]"
+            loss = f"{output.loss_weight * mean:.6g}" if output.loss_weight and mean is not None else ""
+            rows.append((str(output.net), name, "nan" if mean is None else f"{mean:.6g}", loss))
+        if more := output.values - len(output.means):
+            rows.append((str(output.net), f"{output.name}: {more:,} more", "", ""))
+    return rows
 
 
 async def chosen_weights(
@@ -129,11 +136,22 @@ async def chosen_weights(
 
 
 def weights_of_file(weights: str | Path) -> GivenWeights:
-    """Return the weights in a .caffemodel file. Raises NotFound."""
-    path = Path(weights)
-    if not path.is_file():
-        raise NotFound(f"there is no weight file at {path}", remedy="check --weights")
-    return GivenWeights(path.absolute(), str(weights))
+    """Return the weights in .caffemodel files, with commas between their names. Raises NotFound."""
+    *under, model = files_of(str(weights))
+    return GivenWeights(model, str(weights), under=tuple(under))
+
+
+def files_of(weights: str) -> list[Path]:
+    """Return the weight files that a list names, absolute. Raises UsageError for none, NotFound for an absent one."""
+    # A file whose name has a comma is found, too.
+    names = [weights] if Path(weights).is_file() else weights.split(",")
+    paths = [Path(name.strip()) for name in names if name.strip()]
+    if not paths:
+        raise UsageError("--weights names no file", remedy="give --weights FILE")
+    for path in paths:
+        if not path.is_file():
+            raise NotFound(f"there is no weight file at {path}", remedy="check --weights")
+    return [path.absolute() for path in paths]
 
 
 def nets_to_test(spec: JobSpec, iterations: int) -> tuple[NetTest, ...]:
@@ -156,7 +174,8 @@ async def evaluated(
     on_pass: Callable[[int, int], None] = _unseen,
 ) -> Evaluation:
     """Test weights, in a child process. ``on_pass`` is called with (passes done, passes in all). Raises ModelError."""
-    outputs = (await CaffeEvaluator(threads=0).evaluate_all(nets, [weights.model], on_pass))[0]
+    evaluator = CaffeEvaluator(threads=0)
+    outputs = (await evaluator.evaluate_all(nets, [weights.model], on_pass, weights.under))[0]
     return Evaluation(
         spec.name, weights.name, weights.checkpoint, weights.iteration, weights.contributors, outputs
     )

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gossip_caffe import __version__
+from gossip_caffe.cli.from_caffe.words import translated
 from gossip_caffe.cli.terminal.machine_problems import allow_many_files, hear_signals, problem_of
 from gossip_caffe.cli.terminal.streams import finish_streams, open_streams, say
 from gossip_caffe.errors import ExitCode, GossipCaffeError
@@ -19,7 +20,7 @@ from gossip_caffe.errors import ExitCode, GossipCaffeError
 _COMMANDS = {
     "chaos": (
         "gossip_caffe.cli.commands.chaos:chaos",
-        "Disturb a local cluster by a plan, and check that nothing is lost.",
+        "Disturb a local cluster, and check that nothing is lost.",
     ),
     "checkpoint": (
         "gossip_caffe.cli.commands.checkpoint:checkpoint",
@@ -35,6 +36,10 @@ _COMMANDS = {
         "Show a run as a page that follows it.",
     ),
     "demo": ("gossip_caffe.cli.commands.demo:demo", "See peers train, join and die, in two minutes."),
+    "device_query": (
+        "gossip_caffe.cli.from_caffe.device_query:device_query",
+        "Show the GPUs of this machine.",
+    ),
     "discover": (
         "gossip_caffe.cli.commands.discover:discover",
         "Tell Prometheus where the peers of a job serve their metrics.",
@@ -60,6 +65,14 @@ _COMMANDS = {
     "status": (
         "gossip_caffe.cli.commands.views.status:status",
         "Show a job: its progress, and each living peer.",
+    ),
+    "test": (
+        "gossip_caffe.cli.from_caffe.test:test",
+        "Score a net on a weight file, as 'caffe test' does.",
+    ),
+    "time": (
+        "gossip_caffe.cli.from_caffe.timing:time_",
+        "Measure the time of each layer, as 'caffe time' does.",
     ),
     "top": ("gossip_caffe.cli.commands.views.top:top", "Show a job while it trains, with keys."),
     "train": ("gossip_caffe.cli.commands.train:train", "Train a solver.prototxt, as 'caffe train' does."),
@@ -146,13 +159,21 @@ _ONLY_PRINTS = {
 """Commands and options that only print."""
 
 
+_PRINTING = {"test", "time", "device_query"}
+"""Commands that only print, and whose words may be names elsewhere."""
+
+
+def _only_prints(words: list[str]) -> bool:
+    return not _ONLY_PRINTS.isdisjoint(words) or not _PRINTING.isdisjoint(words[:1])
+
+
 def main() -> None:
     """Run the command. A failure that the user can mend is one line, and the exit code names its kind."""
     open_streams()
     allow_many_files()
     code = _outcome()
     try:
-        code, lost = finish_streams(code, only_prints=not _ONLY_PRINTS.isdisjoint(sys.argv[1:]))
+        code, lost = finish_streams(code, only_prints=_only_prints(sys.argv[1:]))
         if lost:
             _say(lost, ExitCode.FAILED)
     except KeyboardInterrupt:
@@ -169,7 +190,7 @@ def _outcome() -> int:
     """Run the command to its end. Returns the exit code."""
     try:
         hear_signals()  # one that waited comes now
-        code = cli.main(prog_name="gossip-caffe", standalone_mode=False)
+        code = cli.main(_in_our_words(sys.argv[1:]), prog_name="gossip-caffe", standalone_mode=False)
     except SystemExit as end:
         if end.code is not None and not isinstance(end.code, int):
             return _say(str(end.code), ExitCode.FAILED)
@@ -191,6 +212,14 @@ def _outcome() -> int:
         traceback.print_exc()
         code = _say("this is a defect of gossip-caffe; please report the lines above", ExitCode.FAILED)
     return int(code or 0)
+
+
+def _in_our_words(words: list[str]) -> list[str]:
+    """Return the words of the command. Caffe's are translated, and a notice names each that has no effect here."""
+    translation = translated(words)
+    for notice in translation.notices:
+        say(notice, err=True)
+    return list(translation.words)
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -25,7 +25,7 @@ def notices(
     if mode is not None and root.text("solver_mode") in _GPU and not on_gpus:
         yield (
             f"{model.solver.name}:{mode.line}: solver_mode: GPU is not followed: peers train on the CPU unless a GPU "
-            "is named with 'peer start --gpu N' (train, cluster up: --gpus N,N), and pycaffe was built for GPUs "
+            "is named with 'peer start --gpu N' (train, cluster up: --gpu N,N), and pycaffe was built for GPUs "
             "('gossip-caffe doctor' says)"
         )
     rate = root.last("base_lr")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from gossip_caffe.job.prototxts.solvers import (
     solver_type,
     test_nets,
     train_net,
+    with_train_state,
 )
 from gossip_caffe.job.prototxts.sources import Measure, read_data, read_tested
 from gossip_caffe.job.relocation import with_paths
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec, NetTest, StartSpec
 
 _FRESH = StartSpec()
-_CAFFE_MAY_NOT_READ = ("Data", "ImageData", "HDF5Data")
+CAFFE_MAY_NOT_READ = ("Data", "ImageData", "HDF5Data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,17 @@ class Model:
     tests: tuple[PhaseNet, ...]
 
 
-def read_model(path: Path, working: Path | None = None) -> Model:
+def read_model(
+    path: Path, working: Path | None = None, *, level: int | None = None, stages: Sequence[str] = ()
+) -> Model:
     """Parse a solver file and its nets.
 
     Relative paths in it begin at ``working`` (by default the current folder), as for Caffe, or else at the solver's
-    folder. Raises ModelError with file and line.
+    folder. ``level``, ``stages``: additions to the solver's train_state. Raises ModelError with file and line.
     """
     working = working or Path.cwd()
     paths = Paths(path.absolute().parent, working.absolute())
-    solver = Document(read_text(path, "solver"), paths.shown(path))
+    solver = with_train_state(Document(read_text(path, "solver"), paths.shown(path)), level, stages)
     root = solver.root
     net = train_net(solver, paths)
     state = NetState("TRAIN").merged(net.root.message("state")).merged(root.message("train_state"))
@@ -167,7 +170,7 @@ def _tests(model: Model, measure: Measure) -> Iterator[NetTest]:
         fed = tuple(
             read_tested(net, layer, model.paths, measure, to_read=True)
             for layer in tested.sources
-            if layer.type in _CAFFE_MAY_NOT_READ
+            if layer.type in CAFFE_MAY_NOT_READ
         )
         stages = tuple(sorted(state.stages))
         losses = model.solver.root.boolean("test_compute_loss")

@@ -81,7 +81,7 @@ def test_cpu_and_gpu_peers_train_one_job_and_each_says_where_it_is(run: WithGpus
 
 def test_a_gpu_is_tried_before_anybody_hears_of_the_peer(run: WithGpus, job: TinyJob) -> None:
     run.abort = "out of memory"
-    done = run.run("train", str(job.solver), "--gpus", "0", "--unchecked")
+    done = run.run("train", str(job.solver), "--gpu", "0", "--unchecked")
     assert done.returncode == ExitCode.ENVIRONMENT
     line = one_line(done)
     assert "GPU 0 (Fake 0, 70.0 of 80.0 GiB free) has too little memory for this net: out of memory" in line
@@ -96,7 +96,7 @@ def test_a_gpu_is_tried_before_anybody_hears_of_the_peer(run: WithGpus, job: Tin
             ExitCode.ENVIRONMENT,
             "there is no GPU 7 on this machine: there are 2, .*; give one",
         ),
-        (("--gpus", "one"), ExitCode.USAGE, "--gpus one: 'one' is not the number of a GPU; give the number"),
+        (("--gpu", "one"), ExitCode.USAGE, "--gpu one: 'one' is not the number of a GPU; give one number"),
         (
             ("--gpus", "0,1", "--peers", "1"),
             ExitCode.USAGE,

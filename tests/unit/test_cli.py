@@ -160,6 +160,14 @@ def test_version_is_the_packages(run: Callable[..., tuple[int, str, str]]) -> No
         ),
         ("job create a --solver s --set warmup=2 --etcd h:1", "give a value from 0.0 to 1.0"),
         ("completion tcsh", "'tcsh' is not one of"),
+        ("train", "no solver file is named; give --solver FILE"),
+        ("train --solver a b", "two solver files are named: a and b; give one, with --solver FILE"),
+        ("job validate", "no solver file is named; give --solver FILE"),
+        ("test --model net.prototxt", "Missing option '--weights'; see 'gossip-caffe test --help'"),
+        ("time --gpu 0", "Missing option '--model'; see 'gossip-caffe time --help'"),
+        ("test -solver s.prototxt", "test takes the net itself, not a solver file; give --model NET"),
+        ("train -solver s -gpu one", "--gpu one: 'one' is not the number of a GPU; give one number"),
+        ("train_net.bin s.prototxt", "train_net.bin is a tool of Caffe; 'gossip-caffe train SOLVER' trains"),
     ],
 )
 def test_a_wrong_word_gets_one_line_that_says_what_and_what_to_do(

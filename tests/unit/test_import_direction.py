@@ -42,7 +42,7 @@ FLOORS = (
     ),
 )
 INNER_FLOORS = {
-    "cli": ("terminal", "options", "top", "commands"),
+    "cli": ("terminal", "options", "top", "commands", "from_caffe"),
     "api": ("values", "starting"),
     "cluster": ("state", "etcd", "fleet", "supervision"),
     "sim": ("faults",),
@@ -50,7 +50,7 @@ INNER_FLOORS = {
     "checkpoint": ("formats",),
     "gossip": ("averaging", "codecs", "policy", "protocol", "transport"),
     "membership": ("etcd",),
-    "solver": ("gpu", "engines", "checks", "evaluation"),
+    "solver": ("gpu", "engines", "checks", "evaluation", "timing"),
     "data": ("sources",),
     "job": ("spec", "prototxts"),
     "observe": ("log", "metrics", "export", "checker", "report", "views", "dashboard"),
@@ -66,7 +66,7 @@ CAFFES_PROCESSES = {
     "solver/engines/pycaffe_engine.py",
     "solver/engines/source_layer.py",
     "solver/checks/trial_child.py",
-    "solver/evaluation/evaluation_child.py",
+    "solver/evaluation/phase_net.py",
     "demo/plain_caffe.py",
     "sim/training_comparison.py",
 }

@@ -9,18 +9,25 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """The options of a new job. ``settings``: each entry is "name=value"."""
+    """The options of a new job. ``settings``: each entry is "name=value".
+
+    ``level``, ``stage``: those of the trained net, besides the solver's train_state; ``stage``: names with commas.
+    """
 
     settings: tuple[str, ...] = ()
     weights: str = ""
     resume: str = ""
     dataset: str = ""
     unchecked: bool = False
+    level: int | None = None
+    stage: str = ""
 
     @property
     def arguments(self) -> list[str]:
         """The arguments that pass the given options on to another command, without ``--unchecked``."""
+        level = "" if self.level is None else str(self.level)
         named = {"--weights": self.weights, "--resume": self.resume, "--dataset": self.dataset}
+        named |= {"--level": level, "--stage": self.stage}
         settings = [argument for setting in self.settings for argument in ("--set", setting)]
         return settings + [part for option, value in named.items() if value for part in (option, value)]
 

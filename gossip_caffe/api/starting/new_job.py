@@ -19,6 +19,7 @@ from gossip_caffe.job.notices import notices
 from gossip_caffe.job.prototxts.label_bounds import label_bounds, shapes_from_text, with_bounds
 from gossip_caffe.job.prototxts.label_origins import Shapes
 from gossip_caffe.job.prototxts.own_data import ranks_of
+from gossip_caffe.job.prototxts.solvers import stages_of
 from gossip_caffe.job.prototxts.starting import read_start
 from gossip_caffe.job.prototxts.testing import plan_of
 from gossip_caffe.job.reading import Model, job_of, read_model, readable, tested_nets
@@ -78,7 +79,7 @@ def _read_spec(
     checked_name(name, "job")
     chosen = with_overrides(JobSettings(), overrides)
     try:
-        model = read_model(Path(solver))
+        model = read_model(Path(solver), level=new.level, stages=stages_of(new.stage))
         with tell.slow("reading the data …"):
             start = read_start(model.solver, model.paths, [new.weights] if new.weights else [], new.resume)
             spec = job_of(name, model, chosen, measure, start, new.dataset)

@@ -19,12 +19,11 @@ from gossip_caffe.cli.options.data_root import data_root_option
 from gossip_caffe.cli.options.detach import run_detached
 from gossip_caffe.cli.options.etcd import EtcdPlace, with_store
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
+from gossip_caffe.cli.options.gpus import gpus_of, gpus_option
 from gossip_caffe.cli.options.grace import grace_option
 from gossip_caffe.cli.options.local_cluster import (
     data_root_arguments,
     go_down_on_signals,
-    gpus_of,
-    gpus_option,
 )
 from gossip_caffe.cli.options.metrics import metrics_of, metrics_option
 from gossip_caffe.cli.options.new_job import NewJob, named_after, new_job_options, read_spec
@@ -52,7 +51,7 @@ def cluster() -> None:
 
     \b
     gossip-caffe cluster up --peers 4 --solver solver.prototxt
-    gossip-caffe cluster up --gpus 0,1 --solver solver.prototxt
+    gossip-caffe cluster up --gpu 0,1 --solver solver.prototxt
     gossip-caffe cluster scale 6
     gossip-caffe cluster kill p1
     gossip-caffe cluster down
@@ -63,7 +62,7 @@ def cluster() -> None:
 @click.option(
     "--peers",
     type=click.IntRange(1, 256),
-    help=f"The number of peers to start.  [default: {PEERS}, or one for each of --gpus]",
+    help=f"The number of peers to start.  [default: {PEERS}, or one for each GPU of --gpu]",
 )
 @gpus_option
 @click.option("--solver", default="", help="Create the job from this solver.prototxt.")
@@ -175,7 +174,7 @@ def up(
     command += ["--etcd", etcd] if etcd else []
     command += ["--etcd-listen", etcd_listen] if etcd_listen else []
     command += ["--metrics-listen", metrics_listen] if metrics_listen else []
-    command += ["--gpus", gpus] if gpus else []
+    command += ["--gpu", gpus] if gpus else []
     command += ["--restart"] if restart else []
     command += ["--grace", str(grace_s)]
     command += ["--from-checkpoint", from_checkpoint] if from_checkpoint else []

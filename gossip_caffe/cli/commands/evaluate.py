@@ -34,7 +34,10 @@ HEADINGS = ("NET", "OUTPUT", "MEAN", "LOSS")
     "--live", is_flag=True, help="Test the mean of the peers that train now, instead of a checkpoint."
 )
 @click.option(
-    "--weights", default="", metavar="FILE", help="Test a .caffemodel file, instead of a checkpoint."
+    "--weights",
+    default="",
+    metavar="FILE[,FILE…]",
+    help="Test .caffemodel files, loaded one after the other, instead of a checkpoint.",
 )
 @click.option(
     "--solver", default="", help="Take the test nets from this solver file, without a job; needs --weights."

@@ -11,6 +11,7 @@ import click
 
 from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options, with_connection, with_store
 from gossip_caffe.cli.options.new_job import NewJob, new_job_options, read_spec
+from gossip_caffe.cli.options.solver_file import solver_file
 from gossip_caffe.cli.terminal.output import print_json, print_table
 from gossip_caffe.cli.terminal.streams import say
 
@@ -60,7 +61,7 @@ def create(name: str, solver: str, new: NewJob, place: EtcdPlace) -> None:
 
 
 @job.command()
-@click.argument("solver", type=click.Path())
+@solver_file
 @new_job_options
 def validate(solver: str, new: NewJob) -> None:
     """Check that a SOLVER file, its nets and its data can be trained. No cluster is needed.

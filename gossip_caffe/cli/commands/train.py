@@ -16,9 +16,11 @@ import click
 from gossip_caffe.cli.options.allow_code import allow_code_arguments, allow_code_option
 from gossip_caffe.cli.options.data_root import data_root_option
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
-from gossip_caffe.cli.options.local_cluster import effects_of, go_down_on_signals, gpus_of, gpus_option
+from gossip_caffe.cli.options.gpus import gpus_of, gpus_option
+from gossip_caffe.cli.options.local_cluster import effects_of, go_down_on_signals
 from gossip_caffe.cli.options.metrics import OFF, metrics_of, metrics_option
 from gossip_caffe.cli.options.new_job import NewJob, new_job_options, teller
+from gossip_caffe.cli.options.solver_file import solver_file
 from gossip_caffe.cli.terminal.output import print_json
 from gossip_caffe.cli.terminal.streams import say
 from gossip_caffe.cli.terminal.train_log import TakeEvent, train_log
@@ -31,11 +33,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("solver", type=click.Path())
+@solver_file
 @click.option(
     "--peers",
     type=click.IntRange(1, 256),
-    help="The number of peers.  [default: 1, or one for each of --gpus]",
+    help="The number of peers.  [default: 1, or one for each GPU of --gpu]",
 )
 @gpus_option
 @new_job_options
@@ -102,10 +104,10 @@ def train(
     and writes snapshots as plain Caffe does.
 
     \b
-    gossip-caffe train solver.prototxt
-    gossip-caffe train solver.prototxt --snapshot lenet_iter_5000.solverstate
-    gossip-caffe train solver.prototxt --peers 4
-    gossip-caffe train solver.prototxt --gpus 0,1
+    gossip-caffe train --solver solver.prototxt
+    gossip-caffe train --solver solver.prototxt --snapshot lenet_iter_5000.solverstate
+    gossip-caffe train --solver solver.prototxt --peers 4
+    gossip-caffe train --solver solver.prototxt --gpu 0,1
     """
     from gossip_caffe.api.starting.training import TrainRequest, data_root_arguments, opened, planned
     from gossip_caffe.observe.export.caffe_lines import KINDS

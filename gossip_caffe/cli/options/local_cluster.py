@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import click
-
 from gossip_caffe.cli.terminal.streams import never_wait_for_readers
 from gossip_caffe.system.signals import Action, Effect, ending_signals, on_signal
 
@@ -24,24 +22,6 @@ def data_root_arguments(data_roots: Sequence[str]) -> tuple[str, ...]:
     from gossip_caffe.api.starting import training
 
     return training.data_root_arguments(data_roots)
-
-
-gpus_option = click.option(
-    "--gpus",
-    default="",
-    metavar="N[,N…]",
-    help="Train on these NVIDIA GPUs, one peer for each number. A number that is given twice puts two peers on that "
-    "GPU. More peers than numbers: the rest train on the CPU.",
-)
-
-
-def gpus_of(gpus: str, peers: int | None, default_peers: int, engine: str) -> tuple[tuple[int, ...], int]:
-    """Read ``--gpus`` and ``--peers``: ``gossip_caffe.api.starting.gpus.gpus_of``."""
-    if not gpus:
-        return (), default_peers if peers is None else peers
-    from gossip_caffe.api.starting import gpus as of_api
-
-    return of_api.gpus_of(gpus, peers, default_peers, engine)
 
 
 def go_down_on_signals(

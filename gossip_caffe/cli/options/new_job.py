@@ -33,11 +33,13 @@ def new_job_options(command: Callable[..., None]) -> Callable[..., None]:
         resume: str,
         dataset: str,
         unchecked: bool,
+        level: int | None,
+        stage: str,
         **rest: Any,
     ) -> None:
         if lr_scaling:
             settings = (*settings, f"lr_scaling={lr_scaling}")
-        command(*args, new=NewJob(settings, weights, resume, dataset, unchecked), **rest)
+        command(*args, new=NewJob(settings, weights, resume, dataset, unchecked, level, stage), **rest)
 
     for option in reversed(_OPTIONS):
         told = option(told)
@@ -78,6 +80,15 @@ _OPTIONS = (
         default="",
         metavar="MODULE:CALLABLE",
         help="Your own data set, which fills Input and MemoryData layers: docs/data.md.",
+    ),
+    click.option(
+        "--level", type=int, metavar="N", help="The level of the trained net, for its layers' include rules."
+    ),
+    click.option(
+        "--stage",
+        default="",
+        metavar="NAME[,NAME…]",
+        help="Stages of the trained net, for its layers' include rules, besides those of the solver file.",
     ),
     click.option(
         "--unchecked",

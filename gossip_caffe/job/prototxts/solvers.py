@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gossip_caffe.job.prototxts.legacy import upgraded
 from gossip_caffe.job.prototxts.paths import Paths, read_text
-from gossip_caffe.job.prototxts.prototxt import Document, Field, TextMessage
+from gossip_caffe.job.prototxts.prototxt import Document, Field, TextMessage, edited
+from gossip_caffe.job.prototxts.rewriting import quoted
 from gossip_caffe.job.spec.learning_rate import POLICIES
 from gossip_caffe.job.spec.spec import RateSchedule
 
@@ -152,3 +155,32 @@ def rate_schedule(solver: Document) -> RateSchedule:
         stepvalues=tuple(solver.integer_of(entry) for entry in root.all("stepvalue")),
         max_iter=root.integer("max_iter"),
     )
+
+
+def stages_of(text: str) -> tuple[str, ...]:
+    """Read the value of ``--stage``: names with commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def with_train_state(solver: Document, level: int | None, stages: Sequence[str]) -> Document:
+    """The solver with ``level`` in place of its train_state's level, and with the further stages.
+
+    None: the level stays. Line numbers stay the same. Raises ModelError where train_state is no message.
+    """
+    if level is None and not stages:
+        return solver
+    added = [f"level: {level}"] if level is not None else []
+    added += [f"stage: {quoted(name)}" for name in stages]
+    state = solver.root.message("train_state")
+    if state is None:
+        return Document(f"{solver.text.rstrip()}\ntrain_state {{ {' '.join(added)} }}\n", solver.name)
+    entry = solver.root.all("train_state")[-1]
+    edits = [
+        (old.start, old.end, " " * (old.end - old.start)) for old in state.all("level") if level is not None
+    ]
+    inside = max(
+        token.start
+        for token in solver.tokens
+        if token.end <= entry.end and token.kind == "mark" and token.text in {"}", ">"}
+    )
+    return Document(edited(solver.text, [*edits, (inside, inside, f" {' '.join(added)} ")]), solver.name)

@@ -42,7 +42,7 @@ class CaffeLog:
         peer = str(event.get("peer", ""))
         if event["event"] == Event.STARTED:
             self._pids[peer] = event.get("pid", 0)
-        head = _head(event["t"], self._pids.get(peer, 0))
+        head = glog_head(event["t"], self._pids.get(peer, 0))
         return [f"{head} {place}] {text}" for place, text in self._texts(event)]
 
     def _texts(self, event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -108,7 +108,7 @@ def _outputs(outputs: Iterable[Output]) -> Iterator[tuple[str, str]]:
             number += 1
 
 
-def _head(at: float, pid: int) -> str:
+def glog_head(at: float, pid: int) -> str:
     """The head of a line of glog: "I1130 12:08:00.123456 25210", in local time."""
     # Rounded once, so that 0.9999999 becomes the next second and not a fraction of seven digits.
     seconds, micros = divmod(round(at * 1e6), 1_000_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,15 +101,34 @@ class CaffeEvaluator:
         if session is not None:
             await session.end()
 
+    async def score(
+        self,
+        net: NetTest,
+        models: Sequence[Path],
+        on_values: Callable[[int, Mapping[str, Sequence[float]]], None],
+    ) -> tuple[Output, ...]:
+        """Test one net on the device, on the weights of the files, which are loaded one after the other.
+
+        ``on_values`` is called after each pass with its number, from 0 on, and the values of each output. Raises as
+        ``evaluate_all``.
+        """
+        session = self._session([net], halted=True)
+        try:
+            return await session.test(models[-1], 1, under=models[:-1], on_values=on_values)
+        finally:
+            await session.end()
+
     async def evaluate_all(
         self,
         nets: Sequence[NetTest],
         models: Sequence[Model],
         on_pass: Callable[[int, int], None] = _silent,
+        under: Sequence[Path] = (),
     ) -> list[tuple[Output, ...]]:
         """Test models one after the other, all on the same records.
 
-        ``on_pass`` is called with (passes done, passes in all). Raises ModelError with the cause that Caffe printed.
+        ``on_pass`` is called with (passes done, passes in all). ``under``: files that are loaded before each.
+        Raises ModelError with the cause that Caffe printed.
         The child process has ended when this returns, also when it is cancelled.
         """
         one = sum(net.iterations for net in nets)
@@ -122,7 +141,7 @@ class CaffeEvaluator:
                 def told(done: int, before: int = before) -> None:
                     on_pass(before + done, len(models) * one)
 
-                found.append(await session.test(model, 1, told))
+                found.append(await session.test(model, 1, told, under=under))
             return found
         finally:
             await session.end()
@@ -163,16 +182,29 @@ class _Session:
             self._displayed(found)
 
     async def test(
-        self, model: Model, number: int, on_pass: Callable[[int], None] = lambda _: None
+        self,
+        model: Model,
+        number: int,
+        on_pass: Callable[[int], None] = lambda _: None,
+        *,
+        under: Sequence[Path] = (),
+        on_values: Callable[[int, Mapping[str, Sequence[float]]], None] | None = None,
     ) -> tuple[Output, ...]:
-        """Test one model. Raises ModelError with the cause that Caffe printed; the child has ended then."""
+        """Test one model, loaded after the files ``under`` it. ``on_values``: see ``CaffeEvaluator.score``.
+
+        Raises ModelError with the cause that Caffe printed; the child has ended then.
+        """
         path, fds = (str(model), []) if isinstance(model, Path) else ("", [model])
-        self._child.send({"model": path, "number": number}, fds)
+        each = on_values is not None
+        words = {"model": path, "number": number, "under": [str(file) for file in under], "each": each}
+        self._child.send(words, fds)
         outputs: list[Output] = []
         done = 0
         for net in self._nets:
             while "outputs" not in (message := await self._next()):
                 on_pass(done + message["pass"])
+                if on_values is not None:
+                    on_values(message["pass"] - 1, message["values"])
             done += net.iterations
             on_pass(done)
             outputs += [Output.from_record(entry) for entry in message["outputs"]]

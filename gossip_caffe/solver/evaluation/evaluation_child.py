@@ -3,35 +3,30 @@
 Caffe's own data layers read the data, except for data that not every Caffe can read (``data.test_phase``).
 
 The first message to it is {"nets": [NetTest], "device": name, "debug_info": the solver's}. Then comes, for each model,
-{"model": path, or "" for the descriptor of the message; "number": the number of the test}. It answers, for each net,
-{"pass": n} from time to time, and {"outputs": [Output]}. Caffe ends the process on a mistake; the cause is on stderr
-then.
+{"model": path, or "" for the descriptor of the message; "number": the number of the test; "under": the paths of
+models that are loaded before it; "each": true for the values of each pass}. It answers, for each net, {"pass": n} from
+time to time, or after each pass {"pass": n, "values": {output: its values}}, and {"outputs": [Output]}. Caffe ends the
+process on a mistake; the cause is on stderr then.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gossip_caffe.data.test_phase import TestReader, is_to_be_fed
-from gossip_caffe.job.prototxts.nets import NetState, brings_data, present
-from gossip_caffe.job.prototxts.prototxt import Document
-from gossip_caffe.job.prototxts.rewriting import net_to_feed
+from gossip_caffe.job.prototxts.nets import brings_data
 from gossip_caffe.job.spec.spec import NetTest, read_fields
 from gossip_caffe.observe.log.tested import MAX_VALUES, TEST_LOSS, Output, finite
-from gossip_caffe.solver.engines.place import ALONE
-from gossip_caffe.solver.engines.user_layers import tell_place
+from gossip_caffe.solver.evaluation.phase_net import built
 from gossip_caffe.solver.evaluation.tested_labels import TestedLabels
-from gossip_caffe.solver.gpu.device import gpu_index
 from gossip_caffe.system.children import Control, run_child
 
 TELL_EVERY_S = 0.2
@@ -57,7 +52,7 @@ def serve(control: Control) -> None:
         number += 1
         path = asked["model"] or f"/proc/self/fd/{fds[0]}"
         for index in range(len(nets)):
-            outputs = nets[index].tested(path, index, lambda done: control.send({"pass": done}))
+            outputs = nets[index].tested([*asked["under"], path], index, control.send, each=asked["each"])
             control.send({"outputs": [dataclasses.asdict(output) for output in outputs]})
         for fd in fds:
             os.close(fd)
@@ -73,33 +68,15 @@ class TestedNet:
     __test__ = False  # pytest must not collect it for its name
 
     def __init__(self, test: NetTest, device: str, before: int, *, debug_info: bool = False) -> None:
-        import caffe  # noqa: PLC0415 - slow: a mistake in the message is found without it
+        whole = built(test, device, debug_info=debug_info)
+        from gossip_caffe.solver.engines.pycaffe_engine import keep_quiet, speak_again  # noqa: PLC0415 - as in built
 
-        from gossip_caffe.solver.engines.pycaffe_engine import (  # noqa: PLC0415
-            as_file,
-            compute_on,
-            keep_quiet,
-            speak_again,
-        )
-
-        compute_on(gpu_index(device))
-        tell_place(caffe, ALONE)
-        self._test = test
-        fed = [layer for layer in test.fed if is_to_be_fed(layer)]
-        with contextlib.ExitStack() as files:
-            document = Document(test.text, "the TEST net")
-            layers = present(document.root, NetState("TEST", test.level, frozenset(test.stages)))
-            text = net_to_feed(document, layers, fed)
-            if debug_info and document.root.last("debug_info") is None:
-                text += "\ndebug_info: true\n"
-            path = as_file(text, "net", files)
-            self._net = caffe.Net(path, caffe.TEST, level=test.level, stages=list(test.stages))
         keep_quiet()
-        self._readers = [(TestReader(layer), layer.source) for layer in fed]
-        self._labels = TestedLabels(self._net, layers, test.fed)
-        fed_names = {layer.source.layer for layer in fed}
+        self._test, self._net, self._readers = test, whole.net, whole.readers
+        self._labels = TestedLabels(self._net, whole.layers, test.fed)
+        fed_names = {source.layer for _, source in whole.readers}
         known = {layer.source.layer for layer in test.fed}
-        sources = [layer.name for layer in layers if brings_data(layer)]
+        sources = [layer.name for layer in whole.layers if brings_data(layer)]
         by_caffe = [name for name in sources if name not in fed_names]
         passes = before * test.iterations
         for reader, _ in self._readers:
@@ -115,10 +92,22 @@ class TestedNet:
         if debug_info:
             speak_again()
 
-    def tested(self, model: str, number: int, on_pass: Callable[[int], None]) -> list[Output]:
-        """Return the mean of each output over the passes, summed as in Caffe's Solver::TestClassification."""
+    def tested(
+        self,
+        models: Sequence[str],
+        number: int,
+        tell: Callable[[Mapping[str, object]], None],
+        *,
+        each: bool = False,
+    ) -> list[Output]:
+        """Return the mean of each output over the passes, summed as in Caffe's Solver::TestClassification.
+
+        ``models``: loaded one after the other. ``tell`` is called with the progress; ``each``: after each pass, with
+        its values.
+        """
         net, passes = self._net, self._test.iterations
-        net.copy_from(model)
+        for model in models:
+            net.copy_from(model)
         weights = dict(zip(net._blob_names, net._blob_loss_weights, strict=True))
         sums: dict[str, Any] = {}
         loss = np.float32(0)
@@ -133,9 +122,12 @@ class TestedNet:
                     sums[name] += values
                 else:
                     sums[name] = values.copy()
-            if time.monotonic() - told_at >= TELL_EVERY_S:
+            if each:
+                values_of = {name: net.blobs[name].data.reshape(-1).tolist() for name in net.outputs}
+                tell({"pass": index + 1, "values": values_of})
+            elif time.monotonic() - told_at >= TELL_EVERY_S:
                 told_at = time.monotonic()
-                on_pass(index + 1)
+                tell({"pass": index + 1})
         outputs = [
             Output(
                 name=name,

@@ -32,18 +32,18 @@ def parse_gpu(text: str, option: str) -> int | None:
     if not text.strip().isdecimal():
         raise UsageError(
             f"{option} {text}: {text.strip()!r} is not the number of a GPU",
-            remedy=f"give the number that 'gossip-caffe doctor' shows, or {AUTO}",
+            remedy=f"give one number that 'gossip-caffe doctor' shows, or {AUTO}",
         )
     return int(text)
 
 
 def parse_gpus(text: str, option: str) -> tuple[int, ...]:
-    """Read the value of ``--gpus``: numbers with commas between them, one for each peer. Raises UsageError."""
+    """Read a list of GPUs: numbers with commas between them, one for each peer. Raises UsageError."""
     found = [parse_gpu(word, option) for word in text.split(",") if word.strip()]
     gpus = tuple(index for index in found if index is not None)
     if not gpus or len(gpus) < len(found):
         raise UsageError(
             f"{option} {text}: not a list of GPU numbers",
-            remedy=f"write {option} 0,1, one number for each peer",
+            remedy=f"write {option} 0,1, or all",
         )
     return gpus

@@ -1,0 +1,1 @@
+"""The time that each layer of a net takes, measured in a process of its own."""
