@@ -35,6 +35,10 @@ _COMMANDS = {
         "gossip_caffe.cli.commands.views.dashboard:dashboard",
         "Show a run as a page that follows it.",
     ),
+    "data": (
+        "gossip_caffe.cli.from_caffe.data:data",
+        "Make a database of pictures, and look at it.",
+    ),
     "demo": ("gossip_caffe.cli.commands.demo:demo", "See peers train, join and die, in two minutes."),
     "device_query": (
         "gossip_caffe.cli.from_caffe.device_query:device_query",

@@ -180,3 +180,36 @@ def test_what_was_translated_stays_the_same_when_it_is_translated_again(
     except UsageError:
         return
     assert translated(once.words).words == once.words
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "convert_imageset --resize_height=256 --resize_width=256 --shuffle pics/ train.txt train_lmdb",
+            "data create train_lmdb train.txt --root pics/ --skip-unreadable --resize-height 256 --resize-width 256 "
+            "--shuffle",
+        ),
+        (
+            "convert_imageset -gray=true -backend leveldb --shuffle=false / l.txt db -logtostderr",
+            "data create db l.txt --root / --skip-unreadable --gray --backend leveldb",
+        ),
+        (
+            "convert_imageset --encoded --encode_type=jpg -check_size / l.txt db",
+            "data create db l.txt --root / --skip-unreadable --encoded --encode-type jpg --check-size",
+        ),
+        ("convert_imageset -help", "data create --help"),
+        (
+            "compute_image_mean -backend=lmdb train_lmdb mean.binaryproto",
+            "data mean train_lmdb mean.binaryproto",
+        ),
+        ("compute_image_mean train_lmdb", "data mean train_lmdb"),
+    ],
+)
+def test_the_tools_that_make_data_are_the_commands_of_data(line: str, words: str) -> None:
+    assert translated(shlex.split(line)).words == tuple(words.split())
+
+
+def test_a_data_tool_without_its_three_files_is_answered() -> None:
+    with pytest.raises(UsageError, match="gossip-caffe data create DB LIST --root ROOTFOLDER/"):
+        translated(["convert_imageset", "list.txt"])

@@ -51,7 +51,7 @@ INNER_FLOORS = {
     "gossip": ("averaging", "codecs", "policy", "protocol", "transport"),
     "membership": ("etcd",),
     "solver": ("gpu", "engines", "checks", "evaluation", "timing"),
-    "data": ("sources",),
+    "data": ("sources", "making"),
     "job": ("spec", "prototxts"),
     "observe": ("log", "metrics", "export", "checker", "report", "views", "dashboard"),
 }

@@ -66,6 +66,11 @@ _ANSWERS = {
     "forward_only": "the table has a column for the forward pass alone",
 }
 """Flags of Caffe's forks → the counterpart."""
+_CONVERT = {
+    **dict.fromkeys(("gray", "shuffle", "check_size", "encoded"), False),
+    **dict.fromkeys(("backend", "resize_width", "resize_height", "encode_type"), True),
+}
+"""The flags of convert_imageset; ``data create`` has all of them."""
 _TOOLS = {
     "train_net": ("gossip-caffe train SOLVER", "trains a solver file"),
     "train_net.bin": ("gossip-caffe train SOLVER", "trains a solver file"),
@@ -105,6 +110,8 @@ def translated(words: Sequence[str]) -> Translation:
     """
     if not words:
         return Translation(())
+    if words[0] in {"convert_imageset", "compute_image_mean"}:
+        return _of_a_data_tool(words[0], words[1:])
     if words[0] in _TOOLS:
         command, effect = _TOOLS[words[0]]
         raise UsageError(f"{words[0]} is a tool of Caffe", remedy=f"'{command}' {effect}")
@@ -126,6 +133,33 @@ def translated(words: Sequence[str]) -> Translation:
         else:
             said += _said(part)
     return Translation((command, *said), tuple(dict.fromkeys(notices)))
+
+
+def _of_a_data_tool(tool: str, words: Sequence[str]) -> Translation:
+    """Translate the words of convert_imageset or compute_image_mean. Raises UsageError for too few of them."""
+    parts = split(words, {**_SILENT, **_HELP, **_CONVERT})
+    files = [part for part in parts if isinstance(part, str)]
+    flags = [part for part in parts if isinstance(part, Flag)]
+    command = ("data", "create") if tool == "convert_imageset" else ("data", "mean")
+    if any(flag.name in _HELP and flag.is_on for flag in flags):
+        return Translation((*command, "--help"))
+    if tool == "compute_image_mean":
+        return Translation((*command, *files))  # the kind of a database is seen
+    if len(files) != 3:
+        raise UsageError(
+            "convert_imageset takes ROOTFOLDER/ LISTFILE DB_NAME",
+            remedy="or write: gossip-caffe data create DB LIST --root ROOTFOLDER/",
+        )
+    root, listed, database = files
+    said = [word for flag in flags if flag.name in _CONVERT for word in _said_of_a_data_tool(flag)]
+    return Translation((*command, database, listed, "--root", root, "--skip-unreadable", *said))
+
+
+def _said_of_a_data_tool(flag: Flag) -> list[str]:
+    name = "--" + flag.name.replace("_", "-")
+    if _CONVERT[flag.name]:
+        return [name, flag.value or ""]
+    return [name] if flag.is_on else []
 
 
 def _refuse(command: str, parts: Sequence[Flag | str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.data.sources.datum import Record
-from gossip_caffe.data.sources.listed import ListFile, find, read_list
+from gossip_caffe.data.sources.listed import ListFile, find, labelled, read_list
 from gossip_caffe.data.sources.pictures import decoded
 from gossip_caffe.data.sources.transform import Transformer
 from gossip_caffe.errors import CorruptRecord, DataError
 from gossip_caffe.job.spec.spec import SourceSpec
 from gossip_caffe.printable import printable_line
-
-_LABEL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
-"""A whole number. Caffe cuts off the rest of any other label (atoi), which no user can want."""
 
 
 class ImageDataSet:
@@ -81,17 +77,7 @@ class _Images:
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
         self.listed: ListFile = read_list(spec.path)
-        self.entries = [(number, *self._split(number, line)) for number, line in self.listed.lines]
-
-    def _split(self, number: int, line: str) -> tuple[str, int]:
-        """Split a line into the name, which may contain spaces, and the label after the last space."""
-        name, _, label = line.rstrip().rpartition(" ")
-        if name and (number_of := _LABEL.fullmatch(label)):
-            return name, int(number_of[1])
-        raise DataError(
-            f"{self.listed.where(number)}: {line!r} does not end with a label",
-            remedy="write the name, a space and a number",
-        )
+        self.entries = [(number, *labelled(self.listed, number, line)) for number, line in self.listed.lines]
 
     def path(self, index: int) -> Path:
         return find(self._spec.image.root_folder + self.entries[index][1], self._spec.folder, self.listed)

@@ -143,6 +143,12 @@ class LevelDbSource:
         self._opened.close()
 
 
+def raw_records(path: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and value of each record, in key order. Raises DataError."""
+    with _opened(path) as database, _named(path):
+        yield from database.iterator(verify_checksums=True)
+
+
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
     shadow = _shadow(path)
@@ -150,7 +156,7 @@ def _opened(path: str) -> Iterator[Any]:
     atexit.register(remove)  # for a process that ends without closing it
     try:
         with _named(path):
-            database = _plyvel().DB(str(shadow), create_if_missing=False)
+            database = plyvel().DB(str(shadow), create_if_missing=False)
         try:
             yield database
         finally:
@@ -165,7 +171,7 @@ def _named(path: str) -> Iterator[None]:
     """Turn an error of LevelDB into a DataError that names the database."""
     try:
         yield
-    except _plyvel().Error as error:
+    except plyvel().Error as error:
         raise DataError(
             f"cannot read the LevelDB at {path} ({error})", remedy="write the data set again"
         ) from None
@@ -218,7 +224,8 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
-def _plyvel() -> Any:
+def plyvel() -> Any:
+    """Return the plyvel module. Raises EnvironmentProblem when it is not installed."""
     try:
         import plyvel  # noqa: PLC0415 - needed only for LevelDB
     except ImportError:

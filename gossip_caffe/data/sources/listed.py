@@ -8,10 +8,14 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from gossip_caffe.errors import DataError
+
+_LABEL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
+"""A whole number. Caffe cuts off the rest of any other label (atoi), which no user can want."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,17 @@ def read_list(path: str) -> ListFile:
     if not lines:
         raise DataError(f"the list {path} is empty", remedy="write one name a line")
     return ListFile(Path(path), lines, hashlib.sha256(content).hexdigest())
+
+
+def labelled(listed_in: ListFile, number: int, line: str) -> tuple[str, int]:
+    """Split a line into the name, which may contain spaces, and the label after the last space. Raises DataError."""
+    name, _, label = line.rstrip().rpartition(" ")
+    if name and (number_of := _LABEL.fullmatch(label)):
+        return name, int(number_of[1])
+    raise DataError(
+        f"{listed_in.where(number)}: {line!r} does not end with a label",
+        remedy="write the name, a space and a number",
+    )
 
 
 def find(name: str, folder: str, listed_in: ListFile) -> Path:

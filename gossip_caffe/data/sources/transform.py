@@ -29,7 +29,7 @@ def read_mean(path: str) -> NDArray[np.float32]:
         return np.array(blob.data, dtype=np.float32).reshape(shape[-3:])
     except (OSError, DecodeError, ValueError):
         raise DataError(
-            f"cannot read the mean file {path}", remedy="make it with Caffe's compute_image_mean"
+            f"cannot read the mean file {path}", remedy="make it with 'gossip-caffe data mean'"
         ) from None
 
 
