@@ -1,6 +1,7 @@
 """What being a peer costs: a peer in a cluster of one, against a bare Caffe solver on the same net and data.
 
-The peer runs without metrics, and once more with metrics that are scraped every 5 s.
+The peer runs without metrics, and once more with metrics that are scraped every 5 s. A script that joins with a solver
+of its own, which reads its own data as the bare one does, is the last of each turn.
 
     python benchmarks/overhead.py [--repeats 3] [--nets lenet,cifar10_quick] [--seconds 12]
 
@@ -27,6 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from _joined import JOINED, joined_child
 from _models import MODELS, Model, write_solver
 from _scraped import BURST, EVERY_S, HEAD, Scraper, free_port, share_of_counting
 
@@ -255,6 +257,21 @@ def run_peer(
     return Measured(samples1 - samples0, wall1 - wall0, cpu1 - cpu0, etcd1 - etcd0, cost, metrics_share)
 
 
+def run_joined(
+    endpoint: str, name: str, solver_file: Path, folder: Path, iterations: int, batch: int
+) -> Measured:
+    """The same measured part as ``run_bare`` has, of a script that steps its own solver as a peer."""
+    asyncio.run(make_job(endpoint, name, solver_file))
+    skipped = int(FROM * iterations)
+    steps = [str(skipped), str(int(TO * iterations) - skipped)]
+    command = [sys.executable, __file__, JOINED, endpoint, name, str(solver_file), str(folder), *steps]
+    done = subprocess.run(
+        command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=600, check=True
+    )
+    figures = json.loads(done.stdout.splitlines()[-1])
+    return Measured(batch * figures["samples"], figures["seconds"], figures["cpu_s"])
+
+
 # ── all, by turns ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -270,16 +287,30 @@ HEADINGS = (
     "ratio",
     "scraped",
     "ratio",
+    "joined",
+    "ratio",
 )
 
 
-def row(model: Model, iterations: int, repeat: int, bare: Measured, peer: Measured, scraped: Measured) -> str:
-    """One line of the table; CPU in seconds per 1,000 samples, last that of the scraped peer over the other's."""
+def row(
+    model: Model,
+    iterations: int,
+    repeat: int,
+    bare: Measured,
+    peer: Measured,
+    scraped: Measured,
+    joined: Measured,
+) -> str:
+    """One line of the table; CPU in seconds per 1,000 samples, that of the scraped peer over the other's.
+
+    The last two are the rate of the joined script, and that rate over the bare solver's.
+    """
     return (
         f"{model.name:<14} {iterations:>10} {repeat:>10} {bare.samples_per_s:>10.0f} {peer.samples_per_s:>10.0f}"
         f" {peer.samples_per_s / bare.samples_per_s:>10.3f} {bare.cpu_s_per_ksample:>10.3f}"
         f" {peer.cpu_s_per_ksample:>10.3f} {peer.cpu_s_per_ksample / bare.cpu_s_per_ksample:>10.3f}"
         f" {scraped.cpu_s_per_ksample:>10.3f} {scraped.cpu_s_per_ksample / peer.cpu_s_per_ksample:>10.3f}"
+        f" {joined.samples_per_s:>10.0f} {joined.samples_per_s / bare.samples_per_s:>10.3f}"
     )
 
 
@@ -297,13 +328,16 @@ def measure(model: Model, repeats: int, seconds: float, folder: Path, server: Et
     bares: list[Measured] = []
     peers: list[Measured] = []
     scraped: list[Measured] = []
+    joined: list[Measured] = []
     for repeat in range(repeats):
         name = f"overhead-{model.name.replace('_', '-')}-{repeat}"
         bares.append(run_bare(solver_file, iterations, model.batch))
         peers.append(run_peer(server.endpoint, server.pid, name, solver_file, folder / name))
         name += "-scraped"
         scraped.append(run_peer(server.endpoint, server.pid, name, solver_file, folder / name, scraped=True))
-        print(row(model, iterations, repeat, bares[-1], peers[-1], scraped[-1]), flush=True)
+        name += "-joined"
+        joined.append(run_joined(server.endpoint, name, solver_file, folder / name, iterations, model.batch))
+        print(row(model, iterations, repeat, bares[-1], peers[-1], scraped[-1], joined[-1]), flush=True)
 
     def of(pairs: Callable[[Measured, Measured], float]) -> float:
         return round(median(pairs(peer, bare) for peer, bare in zip(peers, bares, strict=True)), 4)
@@ -318,6 +352,16 @@ def measure(model: Model, repeats: int, seconds: float, folder: Path, server: Et
         f"etcd_cpu_s_per_ksample_{model.name}": of(lambda peer, _: 1000 * peer.etcd_cpu_s / peer.samples),
         f"metrics_cpu_ratio_{model.name}": ratio_of_scraped(scraped, peers),
         f"metrics_share_{model.name}": round(median(one.metrics_share for one in scraped), 5),
+        f"joined_ratio_{model.name}": round(
+            median(one.samples_per_s / bare.samples_per_s for one, bare in zip(joined, bares, strict=True)), 4
+        ),
+        f"joined_cpu_ratio_{model.name}": round(
+            median(
+                one.cpu_s_per_ksample / bare.cpu_s_per_ksample
+                for one, bare in zip(joined, bares, strict=True)
+            ),
+            4,
+        ),
         f"event_log_share_{model.name}": of(lambda peer, _: peer.event_log.share),
         f"event_log_bytes_per_ksample_{model.name}": of(lambda peer, _: peer.event_log.bytes_per_ksample),
         f"event_log_mb_per_day_{model.name}": of(lambda peer, _: peer.event_log.mb_per_day),
@@ -327,6 +371,10 @@ def measure(model: Model, repeats: int, seconds: float, folder: Path, server: Et
 def main() -> int:
     if sys.argv[1:2] == ["--bare"]:
         bare_child(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        return 0
+    if sys.argv[1:2] == [JOINED]:
+        endpoint, job, solver_file, folder, skipped, measured = sys.argv[2:8]
+        joined_child(endpoint, job, solver_file, folder, int(skipped), int(measured))
         return 0
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

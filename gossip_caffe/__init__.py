@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gossip_caffe import aio
     from gossip_caffe.api.evaluating import Evaluation
+    from gossip_caffe.api.joined import Batch, JoinedPeer, join
     from gossip_caffe.api.sync import Checkpoint, Checkpoints, Connection, connect, evaluate
     from gossip_caffe.api.sync_training import Run, start, train
     from gossip_caffe.api.values.chart import LiveChart
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batch",
     "Checkpoint",
     "Checkpoints",
     "Connection",
@@ -29,6 +31,7 @@ __all__ = [
     "Job",
     "JobEvent",
     "Jobs",
+    "JoinedPeer",
     "LiveChart",
     "Peer",
     "Peers",
@@ -40,6 +43,7 @@ __all__ = [
     "aio",
     "connect",
     "evaluate",
+    "join",
     "start",
     "train",
 ]
@@ -52,6 +56,7 @@ _PLACES = {
     **dict.fromkeys(("Job", "JobEvent", "Jobs", "Peer", "Peers", "Status"), "api.values.views"),
     **dict.fromkeys(("Checkpoint", "Checkpoints", "Connection", "connect", "evaluate"), "api.sync"),
     **dict.fromkeys(("Run", "start", "train"), "api.sync_training"),
+    **dict.fromkeys(("Batch", "JoinedPeer", "join"), "api.joined"),
 }
 """Name → the module that has it."""
 

@@ -32,6 +32,7 @@ from gossip_caffe.peer.joining.joining import JobFinished, Joining
 from gossip_caffe.peer.joining.loading import Loaded, load_early
 from gossip_caffe.peer.joining.registering import register
 from gossip_caffe.peer.joining.resuming import rollback_count
+from gossip_caffe.peer.joining.same_net import refuse_another_net
 from gossip_caffe.peer.measuring import figures_of
 from gossip_caffe.peer.registration.incarnation import Incarnation
 from gossip_caffe.peer.registration.own_record import OwnRecord
@@ -188,6 +189,8 @@ class Agent:
     async def _sync(self, incarnation: Incarnation) -> Training:
         """Load the consensus, or found the job; then exchange with peers that train. No chunk is claimed before."""
         layout = self._trainer.layout
+        if self._world.is_script:
+            refuse_another_net(self._view.members.values(), layout)
         await incarnation.registration.publish(fingerprint=layout.fingerprint, state=State.SYNCING.value)
         self._world.overseer.send(WeightsAt(self._record.address, layout))
         self._enter(Cause.BUILT, f"{layout.size:,} weights")

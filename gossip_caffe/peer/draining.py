@@ -108,6 +108,9 @@ class Draining:
         if not self._store_is_away:
             await member.incarnation.registration.publish(state=State.DRAINING.value)
             await claims.release(handed_back)
+        if trainer.rests:
+            trainer.note_trained()
+            trainer.stream.give_up_untrained()
         trainer.cut(flush=True)
         trainer.board.set_flush(True)
         while trainer.stream.untrained:

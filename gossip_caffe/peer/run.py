@@ -52,6 +52,7 @@ from gossip_caffe.solver.evaluation.evaluation import CaffeEvaluator
 from gossip_caffe.solver.gpu.device import CPU, gpu_device, parse_gpu
 from gossip_caffe.solver.gpu.gpus import GUIDE, Gpu
 from gossip_caffe.solver.gpu.memory_gauge import open_gauge
+from gossip_caffe.solver.script_link import ScriptLink
 from gossip_caffe.solver.solver_port import Solver, SolverProcess
 from gossip_caffe.system.folders import folder_within
 from gossip_caffe.system.host import host_name
@@ -103,7 +104,7 @@ async def run_alone(
         check_code(spec, allowed=options.allow_code)
         if not options.from_checkpoint and await _finished(store, spec, say):
             return ExitCode.OK
-        local_spec = relocated(spec, options.data_roots)
+        local_spec = _local(spec, options)
         noise_seed = rng.getrandbits(31)
         built_from = engine_spec(local_spec, options.engine, noise_seed)
         placement = await _placement(options, built_from, local_spec, peer, say)
@@ -117,7 +118,7 @@ async def run_alone(
         address = await _listen(server, where)
         say(f"{peer}: joining job {spec.name}; other peers reach it at {address} ({where.why})")
         metrics = await metering.start(lambda line: say(f"{peer}: {line}"))
-        ring = BatchRing.create(spec.data.tops, spec.data.batch_records, spec.ring_slots)
+        ring = BatchRing.create(local_spec.data.tops, spec.data.batch_records, spec.ring_slots)
         log = OwnLog(options, peer, clock, warn)
         counted = metering.log(log.events, peer)
         record = _record(peer, options, placement, address, metrics)
@@ -144,11 +145,13 @@ async def run_alone(
             overseer=overseer,
             ranks=mpi.ranks,
             grace_s=options.grace_s,
+            is_script=options.script_fd >= 0,
         )
+        script = Script(options.script_fd, leaving)
         agent = Agent(
             world,
             record,
-            _trainer(local_spec, built_from, ring, clock, counted, say, _once(peer, warn)),
+            _trainer(local_spec, built_from, ring, clock, counted, say, _once(peer, warn), script),
         )
         metering.show(agent.figures)
         leaving.then = agent.leave
@@ -160,6 +163,30 @@ async def run_alone(
             await end()
         if log is not None:
             log.close()
+
+
+def _local(spec: JobSpec, options: PeerOptions) -> JobSpec:
+    """The job with the paths of this machine; without sources if a script's own layers bring the data.
+
+    The batches of such a script are counted by the job's records, and no record is read.
+    """
+    local = relocated(spec, options.data_roots)
+    return replace(local, data=replace(local.data, sources=())) if options.own_data else local
+
+
+class Script:
+    """The script that is this peer's solver. ``link``: the socket to it; None: the solver is a process."""
+
+    def __init__(self, descriptor: int, leaving: Leaving) -> None:
+        self.link = ScriptLink(descriptor, self._leaves) if descriptor >= 0 else None
+        self.trainer: Trainer | None = None
+        self._leaving = leaving
+
+    def _leaves(self, reason: str) -> None:
+        """Leave: the script has ended its loop, and trains no more."""
+        if self.trainer is not None:
+            self.trainer.rests = True
+        self._leaving.ask(reason)
 
 
 async def _listen(server: PeerServer, where: Address) -> str:
@@ -235,6 +262,8 @@ async def _placement(
 
     Raises EnvironmentProblem or ModelError when that fails.
     """
+    if options.script_device:  # the script has built its net there
+        return Placement(options.script_device)
     if not options.gpu:
         return Placement(CPU)
     wanted = parse_gpu(options.gpu, "--gpu")
@@ -283,13 +312,16 @@ def _trainer(
     log: EventLog,
     say: Say,
     notice: Say,
+    script: Script,
 ) -> Trainer:
     seeds = random.Random(built_from.noise_seed)
 
     def make_solver(board: WeightBoard | None) -> Solver:
         of_peer = replace(built_from, place=replace(trainer.place, seed=seeds.getrandbits(31)))
         displayed = partial(_display, log, say)
-        return SolverProcess(of_peer, spec.schedule, ring, board, displayed=displayed, noticed=notice)
+        return SolverProcess(
+            of_peer, spec.schedule, ring, board, displayed=displayed, noticed=notice, script=script.link
+        )
 
     def make_loader() -> Loader:
         skipped = trainer.note_skipped if spec.settings.corrupt_records == "skip" else None
@@ -312,4 +344,5 @@ def _trainer(
         suspects=SuspectBatches(spec.iter_size, leave_out=spec.settings.corrupt_records == "skip"),
         name_records=named,
     )
+    script.trainer = trainer
     return trainer

@@ -157,6 +157,14 @@ class RecordStream:
         """Remove those of ``chunks`` of which no batch holds a record: they belong to another peer."""
         return self._take_out(piece for piece in self._waiting if not piece.begun and piece.chunk in chunks)
 
+    def give_up_untrained(self) -> None:
+        """Remove all records that no solver has trained, because none will: their chunks stay unsettled."""
+        self._waiting.clear()
+        self._waiting_records = 0
+        while self._batches and self._batches[-1].sequence >= self._trained:
+            self._batches.pop()
+        self._next = self._trained
+
     def _take_out(self, pieces: Iterable[_Piece]) -> list[ChunkId]:
         out = list(pieces)
         self._waiting = deque(piece for piece in self._waiting if piece not in out)

@@ -133,16 +133,28 @@ class SolverLoop:
         if self._dirty or self._corrected:
             self._publish()
 
-    def step(self, batches: int) -> None:
-        """Train one iteration on the next ``batches`` batches. Raises ModelError when the loss is not finite."""
-        records = sum(self._ring.records_of(self._ring.tail + index) for index in range(batches))
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next iteration, by the job's schedule at its global progress."""
+        return rate(self._schedule, self._job_iteration) * self._board.rate_factor
+
+    @property
+    def _job_iteration(self) -> int:
+        """The number of the job's next iteration."""
         progress = self._board.others_samples + self._samples
-        iteration = progress // (self._spec.batch_records * self._spec.iter_size)
-        learning_rate = (
-            rate(self._schedule, self._schedule.first_iteration + iteration) * self._board.rate_factor
-        )
+        return self._schedule.first_iteration + progress // (self._spec.batch_records * self._spec.iter_size)
+
+    def step(self, batches: int, took_s: float | None = None) -> None:
+        """Train one iteration on the next ``batches`` batches. Raises ModelError when the loss is not finite.
+
+        ``took_s``: the seconds that it took, where the engine only tells of an iteration that was made already.
+        """
+        records = sum(self._ring.records_of(self._ring.tail + index) for index in range(batches))
+        iteration, learning_rate = self._job_iteration, self.learning_rate
         started = self._monotonic()
         loss = self._engine.step(self._ring, batches, learning_rate)
+        if took_s is None:
+            took_s = self._monotonic() - started
         if not math.isfinite(loss):
             self._board.note_diverged(self._iteration)
             raise ModelError(
@@ -151,19 +163,13 @@ class SolverLoop:
             )
         if line := self._stuck.note(loss, records, self._engine.outputs):
             self._noticed(line)
-        if self._display.due(self._schedule.first_iteration + iteration, loss):
-            self._displayed(
-                self._display.of(
-                    self._schedule.first_iteration + iteration, self._engine.outputs(), learning_rate
-                )
-            )
+        if self._display.due(iteration, loss):
+            self._displayed(self._display.of(iteration, self._engine.outputs(), learning_rate))
         self._iteration += 1
         self._batches += batches
         self._samples += records
         self._dirty = True
-        self._board.note_step(
-            self._iteration, self._batches, self._samples, loss, learning_rate, self._monotonic() - started
-        )
+        self._board.note_step(self._iteration, self._batches, self._samples, loss, learning_rate, took_s)
 
     def _publish(self) -> None:
         started = self._monotonic()

@@ -23,6 +23,7 @@ from gossip_caffe.solver.checks.debug_lines import debug_lines
 from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.engines.layout import WeightLayout
 from gossip_caffe.solver.history import SolverHistory
+from gossip_caffe.solver.script_link import ScriptLife, ScriptLink
 from gossip_caffe.system.children import Child
 
 STOP_DEADLINE_S = 5.0
@@ -111,7 +112,7 @@ class SolverProcess(BoardOwner):
 
     ``board``: the board of a dead solver that this one replaces; None: a new board. ``displayed`` is called with the
     lines that Caffe prints about training, and the number of the display; None: lines of debug_info. ``noticed`` is
-    called with one line that the user should know.
+    called with one line that the user should know. ``script``: the solver is a user's script, not a process of its own.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class SolverProcess(BoardOwner):
         environment: Mapping[str, str] | None = None,
         displayed: Callable[[int | None, Sequence[str]], None] = lambda _number, _lines: None,
         noticed: Callable[[str], None] = lambda _: None,
+        script: ScriptLink | None = None,
     ) -> None:
         super().__init__(board)
         self._spec = spec
@@ -132,7 +134,11 @@ class SolverProcess(BoardOwner):
         self._displayed = displayed
         self._noticed = noticed
         on_lines = self._printed if spec.debug_info else _unheard
-        self._child = Child("gossip_caffe.solver.child", self._heard, on_lines=on_lines)
+        self._child: Child | ScriptLife = (
+            Child("gossip_caffe.solver.child", self._heard, on_lines=on_lines)
+            if script is None
+            else script.life(self._heard)
+        )
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._failed: SolverDied | None = None
         self._asked = 0

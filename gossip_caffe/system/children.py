@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +23,12 @@ from typing import Any
 
 from gossip_caffe.begin import collect_as_usual, python_command
 from gossip_caffe.errors import ExitCode, GossipCaffeError
+from gossip_caffe.system.messages import LENGTH, MessageSocket
 from gossip_caffe.system.processes import die_with_parent, end_descriptor, no_room, spawn
 
 LOG = logging.getLogger(__name__)
 KEPT_STDERR_LINES = 200
 _KEPT_LINE_BYTES = 4096
-_LENGTH = struct.Struct("<I")
 _MAX_FDS = 8
 
 
@@ -70,11 +69,11 @@ class Control:
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         while True:
-            if len(self._buffer) >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(self._buffer)
-                if len(self._buffer) >= _LENGTH.size + length:
-                    body = self._buffer[_LENGTH.size : _LENGTH.size + length]
-                    self._buffer = self._buffer[_LENGTH.size + length :]
+            if len(self._buffer) >= LENGTH.size:
+                (length,) = LENGTH.unpack_from(self._buffer)
+                if len(self._buffer) >= LENGTH.size + length:
+                    body = self._buffer[LENGTH.size : LENGTH.size + length]
+                    self._buffer = self._buffer[LENGTH.size + length :]
                     message = json.loads(body)
                     count = message.pop("fds", 0)
                     fds, self._fds = self._fds[:count], self._fds[count:]
@@ -96,7 +95,7 @@ class Control:
         """Send a message to the parent. If the parent is gone, the next ``receive`` raises."""
         body = json.dumps(message).encode()
         try:
-            self._socket.sendall(_LENGTH.pack(len(body)) + body)
+            self._socket.sendall(LENGTH.pack(len(body)) + body)
         except ConnectionError:
             pass
 
@@ -140,9 +139,7 @@ class Child:
         self._on_message = on_message
         self._on_lines = on_lines
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket
-        self._received = b""
-        self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._socket: MessageSocket
         self._stderr: deque[str] = deque(maxlen=KEPT_STDERR_LINES)
         self._stderr_rest = b""
         self._ended: asyncio.Future[ChildEnd] | None = None
@@ -175,7 +172,6 @@ class Child:
             undo.callback(os.close, reader)
             done.callback(os.close, writer)
             os.set_blocking(writer, True)
-            ours.setblocking(False)
             words = ("--control-fd", str(theirs.fileno()), "--parent", str(os.getpid()), *self._arguments)
             command = python_command(self._module, *words)
             process = spawn(
@@ -183,11 +179,11 @@ class Child:
             )
             pidfd = end_descriptor(process)
             undo.pop_all()
-        self._process, self._socket, self._stderr_fd, self._pidfd = process, ours, reader, pidfd
+        self._process, self._stderr_fd, self._pidfd = process, reader, pidfd
+        self._socket = MessageSocket(ours, self._on_message, self._on_fault)
         self._ended = loop.create_future()
         loop.add_reader(pidfd, self._on_end)
         loop.add_reader(reader, self._read_stderr)
-        loop.add_reader(ours, self._read_socket)
 
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Send a message. Never blocks: the part that the socket does not accept now is sent later.
@@ -197,17 +193,7 @@ class Child:
         """
         if not self.running:
             return  # ``wait`` reports the child's end
-        body = json.dumps({**message, "fds": len(fds)} if fds else message).encode()
-        copies: list[int] = []
-        try:
-            for fd in fds:
-                copies.append(os.dup(fd))
-        except OSError:
-            for copy in copies:
-                os.close(copy)
-            raise
-        self._outgoing.append((_LENGTH.pack(len(body)) + body, tuple(copies)))
-        self._write_socket()
+        self._socket.send(message, fds)
 
     async def wait(self) -> ChildEnd:
         """Wait for the child's end. A child that was never started has exit code 0.
@@ -250,9 +236,8 @@ class Child:
             loop.remove_reader(self._stderr_fd)
             os.close(self._stderr_fd)
             self._stderr_fd = -1
-        if self._socket.fileno() >= 0:
-            self._read_socket()
-        self._close_socket()
+        self._socket.read()
+        self._socket.close()
         if self._stderr_rest:
             self._stderr.append(self._stderr_rest.decode("utf-8", "replace"))
         if self._unheard:
@@ -276,61 +261,8 @@ class Child:
             self._on_lines(decoded)
             self._stderr_rest = rest[-_KEPT_LINE_BYTES:]
 
-    def _read_socket(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(1 << 16)
-            except BlockingIOError:
-                break
-            except OSError:
-                data = b""
-            if not data:
-                self._close_socket()
-                break
-            self._received += data
-        try:
-            self._hear()
-        except Exception as error:  # a callback of the loop has no caller, so ``wait`` reports the error
-            self._unheard = f"the agent could not handle its message: {type(error).__name__}: {error}"
-            LOG.error("%s is killed: %s", self._module, self._unheard, exc_info=error)
-            self._received = b""
-            self.signal(signal.SIGKILL)
-
-    def _hear(self) -> None:
-        while not self._unheard and len(self._received) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._received)
-            if len(self._received) < _LENGTH.size + length:
-                return
-            body = self._received[_LENGTH.size : _LENGTH.size + length]
-            self._received = self._received[_LENGTH.size + length :]
-            self._on_message(json.loads(body))
-
-    def _write_socket(self) -> None:
-        while self._outgoing and self._socket.fileno() >= 0:
-            data, fds = self._outgoing.popleft()
-            try:
-                sent = socket.send_fds(self._socket, [data], fds) if fds else self._socket.send(data)
-            except BlockingIOError:
-                self._outgoing.appendleft((data, fds))
-                asyncio.get_running_loop().add_writer(self._socket, self._write_socket)
-                return
-            except OSError:
-                self._outgoing.appendleft((data, fds))
-                self._close_socket()
-                return
-            for fd in fds:
-                os.close(fd)
-            if sent < len(data):
-                self._outgoing.appendleft((data[sent:], ()))
-        if self._socket.fileno() >= 0:
-            asyncio.get_running_loop().remove_writer(self._socket)
-
-    def _close_socket(self) -> None:
-        if self._socket.fileno() >= 0:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._socket)
-            loop.remove_writer(self._socket)
-            self._socket.close()
-        while self._outgoing:
-            for fd in self._outgoing.popleft()[1]:
-                os.close(fd)
+    def _on_fault(self, error: Exception) -> None:
+        """Kill a child whose message could not be handled: ``wait`` reports the error."""
+        self._unheard = f"the agent could not handle its message: {type(error).__name__}: {error}"
+        LOG.error("%s is killed: %s", self._module, self._unheard, exc_info=error)
+        self.signal(signal.SIGKILL)

@@ -64,6 +64,7 @@ CAFFES_PROCESSES = {
     "solver/checks/gpu_child.py",
     "solver/engines/net_structure.py",
     "solver/engines/pycaffe_engine.py",
+    "solver/engines/script_engine.py",
     "solver/engines/source_layer.py",
     "solver/checks/trial_child.py",
     "solver/evaluation/phase_net.py",

@@ -112,6 +112,9 @@ def peer() -> None:
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @click.option("--snapshots", is_flag=True, hidden=True, help="Write exact snapshots for 'train' to collect.")
 @click.option("--overseer-fd", default=-1, hidden=True)
+@click.option("--script-fd", default=-1, hidden=True, help="For gossip_caffe.join: a script is the solver.")
+@click.option("--script-device", default="", hidden=True)
+@click.option("--own-data", is_flag=True, hidden=True)
 @grace_option(
     "The time from the request to leave to the end of this process. Chunks that are not settled by then are trained "
     "again by other peers."
@@ -158,6 +161,9 @@ def start(
     engine: str,
     snapshots: bool,
     overseer_fd: int,
+    script_fd: int,
+    script_device: str,
+    own_data: bool,
     grace_s: float,
     wait_for_etcd_s: float,
     wait_for_job_s: float,
@@ -205,6 +211,9 @@ def start(
             wait_for_job_s=wait_for_job_s,
             preemption_url=preemption_url,
             overseer_fd=overseer_fd,
+            script_fd=script_fd,
+            script_device=script_device,
+            own_data=own_data,
             event_log_bytes=event_log.size_bytes,
             event_log_part_bytes=event_log.part_bytes,
             tensorboard=event_log.tensorboard,

@@ -51,6 +51,7 @@ class PeerDependencies:
     * ``contact`` notes which of the other peers answer.
     * ``ranks`` are the peers of this peer's launch to which weights go by MPI.
     * ``grace_s``: the seconds that this peer has for leaving.
+    * ``is_script``: the solver is a user's script, whose net may be another one than the job's.
     """
 
     spec: JobSpec
@@ -76,6 +77,7 @@ class PeerDependencies:
     contact: Contact = field(default_factory=NoContact)
     ranks: Ranks = field(default_factory=NoRanks)
     grace_s: float = GRACE_S
+    is_script: bool = False
     said: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

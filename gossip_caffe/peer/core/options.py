@@ -32,6 +32,9 @@ class PeerOptions:
     * ``wait_for_etcd_s`` and ``wait_for_job_s`` are the seconds that the peer waits for etcd, and for its job there.
     * ``preemption_url`` is the metadata endpoint that announces the end of this machine; empty: none is asked.
     * ``tensorboard`` is the folder to which the peer writes its figures for TensorBoard; None: it writes none.
+    * ``script_fd`` is the descriptor of a socket to the script that is this peer's solver, -1 for a solver process;
+      ``script_device`` is the device on which that script computes; ``own_data``: it reads its own data, and the job's
+      records only count its batches.
     * ``overseer_fd`` is the descriptor of a socket to the supervisor that started this peer, -1 for none.
     """
 
@@ -57,5 +60,8 @@ class PeerOptions:
     preemption_url: str = ""
     tensorboard: Path | None = None
     overseer_fd: int = -1
+    script_fd: int = -1
+    script_device: str = ""
+    own_data: bool = False
     metrics_listen: str = ""
     transport: str = "auto"

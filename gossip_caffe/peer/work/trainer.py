@@ -93,6 +93,8 @@ class Trainer:
         self.heal: Heal | None = None
         """Replaces wrong weights while no solver runs; None: a peer with wrong weights ends."""
         self.is_healing = False
+        self.rests = False
+        """True if the solver trains no more although it runs: a script that leaves has ended its loop."""
         self._wrong = ""
 
     @property

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import EnvironmentProblem
-from gossip_caffe.job.prototxts.nets import NetState, present
+from gossip_caffe.job.prototxts.nets import Layer, NetState, present
 from gossip_caffe.job.prototxts.prototxt import Document, edited
 from gossip_caffe.job.prototxts.rewriting import net_to_feed
 from gossip_caffe.job.prototxts.solver_states import read_state
@@ -56,7 +56,6 @@ class PycaffeEngine:
         caffe.set_random_seed(spec.seed)
         _draw(spec.seeds_drawn)
         layers = trained_layers(Document(spec.solver_text, "solver").root)
-        # Caffe's step does not return the losses of its passes, so each loss is read before the next pass.
         self._earlier: list[np.float32] = []
         source_layer.feed_from(
             ring,
@@ -69,11 +68,18 @@ class PycaffeEngine:
             text += (
                 f"\ndisplay: {spec.display}\n"  # Caffe prints debug_info only in iterations that it displays
             )
-        self._solver = solver_of(text)
+        solver = solver_of(text)
         if not spec.debug_info:
             keep_quiet()
-        self._iter_size = spec.iter_size
         self._weights, self._state, self._tests = spec.weights, spec.state, spec.tests
+        self._take(solver, layers, spec, gpu)
+
+    def _take(self, solver: Any, layers: Sequence[Layer], spec: EngineSpec, gpu: int | None) -> None:
+        """Take over a solver whose net has these ``layers``."""
+        # Caffe's step does not return the losses of its passes, so each loss is read before the next pass.
+        self._earlier = getattr(self, "_earlier", [])
+        self._solver = solver
+        self._iter_size = spec.iter_size
         parameters = Parameters(self._solver.net, frozen_parameters(layers))
         self._blobs = parameters.blobs
         self.layout = replace(parameters.layout, structure=structure_of(self._solver.net, spec.sources))

@@ -1,0 +1,36 @@
+"""The creation of a job by the first of several scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+
+from gossip_caffe.api.starting.job_options import NewJob
+from gossip_caffe.api.starting.new_job import Teller, read_spec
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.errors import NotFound
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
+from gossip_caffe.membership.jobs import create_job, load_job
+
+LOG = logging.getLogger("gossip_caffe")
+
+
+async def created_if_missing(
+    where: Sequence[str], job: str, solver: str, settings: Mapping[str, object]
+) -> None:
+    """Create a job of a solver file, unless there is one of that name. Scripts that do so at once create the same job.
+
+    Raises UsageError, ModelError or DataError for a wrong file; Conflict when another job got the name meanwhile.
+    """
+    store = EtcdStore(where, SystemClock(), random.Random())
+    try:
+        try:
+            await load_job(store, job)
+        except NotFound:
+            new = NewJob(tuple(f"{name}={value}" for name, value in settings.items()))
+            spec = await asyncio.to_thread(read_spec, job, solver, new, tell=Teller(LOG.info))
+            await create_job(store, spec)
+    finally:
+        await store.close()
