@@ -132,6 +132,7 @@ class Agent:
         self._tasks.spawn("requests", self._leave_when_asked())
         own = OwnRecord(self._world, self._record.peer, self._registration)
         self._view.listen(own.changed)
+        self._world.ranks.until(self._is_job_finished)
         self._view.listen(self._world.ranks.changed)
         self._tasks.spawn("own record", own.keep())
         async with within(load_early(self._world, self._record.peer)) as (loading,):
@@ -215,6 +216,9 @@ class Agent:
         await incarnation.registration.publish(state=State.TRAINING.value)
         self._enter(Cause.SYNCED, synced.source)
         return self._training
+
+    def _is_job_finished(self) -> bool:
+        return self._training is not None and self._training.progress.finished
 
     def _forget_training(self) -> None:
         """End the ``Training`` of weights from which this peer does not train: it stops listening to the view."""

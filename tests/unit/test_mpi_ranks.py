@@ -114,6 +114,15 @@ def test_a_rank_that_leaves_in_order_is_forgotten_and_the_others_go_on() -> None
     assert used.ranks.is_at("10.0.0.1:7000")
 
 
+def test_ranks_that_end_because_the_job_is_finished_are_not_dead() -> None:
+    used = Used()
+    used.ranks.until(lambda: True)
+    used.ranks.unreachable("10.0.0.1:7000")
+    used.ranks.changed(record(2), None)
+    assert used.ends == []
+    assert not used.ranks.some_left
+
+
 def test_a_rank_that_registers_again_is_the_same_rank() -> None:
     used = Used()
     again = replace(record(2), incarnation="2", address="10.0.0.9:7000")

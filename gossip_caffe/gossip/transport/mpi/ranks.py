@@ -66,6 +66,10 @@ class Ranks(Protocol):
         """Note that no process answers at the address of a member."""
         ...
 
+    def until(self, finished: Callable[[], bool]) -> None:
+        """Take no rank for dead once ``finished`` is true: all ranks end in order then."""
+        ...
+
 
 class NoRanks:
     """The ``Ranks`` of a peer that sends no weights by MPI."""
@@ -96,6 +100,9 @@ class NoRanks:
     def unreachable(self, address: str) -> None:
         """Do nothing."""
 
+    def until(self, finished: Callable[[], bool]) -> None:
+        """Do nothing."""
+
 
 class MpiRanks:
     """The ``Ranks`` of a peer that a launcher of MPI has started. It serves from ``use`` on.
@@ -121,6 +128,11 @@ class MpiRanks:
         self._tags = 0
         self._members: dict[str, tuple[Rank, str]] = {}
         self._avoided: dict[int, int] = {}
+        self._finished: Callable[[], bool] = lambda: False
+
+    def until(self, finished: Callable[[], bool]) -> None:
+        """Take no rank for dead once ``finished`` is true."""
+        self._finished = finished
 
     def use(self, mpi: MpiThread, communicator: Communicator) -> None:
         """Send weights by MPI from now on."""
@@ -217,7 +229,7 @@ class MpiRanks:
             self._members[now.address] = rank, now.state
             if gone == rank:
                 gone = None
-        if gone is None or was is None or not self.serves(gone):
+        if gone is None or was is None or not self.serves(gone) or self._finished():
             return
         self.some_left = True
         if was.state not in LEAVING:
@@ -226,7 +238,7 @@ class MpiRanks:
     def unreachable(self, address: str) -> None:
         """Give MPI up if a rank was at the address that was not leaving."""
         rank, state = self._members.get(address, (None, ""))
-        if rank is not None and self.serves(rank) and state not in LEAVING:
+        if rank is not None and self.serves(rank) and state not in LEAVING and not self._finished():
             self.some_left = True
             self.give_up(f"rank {rank.number} at {address} does not answer")
 
