@@ -2,6 +2,7 @@
 
 from gossip_caffe.begin import (
     collect_rarely,
+    ended_at_once,
     libraries_choose_for_themselves,
     warnings_stay_warnings,
     working_folder_last,
@@ -14,4 +15,4 @@ if __name__ == "__main__":
     collect_rarely()
     from gossip_caffe.cli.main import main
 
-    main()
+    ended_at_once(main)

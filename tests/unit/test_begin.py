@@ -171,3 +171,31 @@ def test_the_garbage_collector_runs_rarely_while_a_process_begins_and_as_usual_a
     )
     child = spawn(python_command("looked"), stdout=subprocess.PIPE, folder=tmp_path)
     assert child.communicate(timeout=60)[0].decode().split() == ["True"] * 4
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "as_usual"),
+    [
+        ("", 3, False),
+        ("import types; sys.modules['caffe'] = types.ModuleType('caffe')", 3, True),
+        ("", "a reason", True),
+    ],
+)
+def test_a_process_ends_after_its_exit_handlers_and_with_caffe_as_usual(
+    tmp_path: Path, before: str, code: object, as_usual: bool
+) -> None:
+    """Buffers of C are written at a usual end alone."""
+    (tmp_path / "ends.py").write_text(
+        "import atexit, ctypes, sys\n"
+        f"{before}\n"
+        "ctypes.CDLL(None).printf(b'from C')\n"
+        "atexit.register(print, 'handler')\n"
+        "print('begun')\n"
+        f"sys.exit({code!r})\n"
+    )
+    buffered = {"PYTHONUNBUFFERED": None}
+    command = python_command("ends")
+    child = spawn(command, stdout=subprocess.PIPE, folder=tmp_path, environment=buffered)
+    said = child.communicate(timeout=60)[0].decode()
+    assert child.returncode == (code if isinstance(code, int) else 1)
+    assert [word in said for word in ("begun", "handler", "from C")] == [True, True, as_usual]
