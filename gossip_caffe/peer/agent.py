@@ -322,4 +322,5 @@ def _job_fields(world: PeerDependencies) -> dict[str, object]:
         "chunk_records": spec.data.chunk_records,
         "half_limit": spec.settings.half_limit,
         "warmup": spec.settings.warmup,
+        **({} if spec.settings.strategy == "pairs" else {"strategy": spec.settings.strategy}),
     }

@@ -51,6 +51,7 @@ def training_figures(training: Training) -> TrainingFigures:
         learning_rate=board.learning_rate,
         steps=board.steps,
         stalled_s=board.stalled_s,
+        round_wait_s=board.round_wait_s,
         records_skipped=trainer.records_skipped,
         solver_restarts=trainer.solver_restarts,
         half_applied=sharing.half_applied,

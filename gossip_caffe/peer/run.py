@@ -41,7 +41,7 @@ from gossip_caffe.peer.leaving import Leaving
 from gossip_caffe.peer.metering import Metering
 from gossip_caffe.peer.registration.own_name import INSTEAD
 from gossip_caffe.peer.sharing.mpi import MpiOfPeer
-from gossip_caffe.peer.sharing.pairwise import pairwise
+from gossip_caffe.peer.sharing.strategies import strategy_of
 from gossip_caffe.peer.work.suspects import SuspectBatches
 from gossip_caffe.peer.work.trainer import Trainer
 from gossip_caffe.shards.stream import Part
@@ -135,7 +135,7 @@ async def run_alone(
             rng=rng,
             log=counted,
             say=say,
-            strategy=pairwise,
+            strategy=strategy_of(spec.settings),
             evaluator=_evaluator(built_from, counted, say),
             local_spec=local_spec,
             offload=asyncio.to_thread,

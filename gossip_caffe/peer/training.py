@@ -119,6 +119,11 @@ class Training:
                 contact=world.contact,
                 half_added=self._half_added,
                 refused=self._refused,
+                address=lambda: self.address,
+                address_of=self._address_of,
+                serve=world.serve,
+                exhausted=self._is_exhausted,
+                restarting=lambda: trainer.is_restarting,
             )
         )
         self.checkpointing = Checkpointing(self)
@@ -282,6 +287,16 @@ class Training:
         """The peers that can be asked for an exchange: peer → address."""
         return self._live_partners.addresses
 
+    def _address_of(self, peer: str) -> str | None:
+        """The address of a peer that has a record, in any state."""
+        record = self._view.members.get(peer)
+        return record.address if record is not None else None
+
+    def _is_exhausted(self) -> bool:
+        """Whether every claimed record is trained, and no chunk is free."""
+        state = self._claiming.state
+        return (state.is_exhausted or state.has_ended) and not self.trainer.stream.untrained
+
     @property
     def _leads(self) -> bool:
         """Whether this peer trains, or no peer does, and no training peer has a lower name."""
@@ -291,7 +306,10 @@ class Training:
 
     def _shard(self) -> list[int]:
         own = {self.peer: self.incarnation.registration.record.weight}
-        weights = planned_weights(own | {peer: record.weight for peer, record in self.training_peers.items()})
+        speeds = own | {peer: record.weight for peer, record in self.training_peers.items()}
+        if self.world.spec.settings.strategy == "sync":
+            speeds = dict.fromkeys(speeds, 0.0)  # all peers train at one speed: that of the slowest
+        weights = planned_weights(speeds)
         epochs = self.world.epochs
         mine: list[int] = self.world.planner.shard(self.peer, weights, epochs.chunks, epochs.seed).tolist()
         return mine

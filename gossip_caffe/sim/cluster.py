@@ -18,7 +18,7 @@ from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.observe.log.runs import LogInRuns
 from gossip_caffe.peer.core.dependencies import PeerDependencies
-from gossip_caffe.peer.sharing.pairwise import pairwise
+from gossip_caffe.peer.sharing.strategies import strategy_of
 from gossip_caffe.shards.planner import Planner
 from gossip_caffe.sim.faults.faults import Kind
 from gossip_caffe.sim.faults.foreign_write import ForeignWriter
@@ -165,7 +165,7 @@ class SimulatedCluster:
             rng=rng,
             log=LogInRuns(log, machine.clock),
             say=_say_nothing,
-            strategy=recorded(pairwise),
+            strategy=recorded(strategy_of(self.spec.settings)),
             planner=self._planner,
         )
         peer = SimulatedPeer(world, store, self._points, NumpyEngine, name, Pace(self.step_s), around)
@@ -195,6 +195,7 @@ class SimulatedCluster:
         if running is not None and running.peer is peer:
             del self.running[name]
             self.network.answerers.pop(name, None)
+            self.network.hang_up(name, running.machine)
             self._ended.append(peer)
 
     def kill(self, name: str, *, silent: bool = False) -> None:

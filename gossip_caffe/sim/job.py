@@ -155,6 +155,7 @@ class SimulatedJob:
         """Kill a peer like kill -9 of all its processes, and like the failure of its machine."""
         self._killed.add(name)
         self._network.peers.pop(address_of(name), None)
+        self._network.hang_up(address_of(name))
         self._files.by_address.pop(address_of(name), None)
         self.peers[name].kill()
 

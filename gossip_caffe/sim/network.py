@@ -14,6 +14,7 @@ from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, GossipCaffeEr
 from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, Undelivered
 from gossip_caffe.gossip.protocol.snapshot_stream import SnapshotReader, whole
 from gossip_caffe.gossip.protocol.transport import Answerer, Prepare
+from gossip_caffe.gossip.rounds.words import RoundLink, Word, answerer_of
 from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S
 from gossip_caffe.sim.faults.poisoning import Poisoners
 from gossip_caffe.sim.faults.tripwires import is_on_purpose
@@ -22,6 +23,11 @@ from gossip_caffe.sim.virtual_time import sleep
 
 LATE = 30.0
 """The factor on the latency of a message that is overtaken."""
+ATTEND_S = 2.0
+"""The deadline of the first word to a peer."""
+SILENCE_S = 5.0
+"""A stream over which nothing can be sent for so long is broken."""
+STREAM_LOOK_S = 0.5
 HEADER_BYTES = 200
 """The bytes of a message besides its payload: names, the layout's fingerprint, checksums, and gRPC's headers."""
 
@@ -56,6 +62,7 @@ class SimulatedNetwork:
         self.silent: set[str] = set()
         self.under_way = DetachedTasks()
         self._rng = rng
+        self._streams: dict[SimulatedStream, None] = {}
 
     def happens(self, share: float) -> bool:
         """True with the given probability."""
@@ -97,11 +104,100 @@ class SimulatedNetwork:
         if machine is not None and machine.frozen:
             await machine.awake()
 
+    def join(self, here: Machine, there: Machine) -> tuple[SimulatedStream, SimulatedStream]:
+        """Both ends of a new stream of words between two machines."""
+        one, other = SimulatedStream(self, here, there), SimulatedStream(self, there, here)
+        one.other, other.other = other, one
+        self._streams |= {one: None, other: None}
+        return one, other
+
+    def forget_stream(self, stream: SimulatedStream) -> None:
+        """Forget an end of a stream that is broken."""
+        self._streams.pop(stream, None)
+
+    def hang_up(self, name: str, machine: Machine) -> None:
+        """Break the streams of a peer that has ended: its kernel says so, unless its machine is silent."""
+        for stream in list(self._streams):
+            if stream.here is machine:
+                stream.close()
+        del name
+
+    def delay_s(self) -> float:
+        """The delay of one message, longer if it is lost or late: a stream sends what is lost again."""
+        seconds = self._rng.uniform(*self.weather.delay_s)
+        if self.happens(self.weather.loss) or self.happens(self.weather.late):
+            seconds *= LATE
+        return seconds
+
     def answerer(self, address: str) -> Answerer:
         """The peer that answers at an address. Raises Undelivered when no peer does."""
         if (answerer := self.answerers.get(address)) is None:
             raise Undelivered(f"no peer answers at {address}")
         return answerer
+
+
+class SimulatedStream:
+    """One end of a stream of words. Words arrive in order; what is lost is sent again. It breaks if a side is gone.
+
+    A side that cannot be reached any more is noticed after ``SILENCE_S``, as gRPC notices it.
+    """
+
+    other: SimulatedStream
+
+    def __init__(self, network: SimulatedNetwork, here: Machine, there: Machine) -> None:
+        self.here = here
+        self.broken = False
+        self._there = there
+        self._network = network
+        self._leaving: asyncio.Queue[Word | None] = asyncio.Queue()
+        self._arrived: asyncio.Queue[Word | None] = asyncio.Queue()
+        self._carrying = network.under_way.begin(self._carry(), f"words from {here.name} to {there.name}")
+
+    async def send(self, word: Word) -> None:
+        """Send a word."""
+        if self.broken:
+            raise ExchangeFailed(f"{self._there.name}: the stream is broken")
+        self._leaving.put_nowait(word)
+
+    async def receive(self) -> Word:
+        """Wait for the next word."""
+        word = None if self.broken and self._arrived.empty() else await self._arrived.get()
+        if self.here.frozen:
+            await self.here.awake()
+        if word is None:
+            self.broken = True
+            raise ExchangeFailed(f"{self._there.name}: the stream is broken")
+        return word
+
+    def close(self) -> None:
+        """End the stream; the other side notices."""
+        self._leaving.put_nowait(None)
+        self._break()
+
+    def _break(self) -> None:
+        if not self.broken:
+            self.broken = True
+            self._arrived.put_nowait(None)
+            self._network.forget_stream(self)
+
+    async def _carry(self) -> None:
+        network, silent_s = self._network, 0.0
+        while True:
+            word = await self._leaving.get()
+            while not network.reaches(self.here.name, self._there.name) or self.here.name in network.silent:
+                await sleep(STREAM_LOOK_S)
+                silent_s += STREAM_LOOK_S
+                if silent_s >= SILENCE_S:
+                    self._break()
+                    self.other._break()
+                    return
+            silent_s = 0.0
+            await sleep(network.delay_s())
+            if word is None:
+                self.other._break()
+                return
+            if not self.other.broken:
+                self.other._arrived.put_nowait(word)
 
 
 class Wire:
@@ -156,6 +252,25 @@ class Wire:
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
         """Must not be called, because ``swaps`` is False."""
         raise ExchangeFailed(f"{address}: weights are not swapped here")
+
+    async def attend(self, address: str) -> RoundLink:
+        """Open a stream of the words of rounds to a peer."""
+        network, here, address = self._network, self._machine.name, machine_at(address)
+        await network.carry(here, address, ATTEND_S)
+        answerer = answerer_of(network.answerer(address))
+        if answerer is None or (there := network.machines.get(address)) is None:
+            raise Undelivered(f"no peer takes part in rounds at {address}")
+        mine, theirs = network.join(self._machine, there)
+
+        async def served() -> None:
+            try:
+                with _defects_there(address, ExchangeFailed):
+                    await answerer.attend(theirs)
+            finally:
+                theirs.close()
+
+        network.under_way.begin(served(), f"a stream of words to {address}")
+        return mine
 
     async def snapshot(self, address: str, request: Message, deadline_s: float) -> SnapshotReader:
         """Request a peer's newest weights."""

@@ -143,7 +143,9 @@ class SimulatedPeer:
                 await clock.sleep(IDLE_LOOK_S)
                 self.stalled_s += IDLE_LOOK_S
                 if self._solver is not None and self._solver.has_board:
-                    self._solver.board.note_stall(clock.monotonic() - began)
+                    board = self._solver.board
+                    note = board.note_round_wait if board.at_gate else board.note_stall
+                    note(clock.monotonic() - began)
             self._clock.ahead_s = 0.0
 
     @property

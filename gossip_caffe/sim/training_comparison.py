@@ -30,6 +30,7 @@ from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.learning_rate import Ramp, factor, rate
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec, with_overrides
 from gossip_caffe.observe.log.events import Event
+from gossip_caffe.peer.sharing.strategies import strategy_of
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.stream import RecordStream
 from gossip_caffe.sim.faults.poisoning import Poison, Poisoned, Poisoners
@@ -87,7 +88,7 @@ class TrainingResult:
 
 
 def by_gossip(course: TrainingComparison) -> TrainingResult:
-    """Train by peers that exchange weights: the real agents and the real steps of Caffe."""
+    """Train by peers that share by the strategy of the settings: the real agents and the real steps of Caffe."""
     return run(_gossiped(course))
 
 
@@ -105,6 +106,7 @@ async def _gossiped(course: TrainingComparison) -> TrainingResult:
             PycaffeEngine,
             seed=course.seed,
             message_s=course.message_s,
+            strategy=strategy_of(spec.settings),
             poisoners=poisoners,
         )
         try:
@@ -152,6 +154,9 @@ def _learned(job: SimulatedJob, accuracy: float, killed: int) -> TrainingResult:
 
 
 def _was_applied(event: Mapping[str, object]) -> bool:
+    """Whether an event is of an exchange that its offerer applied, or of a round that its peer applied."""
+    if event["event"] == Event.ROUND.value:
+        return event["outcome"] == OutcomeKind.APPLIED.value
     return (
         event["event"] == Event.EXCHANGED.value
         and event["side"] == "offered"

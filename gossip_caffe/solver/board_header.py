@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gossip_caffe.observe.metrics.figures import Durations
 from gossip_caffe.observe.metrics.table import STEP_BUCKETS_S
+from gossip_caffe.system import ordering
 from gossip_caffe.system.sharedmem import SharedMemory
 
 HEADER_BYTES = 4096
@@ -19,9 +20,10 @@ VERSION = 9
 """Index of the word with the newest snapshot's version."""
 _ITERATION, _BATCHES, _SAMPLES, _HELD = 10, 11, 12, 13
 _CORRECTED, _DIVERGED = 14, 15
-_OTHERS_SAMPLES, _PUBLISH_REQUESTED, _FLUSH, _HOLD = 17, 18, 19, 20
+_AT_GATE = 22
+_OTHERS_SAMPLES, _PUBLISH_REQUESTED, _FLUSH, _HOLD, _GATE = 17, 18, 19, 20, 21
 # Indices of header words that hold a float64.
-_LOSS, _RATE, _STALLED_S, _STEP_S = 24, 25, 26, 27
+_LOSS, _RATE, _STALLED_S, _STEP_S, _ROUND_WAIT_S = 24, 25, 26, 27, 28
 RATE_FACTOR = 32
 # The durations of iterations: the float64 word of their sum, and the first of the words that count them by buckets.
 _STEPS_S, _STEP_COUNTS = 33, 128
@@ -142,6 +144,40 @@ class BoardHeader:
     def note_held(self, samples: int | None) -> None:
         """Solver: note that it holds for the agent's ``samples``, with all weights published; None: it goes on."""
         self._words[_HELD] = 0 if samples is None else samples + 1
+
+    @property
+    def gate(self) -> int | None:
+        """Written by the agent: the iterations after which the solver waits for a round; None: it does not wait."""
+        word = int(self._words[_GATE])
+        return word - 1 if word else None
+
+    def set_gate(self, iteration: int | None) -> None:
+        """Agent: let the solver wait once it has made ``iteration`` iterations; None: let it go on.
+
+        A correction that was offered before is added before the next step.
+        """
+        ordering.fence()
+        self._words[_GATE] = 0 if iteration is None else iteration + 1
+
+    @property
+    def at_gate(self) -> bool:
+        """Written by the solver: True if it waits at the present gate, and its newest snapshot is of that moment."""
+        word = int(self._words[_GATE])
+        return word != 0 and int(self._words[_AT_GATE]) == word
+
+    def note_at_gate(self, gate: int | None) -> None:
+        """Solver: note that it waits at this gate, with all weights published; None: it goes on."""
+        ordering.fence()
+        self._words[_AT_GATE] = 0 if gate is None else gate + 1
+
+    @property
+    def round_wait_s(self) -> float:
+        """Written by the solver: the seconds for which it has waited for rounds."""
+        return float(self._reals[_ROUND_WAIT_S])
+
+    def note_round_wait(self, seconds: float) -> None:
+        """Solver: note that it waited ``seconds`` at a gate."""
+        self._reals[_ROUND_WAIT_S] += seconds
 
     @property
     def job_samples(self) -> int:

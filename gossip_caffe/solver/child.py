@@ -28,6 +28,9 @@ from gossip_caffe.system.children import Control, run_child
 IDLE_LOOK_S = 0.02
 """The period in which a solver without batches looks for corrections: peers average also when no data is left."""
 
+GATE_LOOK_S = 0.001
+"""The period in which a solver that waits for a round checks if it may go on."""
+
 HOLD_LOOK_S = 0.005
 """The period in which a solver that holds checks if it may go on."""
 
@@ -79,20 +82,28 @@ def serve(control: Control) -> None:
             shapes = room.fill(engine.history())
             history_bytes = 4 * sum(map(math.prod, shapes))
             control.send({"history": number, "shapes": shapes, "iteration": board.iteration})
+        waits = loop.waits_for_round  # before corrections are looked for: the gate opens after one is offered
         loop.between_steps()
+        if waits:
+            board.note_round_wait(_waited_s(waiting, ring, GATE_LOOK_S))
+            continue
         if loop.holds:
-            waiting.poll(HOLD_LOOK_S * 1000)
-            ring.drain_ready()
+            _waited_s(waiting, ring, HOLD_LOOK_S)
             continue
         if batches := loop.batches_due:
             loop.step(batches)
             continue
         loop.settle()
-        stalled_at = time.monotonic()
-        waiting.poll(IDLE_LOOK_S * 1000)
-        ring.drain_ready()
-        board.note_stall(time.monotonic() - stalled_at)
+        board.note_stall(_waited_s(waiting, ring, IDLE_LOOK_S))
     loop.settle()
+
+
+def _waited_s(waiting: select.poll, ring: BatchRing, most_s: float) -> float:
+    """Wait until a message or a batch is there, at most ``most_s``; returns the seconds that this took."""
+    began = time.monotonic()
+    waiting.poll(most_s * 1000)
+    ring.drain_ready()
+    return time.monotonic() - began
 
 
 def _received(control: Control) -> tuple[dict[str, Any], list[int]]:

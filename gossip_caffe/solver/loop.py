@@ -128,6 +128,20 @@ class SolverLoop:
         self._board.note_held(hold)
         return True
 
+    @property
+    def waits_for_round(self) -> bool:
+        """True if the agent wants no step now: a round is due. Publishes all weights then.
+
+        A correction that the agent offered before it opened the gate is added by the next ``between_steps``.
+        """
+        gate = self._board.gate
+        if gate is None or self._iteration < gate:
+            self._board.note_at_gate(None)
+            return False
+        self.settle()
+        self._board.note_at_gate(gate)
+        return True
+
     def settle(self) -> None:
         """Publish the weights if they have changed since the last snapshot, because no step follows soon."""
         if self._dirty or self._corrected:

@@ -98,12 +98,18 @@ class SteppedSolver(BoardOwner):
         if self._loop is None or self._ended.done():
             return made
         try:
+            waits = self._loop.waits_for_round
             self._loop.between_steps()
-            while made < iterations and not self._loop.holds and (batches := self._loop.batches_due):
+            while (
+                made < iterations
+                and not (waits or self._loop.waits_for_round)
+                and not self._loop.holds
+                and (batches := self._loop.batches_due)
+            ):
                 self._loop.step(batches)
                 self._loop.between_steps()
                 made += 1
-            if made < iterations:
+            if made < iterations or self._loop.waits_for_round:
                 self._loop.settle()
         except GossipCaffeError as error:
             self._end(ProcessEnd(error.exit_code, error.message, error.remedy, final=True))

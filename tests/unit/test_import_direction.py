@@ -48,7 +48,7 @@ INNER_FLOORS = {
     "sim": ("faults",),
     "peer": ("core", "registration", "sharing", "work", "checkpoints", "joining"),
     "checkpoint": ("formats",),
-    "gossip": ("averaging", "codecs", "policy", "protocol", "transport"),
+    "gossip": ("averaging", "codecs", "policy", "protocol", "rounds", "transport"),
     "membership": ("etcd",),
     "solver": ("gpu", "engines", "checks", "evaluation", "timing"),
     "data": ("sources", "making"),

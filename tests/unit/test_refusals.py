@@ -138,6 +138,10 @@ async def of_a_snapshot_that_comes_too_early(net: Net, offer: Message) -> Messag
     return await net.peers["p1"].answering.show(offer)
 
 
+async def that_is_of_a_round(net: Net, offer: Message) -> Message:
+    return await received(net, replace(offer, phase="scatter"))
+
+
 CASES: dict[Refused, Refusal] = {
     of_another_job: Refusal.LAYOUT_MISMATCH,
     of_another_net: Refusal.LAYOUT_MISMATCH,
@@ -150,6 +154,7 @@ CASES: dict[Refused, Refusal] = {
     that_comes_too_late: Refusal.SHUTTING_DOWN,
     that_crosses_another: Refusal.CROSSING,
     that_comes_twice: Refusal.REPEATED,
+    that_is_of_a_round: Refusal.OTHER_ROUND,
     that_finds_no_place: Refusal.OVERLOADED,
     that_loses_its_place: Refusal.OVERLOADED,
     of_a_snapshot_by_another_job: Refusal.LAYOUT_MISMATCH,

@@ -44,6 +44,14 @@ def offered(exchange: str, partner: str, batches: int) -> dict[str, Any]:
     return {**answered(exchange, partner), "side": "offered", "half_sum": 0.5, "batches": batches}
 
 
+def applied_round(name: str, batches: int) -> dict[str, Any]:
+    return {
+        "round": name, "outcome": "applied", "members": 2, "counts": True, "guest": False, "healed": False,
+        "digest": "00000001", "batches": batches, "step_sum": 0.2, "step_norm": 1.0, "distance": 0.01,
+        "ratio": 0.1, "limit": 0.25,
+    }  # fmt: skip
+
+
 STARTED = {
     "pid": 1, "schema": 2, "job": "tiny", "budget_samples": 40, "records": 40, "chunk_records": 10,
     "half_limit": 0.25, "warmup": 0.05,
@@ -77,6 +85,8 @@ def whole() -> dict[str, Log]:
             (26, "trained", {"sequence": 2, "parts": [[0, 30, 40]]}),
             (27, "checkpointed", {"checkpoint": "c1", "digest": "d1", "progress_samples": 30, "batches": 3}),
             (28, "done", {"epoch": 0, "chunks": [3], "revisions": [40], "via": "c1"}),
+            (28, "corrected", {"half_sum": 0.2, "half_norm": 1.0}),
+            (28, "round", applied_round("r1", 3)),
             (29, "finished", {"checkpoint": "c1"}),
             (30, "left", {"reason": "drained", "error": ""}),
         ),
@@ -93,6 +103,8 @@ def whole() -> dict[str, Log]:
             (7, "corrected", {"half_sum": 0.5, "half_norm": 2.0}),
             (7, "exchanged", offered("b-1", "x", 1)),
             (8, "done", {"epoch": 0, "chunks": [2], "revisions": [12], "via": "b-1"}),
+            (28, "corrected", {"half_sum": 0.2, "half_norm": 1.0}),
+            (28, "round", applied_round("r1", 1)),
             (29, "finished", {"checkpoint": "c1"}),
             (30, "left", {"reason": "error: the disk is full", "error": "EnvironmentProblem"}),
         ),
@@ -329,6 +341,43 @@ def lost_its_lease_unseen(logs: dict[str, Log]) -> None:
             line["owns"] = False
 
 
+def applied_a_round_twice(logs: dict[str, Log]) -> None:
+    again = (28, "corrected", {"half_sum": 0.2, "half_norm": 1.0}), (28, "round", applied_round("r1", 3))
+    logs["a"][-2:-2] = log_of("a", *again)
+
+
+def applied_another_mean(logs: dict[str, Log]) -> None:
+    find(logs, "b", "round")["digest"] = "00000002"
+
+
+def gave_up_and_applied(logs: dict[str, Log]) -> None:
+    given_up = {"round": "r1", "outcome": "failed", "reason": "x is gone"}
+    logs["a"][-4:-4] = log_of("a", (27.5, "round", given_up))
+
+
+def more_than_its_members(logs: dict[str, Log]) -> None:
+    for peer in ("a", "b"):
+        find(logs, peer, "round")["members"] = 1
+
+
+def changed_by_another_step(logs: dict[str, Log]) -> None:
+    find(logs, "a", "corrected", 1)["half_norm"] = 1.5
+
+
+def moved_too_far_by_a_round(logs: dict[str, Log]) -> None:
+    find(logs, "a", "round")["ratio"] = 0.5
+
+
+def done_via_a_round_of_its_own(logs: dict[str, Log]) -> None:
+    """Nobody else has applied the round."""
+    drop(logs, "b", "round")
+    drop(logs, "b", "corrected", 2)
+    logs["a"].remove(find(logs, "a", "done", 1))
+    logs["a"][-2:-2] = log_of(
+        "a", (28.5, "done", {"epoch": 0, "chunks": [3], "revisions": [40], "via": "r1"})
+    )
+
+
 MUTATIONS: list[tuple[str, Callable[[dict[str, Log]], None]]] = [
     ("single-owner", two_owners),
     ("single-owner", settled_after_another_claimed),
@@ -344,6 +393,13 @@ MUTATIONS: list[tuple[str, Callable[[dict[str, Log]], None]]] = [
     ("whole-half", torn_half),
     ("whole-half", halves_do_not_cancel),
     ("whole-half", changed_by_no_half),
+    ("whole-half", changed_by_another_step),
+    ("whole-round", applied_a_round_twice),
+    ("whole-round", applied_another_mean),
+    ("whole-round", gave_up_and_applied),
+    ("whole-round", more_than_its_members),
+    ("durable-done", done_via_a_round_of_its_own),
+    ("bounded-half", moved_too_far_by_a_round),
     ("never-wait", solver_waits),
     ("never-wait", without_a_solver),
     ("whole-checkpoint", began_unloaded),

@@ -44,13 +44,15 @@ class SeedRun:
     seed: int
     for_s: float
     every: float
+    strategy: str = "pairs"
 
     @property
     def plan(self) -> Plan:
         """The plan of this seed: peers and faults."""
         from gossip_caffe.sim.simulation import planned
 
-        return planned(self.kinds, peers=self.peers, seed=self.seed, for_s=self.for_s, every=self.every)
+        plan = planned(self.kinds, peers=self.peers, seed=self.seed, for_s=self.for_s, every=self.every)
+        return replace(plan, settings=replace(plan.settings, strategy=self.strategy))
 
 
 @click.command()
@@ -78,6 +80,13 @@ class SeedRun:
     help="A factor on the time between faults. Churn stays one a minute.",
 )
 @click.option(
+    "--strategy",
+    default="pairs",
+    show_default=True,
+    type=click.Choice(["pairs", "sync"]),
+    help="How the peers share what they learn.",
+)
+@click.option(
     "--jobs",
     default=0,
     type=click.IntRange(0),
@@ -101,6 +110,7 @@ def simulate(
     faults: str,
     for_: str,
     every: float,
+    strategy: str,
     jobs: int,
     schedule: str,
     shrink: bool,
@@ -121,7 +131,10 @@ def simulate(
     from gossip_caffe.sim.faults.faults import kinds_of
 
     kinds = kinds_of(faults)
-    runs = [SeedRun(kinds, peers, number, seconds_of(for_), every) for number in range(seed, seed + seeds)]
+    runs = [
+        SeedRun(kinds, peers, number, seconds_of(for_), every, strategy)
+        for number in range(seed, seed + seeds)
+    ]
     if seeds > 1:
         if shrink or out or schedule:
             raise UsageError("--shrink, --out and --schedule go with one seed", remedy="leave --seeds out")

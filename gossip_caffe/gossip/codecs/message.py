@@ -25,6 +25,7 @@ class Refusal(IntEnum):
     UNKNOWN_CODEC = wire.UNKNOWN_CODEC
     REPEATED = wire.REPEATED
     TOO_FAR = wire.TOO_FAR
+    OTHER_ROUND = wire.OTHER_ROUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Message:
     reason: str = ""
     answered: str = ""
     withdraws: str = ""
+    phase: str = ""
+    contributes: bool = False
 
 
 class FramesCorrupt(ExchangeFailed):

@@ -133,14 +133,22 @@ class LocalPeer:
         """The reason why an offer must not be applied now, found from its header; None if there is none."""
         if self.accepting is not None:
             return self.accepting, f"{self.name} does not exchange now"
-        if offer.peer == self.name:
-            return Refusal.NOT_TRAINING, f"{self.name} was asked to exchange with itself"
-        if offer.job != self.job:
-            return Refusal.LAYOUT_MISMATCH, f"{self.name} trains job {self.job}, not {offer.job}"
+        if (stranger := self._stranger(offer)) is not None:
+            return stranger
         if (objection := objection_to_layout(offer, self.fingerprint, self.weights.exchanged)) is not None:
             return objection
         if (reason := self.crossing.objection(offer)) is not None:
             return Refusal.CROSSING, reason
+        return None
+
+    def _stranger(self, offer: Message) -> Reason | None:
+        """The reason why an offer is not for this peer, or not one of an exchange."""
+        if offer.phase:
+            return Refusal.OTHER_ROUND, f"{self.name} takes part in no rounds"
+        if offer.peer == self.name:
+            return Refusal.NOT_TRAINING, f"{self.name} was asked to exchange with itself"
+        if offer.job != self.job:
+            return Refusal.LAYOUT_MISMATCH, f"{self.name} trains job {self.job}, not {offer.job}"
         return None
 
     def message(self, exchange_id: str, codec: str, snapshot: SnapshotInfo | None = None) -> Message:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,58 @@ class Refused(ExchangeFailed):
         super().__init__(reason)
         self.refusal = refusal
         self.reason = reason
+
+
+class Sent(Protocol):
+    """The progress of one side's sending."""
+
+    sent_bytes: int
+
+    def give_up(self) -> None:
+        """Record that no more will be sent, and end every wait for it."""
+        ...
+
+
+class Leaving(Protocol):
+    """The bytes that one side sends."""
+
+    @property
+    def gone(self) -> Sent:
+        """Its progress."""
+        ...
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes in order. A piece is valid until the next one is requested."""
+        ...
+
+
+class Arriving(Protocol):
+    """The bytes that one side receives. ``came_bytes``: their number so far; ``by``: what carries them, or ""."""
+
+    came_bytes: int
+    by: str
+
+    def would_wait(self, piece: memoryview) -> bool:
+        """Whether ``take`` would now have to wait for the own sending."""
+        ...
+
+    def take(self, piece: memoryview) -> None:
+        """Take the next piece. Raises FramesCorrupt if it cannot be what was announced."""
+        ...
+
+
+class BothWays(Protocol):
+    """The two directions of one side of a transfer."""
+
+    @property
+    def leaving(self) -> Leaving:
+        """What is sent."""
+        ...
+
+    @property
+    def arriving(self) -> Arriving:
+        """What is received."""
+        ...
 
 
 class SentProgress:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from gossip_caffe.gossip.codecs.message import Message
 from gossip_caffe.gossip.protocol.snapshot_stream import SnapshotReader
-from gossip_caffe.gossip.protocol.swap import Swap
+from gossip_caffe.gossip.protocol.swap import BothWays
 
-Prepare = Callable[[], Coroutine[Any, Any, Swap]]
+Prepare = Callable[[], Coroutine[Any, Any, BothWays]]
 """Takes one side's snapshot and makes it ready to swap, once the other side is ready. May raise Refused."""
 Carry = Callable[[Prepare], Awaitable[None]]
 """Sends one side's weights and receives the other's, both whole. Raises FramesCorrupt if either is not whole."""

@@ -32,6 +32,15 @@ def exchange(channel: Any, parts: Iterator[Any], deadline_s: float) -> Any:
     )(parts, timeout=deadline_s)
 
 
+def rounds(channel: Any) -> Any:
+    """Call Rounds: a stream of words, both ways, for as long as this peer attends."""
+    return channel.stream_stream(
+        f"/{SERVICE}/Rounds",
+        request_serializer=wire.RoundWord.SerializeToString,
+        response_deserializer=wire.RoundWord.FromString,
+    )()
+
+
 def snapshot(channel: Any, request: Any, deadline_s: float) -> Any:
     """Call Snapshot: the peer's newest weights."""
     return channel.unary_stream(

@@ -45,6 +45,8 @@ def header_of(message: Message, swaps: bool = False, rank: Rank | None = None) -
             withdraws=message.withdraws,
             swaps=swaps,
             rank=wire_rank(rank),
+            phase=message.phase,
+            contributes=message.contributes,
         )
     )
 
@@ -73,6 +75,8 @@ def message_of(header: Any) -> Message:
         reason=header.reason,
         answered=header.answered,
         withdraws=header.withdraws,
+        phase=header.phase,
+        contributes=header.contributes,
     )
 
 
@@ -190,7 +194,7 @@ def _too_long(header: Any) -> str | None:
     """The reason why a header must not be kept in memory or written to a log, or None."""
     if (length := header.ByteSize()) > MOST_HEADER_BYTES:
         return f"a header of {length} bytes, and the limit is {MOST_HEADER_BYTES}"
-    names = (header.exchange_id, header.peer, header.job, header.fingerprint, header.codec)
+    names = (header.exchange_id, header.peer, header.job, header.fingerprint, header.codec, header.phase)
     longest = max(map(len, (*names, *header.answered.split(), *header.withdraws.split())))
     return f"a name of {longest} characters" if longest > MOST_NAME_CHARACTERS else None
 

@@ -19,6 +19,8 @@ from gossip_caffe.gossip.policy.deadline import whole_deadline_s
 from gossip_caffe.gossip.protocol.answering import MOST_IN_FLIGHT
 from gossip_caffe.gossip.protocol.places import connection
 from gossip_caffe.gossip.protocol.transport import Answerer, Carry, Prepare
+from gossip_caffe.gossip.rounds.grpc_words import ServedLink
+from gossip_caffe.gossip.rounds.words import answerer_of
 from gossip_caffe.gossip.transport import weights_socket
 from gossip_caffe.gossip.transport.calls import SERVICE
 from gossip_caffe.gossip.transport.file_serving import FileHolder, FileServing
@@ -90,6 +92,11 @@ class PeerServer:
             ),
             "Snapshot": grpc.unary_stream_rpc_method_handler(
                 unless_gone(self._snapshot), readable(wire.SnapshotRequest.FromString), serialized
+            ),
+            "Rounds": grpc.stream_stream_rpc_method_handler(
+                unless_gone(self._rounds),
+                readable(wire.RoundWord.FromString),
+                wire.RoundWord.SerializeToString,
             ),
             "Pull": grpc.unary_stream_rpc_method_handler(
                 unless_gone(self._file_serving.pull),
@@ -199,6 +206,15 @@ class PeerServer:
             ready = wire.Ready(port=self._listener.port, ticket=ticket, nearby=self._listener.nearby)
             await context.write(wire.ExchangeMessage(ready=ready))
             await weights_socket.swap_over(connection, prepare, self._threads)
+
+    async def _rounds(self, stream: AsyncIterator[Any], context: Any) -> None:
+        if (answerer := answerer_of(self._answerer)) is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this peer takes part in no rounds now")
+            return
+        try:
+            await answerer.attend(ServedLink(aiter(stream), context))
+        except FramesCorrupt as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
 
     async def _snapshot(self, request: Any, context: Any) -> None:
         await self._snapshot_serving.show(self._answerer, request, context)

@@ -16,6 +16,8 @@ from gossip_caffe.gossip.codecs.message import Message, Payload, Undelivered
 from gossip_caffe.gossip.policy.remembering import forget_departed, remember
 from gossip_caffe.gossip.protocol.snapshot_stream import PiecewiseReader, SnapshotReader
 from gossip_caffe.gossip.protocol.transport import Prepare
+from gossip_caffe.gossip.rounds.grpc_words import CalledLink
+from gossip_caffe.gossip.rounds.words import RoundLink
 from gossip_caffe.gossip.transport import calls, weights_socket
 from gossip_caffe.gossip.transport.calls import BULK, BULK_NEARBY, BULK_PORT, BULK_TICKET, SERVICE
 from gossip_caffe.gossip.transport.channels import Channels, Parts
@@ -39,6 +41,8 @@ BUSY_S = 30.0
 """The time for which a busy holder of files is asked again."""
 FIRST_WORD_S = 60.0
 """The time that a holder with many joiners may take before its first word. A lost connection is noticed sooner."""
+AT_ONCE = 2
+"""The number of swaps that this peer makes at one time: one as an exchange, two in a round (rounds/attempt.py)."""
 LAST_WORD_S = 1.0
 """The time to wait for a partner's refusal after a swap was interrupted."""
 
@@ -71,7 +75,7 @@ class GrpcTransport:
         self._ranks: Ranks = ranks if ranks is not None else NoRanks()
         self._channels = Channels()
         self._unswappable: dict[str, int] = {}
-        self._threads = ThreadPoolExecutor(2, "offering")
+        self._threads = ThreadPoolExecutor(2 * AT_ONCE, "offering")
 
     async def exchange(self, address: str, offer: Message, deadline_s: float) -> Message:
         """Stream the offer to the partner, and the answer back."""
@@ -163,6 +167,21 @@ class GrpcTransport:
                     remember(self._unswappable, address, UNSWAPPABLE_FOR)
                 return await _last_word(answer, error)
             return await answer
+
+    async def attend(self, address: str) -> RoundLink:
+        """Open a stream of the words of rounds to the peer at ``address``. It breaks at once when that peer ends."""
+        with ExitStack() as opened:
+            channel = opened.enter_context(self._to(address))
+            call = calls.rounds(channel)
+            try:
+                async with asyncio.timeout(SHOW_S):
+                    await call.wait_for_connection()
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                call.cancel()
+                if isinstance(error, TimeoutError):
+                    raise ExchangeFailed(f"{address}: no answer within {SHOW_S:g} s") from None
+                raise calls.failed(address, error) from error
+            return CalledLink(address, call, opened.pop_all().close)
 
     async def snapshot(self, address: str, request: Message, deadline_s: float) -> SnapshotReader:
         """Ask a peer for its newest weights; they are received while the reader reads them."""

@@ -13,6 +13,8 @@ from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, Undelivered
 from gossip_caffe.gossip.protocol.snapshot_stream import SnapshotReader, whole
 from gossip_caffe.gossip.protocol.transport import Answerer, Prepare
+from gossip_caffe.gossip.rounds.local_link import LocalLink
+from gossip_caffe.gossip.rounds.words import RoundLink, answerer_of
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class MemoryNetwork:
     weather: NetworkConditions | None = None
     on_the_way: Callable[[memoryview], memoryview] | None = None
     under_way: DetachedTasks = field(default_factory=DetachedTasks)
+    streams: dict[str, list[LocalLink]] = field(default_factory=dict)
 
     async def exchange(self, address: str, offer: Message, deadline_s: float) -> Message:
         """Deliver an offer and return the answer; see ``Transport``."""
@@ -117,6 +120,28 @@ class MemoryNetwork:
             await self.weather.clock.sleep(deadline_s)
             raise ExchangeFailed(f"no answer within {deadline_s:g} s")
         await self.weather.carry()
+
+    async def attend(self, address: str) -> RoundLink:
+        """Open a stream of the words of rounds to a peer. ``hang_up`` breaks it."""
+        await self.weathered(0.0)
+        if (answerer := answerer_of(self.peers.get(address))) is None:
+            raise Undelivered(f"no peer takes part in rounds at {address}")
+        mine, theirs = LocalLink.pair()
+        self.streams.setdefault(address, []).append(theirs)
+
+        async def served() -> None:
+            try:
+                await answerer.attend(theirs)
+            finally:
+                theirs.close()
+
+        self.under_way.begin(served(), f"a stream of words to {address}")
+        return mine
+
+    def hang_up(self, address: str) -> None:
+        """Break the streams of words to a peer that has died. Those from it break when its tasks end."""
+        for stream in self.streams.pop(address, ()):
+            stream.close()
 
     async def snapshot(self, address: str, request: Message, deadline_s: float) -> SnapshotReader:
         """Ask a peer for its newest weights; see ``Transport``."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container
 
+from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import Message
 from gossip_caffe.gossip.protocol.snapshot_stream import SnapshotReader
-from gossip_caffe.gossip.protocol.swap import Swap
+from gossip_caffe.gossip.protocol.swap import BothWays
 from gossip_caffe.gossip.protocol.transport import Answerer, Carry, Prepare, Transport
+from gossip_caffe.gossip.rounds.words import RoundLink, answerer_of, carrier_of
 
 RECEIVED, SENT = "received", "sent"
 
@@ -43,6 +45,12 @@ class MeteredTransport:
             return await self._transport.swap(address, offer, noting.prepare, deadline_s)
         finally:
             noting.count(self._count, offer.codec)
+
+    async def attend(self, address: str) -> RoundLink:
+        """Open a stream of the words of rounds. Raises ExchangeFailed, also if the transport carries none."""
+        if (carrier := carrier_of(self._transport)) is None:
+            raise ExchangeFailed(f"{address}: this transport carries no rounds")
+        return await carrier.attend(address)
 
     async def snapshot(self, address: str, request: Message, deadline_s: float) -> SnapshotReader:
         """Ask a peer for its newest weights."""
@@ -83,6 +91,11 @@ class MeteredAnswerer:
         finally:
             noting.count(self._count, header.codec)
 
+    async def attend(self, link: RoundLink) -> None:
+        """Speak with a member of rounds; a peer that leads none ends the stream."""
+        if (answerer := answerer_of(self._answerer)) is not None:
+            await answerer.attend(link)
+
     async def show(self, request: Message) -> Message:
         """The newest weights."""
         return await self._answerer.show(request)
@@ -97,9 +110,9 @@ class _Noting:
 
     def __init__(self, prepare: Prepare) -> None:
         self._prepare = prepare
-        self._swap: Swap | None = None
+        self._swap: BothWays | None = None
 
-    async def prepare(self) -> Swap:
+    async def prepare(self) -> BothWays:
         """Prepare the swap. Raises as the wrapped one."""
         self._swap = await self._prepare()
         return self._swap

@@ -27,7 +27,7 @@ from isal import isal_zlib
 from gossip_caffe.background import checked_by_owner, owned, surely_ended
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import FramesCorrupt
-from gossip_caffe.gossip.protocol.swap import PIECE_BYTES, Swap
+from gossip_caffe.gossip.protocol.swap import PIECE_BYTES, BothWays
 from gossip_caffe.gossip.protocol.transport import Prepare
 
 TICKET_BYTES = 16
@@ -144,7 +144,7 @@ async def swap_over(connecting: Awaitable[socket.socket], prepare: Prepare, thre
         await surely_ended(preparing)  # a thread may still write into the snapshot
 
 
-async def carry(wire: socket.socket, swap: Swap, threads: Executor) -> None:
+async def carry(wire: socket.socket, swap: BothWays, threads: Executor) -> None:
     """Send and receive at the same time over a connected socket. Raises SwapInterrupted, and the errors of the swap."""
     loop = asyncio.get_running_loop()
     try:

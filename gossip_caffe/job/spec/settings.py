@@ -20,6 +20,16 @@ class JobSettings:
     The text below a setting is its row in docs/settings.md (deploy/settings_page.py writes that page).
     """
 
+    strategy: str = "pairs"
+    """How peers share what they learn: `pairs`, by exchanges of two peers for which no step waits; `sync`, by rounds in
+    which all peers go to the mean of their weights, and wait for each other. Which one, when: docs/strategies.md."""
+    sync_every_iterations: int = 1
+    """With `sync`: the iterations between two rounds."""
+    sync_wait_s: float = 0.0
+    """With `sync`: a round that has waited so many seconds begins without the peers that are not ready. They are in the
+    next one. 0: it waits for all that live."""
+    sync_start_peers: int = 0
+    """With `sync`: the first step waits until so many peers train. 0: the first peer begins alone."""
     exchange_every_iterations: int = 8
     """A peer offers an exchange about once in so many iterations."""
     exchange_jitter: float = 0.2
@@ -76,8 +86,12 @@ class JobSettings:
     else 1."""
 
 
+LATER_SETTINGS = ("layer_ranks", "strategy", "sync_every_iterations", "sync_wait_s", "sync_start_peers")
+"""Settings that older versions do not have: with its default none of them is part of a job's fingerprint."""
+
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 CHOICES = {
+    "strategy": ("pairs", "sync"),
     "corrupt_records": ("stop", "skip"),
     "joiner_momentum": ("zero", "checkpoint"),
     "cadence": ("fixed", "auto"),
@@ -86,6 +100,9 @@ CHOICES = {
     "lr_scaling": ("none", "sqrt", "linear"),
 }
 RANGES = {
+    "sync_every_iterations": (1, 1_000_000),
+    "sync_wait_s": (0.0, 3600.0),
+    "sync_start_peers": (0, 1024),
     "exchange_every_iterations": (1, 1_000_000),
     "exchange_jitter": (0.0, 0.9),
     "cadence_distance": (1e-9, 1.0),

@@ -24,7 +24,13 @@ from gossip_caffe.job.spec.data_spec import (
     TransformSpec,
 )
 from gossip_caffe.job.spec.fields import read_fields
-from gossip_caffe.job.spec.settings import MOST_RANKS, JobSettings, checked_setting, with_overrides
+from gossip_caffe.job.spec.settings import (
+    LATER_SETTINGS,
+    MOST_RANKS,
+    JobSettings,
+    checked_setting,
+    with_overrides,
+)
 from gossip_caffe.json_records import read_json
 
 __all__ = [
@@ -177,8 +183,10 @@ class JobSpec:
             for entry in (source, *source["tops"]):
                 if not entry["batch_records"]:
                     del entry["batch_records"]  # jobs of older versions keep their fingerprint
-        if not content["settings"]["layer_ranks"]:
-            del content["settings"]["layer_ranks"]  # jobs of older versions keep their fingerprint
+        usual = JobSettings()
+        for name in LATER_SETTINGS:
+            if content["settings"][name] == getattr(usual, name):
+                del content["settings"][name]  # jobs of older versions keep their fingerprint
         for test in content["tests"]:
             if not test["compute_loss"]:
                 del test["compute_loss"]  # jobs of older versions keep their fingerprint

@@ -213,7 +213,7 @@ def _carried(events: Sequence[Mapping[str, Any]]) -> dict[int, Ranges]:
     """The records that had left a peer before it ended: it may have settled them without logging so."""
     counts = [0]
     for event in events:
-        exchanged = event["event"] == Event.EXCHANGED and event["outcome"] == "applied"
+        exchanged = event["event"] in {Event.EXCHANGED, Event.ROUND} and event["outcome"] == "applied"
         if exchanged or event["event"] == Event.CHECKPOINTED:
             counts.append(event.get("batches", 0))
     carried: dict[int, Ranges] = {}

@@ -48,7 +48,7 @@ def bounded_half(run: Run) -> Finding:
         "bounded-half",
         _violations(run),
         seen=lambda: any(
-            _job(life) and any(map(_is_applied, life.of(Event.EXCHANGED))) for life in run.lives
+            _job(life) and any(map(_is_applied, life.of(Event.EXCHANGED, Event.ROUND))) for life in run.lives
         ),
         holds="no applied half exceeded the limit",
         unseen="no peer applied an exchange, or the job has no half_limit",
@@ -64,7 +64,9 @@ def _job(life: Life) -> _Job | None:
 
 
 def _is_applied(event: Line) -> bool:
-    return event.get("outcome") == "applied" and "exchange" in event
+    """Whether a half was applied, or the mean of a round by a peer that had the job's weights before."""
+    moved = "exchange" in event or ("round" in event and not event.get("guest"))
+    return event.get("outcome") == "applied" and moved
 
 
 def _violations(run: Run) -> Iterator[Violation]:
@@ -76,7 +78,8 @@ def _violations(run: Run) -> Iterator[Violation]:
 def _of(life: Life, job: _Job) -> Iterator[Violation]:
     applied, progress = 0, 0.0
     added: Line | None = None
-    for event in life.of(Event.JOINED, Event.HEALED, Event.PROGRESS, Event.CORRECTED, Event.EXCHANGED):
+    kinds = (Event.JOINED, Event.HEALED, Event.PROGRESS, Event.CORRECTED, Event.EXCHANGED, Event.ROUND)
+    for event in life.of(*kinds):
         match event["event"]:
             case Event.JOINED:
                 applied, progress = 0, 0.0
@@ -95,7 +98,13 @@ def _of(life: Life, job: _Job) -> Iterator[Violation]:
 def _too_far(life: Life, job: _Job, event: Line, added: Line | None, is_warm: bool) -> Iterator[Violation]:
     ratio = event.get("ratio", math.sqrt(max(0.0, event.get("distance") or 0.0)))
     limit = event.get("limit") or job.half_limit * (1.0 if is_warm else WARMING)
-    how = f"exchange {event['exchange']} with {event.get('partner', '?')}"
+    of_round = event["event"] == Event.ROUND
+    how = (
+        f"round {event['round']}"
+        if of_round
+        else f"exchange {event['exchange']} with {event.get('partner', '?')}"
+    )
+    ways = 2.0 if of_round else 1.0  # the ratio of a round is that of half the way to the mean
     if ratio > limit * (1 + ROUNDING):
         yield Violation(
             f"{life.peer} applied {how}, which moved it by {ratio:.3g}: {limit:.3g} is the most", (event,)
@@ -105,7 +114,9 @@ def _too_far(life: Life, job: _Job, event: Line, added: Line | None, is_warm: bo
             f"{life.peer} applied {how} under a limit of {limit:.3g}, which is {job.half_limit:.3g} in this job",
             (event,),
         )
-    elif added is not None and added["half_norm"] > MEANWHILE * limit * added.get("own_norm", math.inf):
+    elif added is not None and added["half_norm"] > ways * MEANWHILE * limit * added.get(
+        "own_norm", math.inf
+    ):
         yield Violation(
             f"{life.peer} was moved by {how} by {added['half_norm']:.3g}, its weights being "
             f"{added['own_norm']:.3g} long, and says that this is {ratio:.3g}",

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
+from gossip_caffe.observe.checker.rounds import applied_rounds
 from gossip_caffe.observe.checker.run import Chunk, Life, Run
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.runs import batches_of, records_in
@@ -141,6 +142,8 @@ def _durability_violations(run: Run) -> Iterator[Violation]:
         for event in life.of(Event.EXCHANGED)
         if event.get("side") == "answered" and event["outcome"] == "applied"
     }
+    rounds = {name: len({id(life) for life, _ in lives}) for name, lives in applied_rounds(run).items()}
+    answered |= {name for name, lives in rounds.items() if lives > 1}
     ends, size = _last_chunks(run), run.work.data.chunk_records if run.work is not None else 1
     for life in run.lives:
         carriers: dict[str, Line] = {}
@@ -153,6 +156,8 @@ def _durability_violations(run: Run) -> Iterator[Violation]:
                             trained[chunk].append((start, stop, batch["sequence"]))
                 case Event.EXCHANGED if event.get("side") != "answered" and event["outcome"] == "applied":
                     carriers[event.get("exchange", "")] = event
+                case Event.ROUND if event["outcome"] == "applied":
+                    carriers[event["round"]] = event
                 case Event.CHECKPOINTED:
                     carriers[event["checkpoint"]] = event
                 case Event.DONE:
@@ -171,6 +176,10 @@ def _settled_early(
         )
         return
     if carrier["event"] == Event.CHECKPOINTED or done["via"] in answered:
+        return
+    if carrier["event"] == Event.ROUND:
+        if not any(other.torn for other in run.lives):
+            yield Violation(f"{what}, which no other peer applied", (carrier, done))
         return
     partners = run.of_peer.get(carrier["partner"])
     if partners is not None and not any(partner.torn for partner in partners):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from gossip_caffe.observe.checker.rounds import round_figures
 from gossip_caffe.observe.checker.run import Life, Run
 from gossip_caffe.observe.log.events import Event
 
@@ -54,6 +55,10 @@ class RunCounters:
     exchanges: Mapping[str, int]
     half_applied: int
     mass_error: float
+    rounds: int
+    rounds_partial: int
+    rounds_healed: int
+    farthest_healed: float
     checkpoints: int
     checkpoint_refusals: int
     resumes: int
@@ -78,7 +83,7 @@ class RunCounters:
 
 def counters(run: Run) -> RunCounters:
     """Compute the figures of a run."""
-    found, killed = run.account, run.killed()
+    found, killed, rounds = run.account, run.killed(), round_figures(run)
     kinds = Counter(event["event"] for life in run.lives for event in life.events)
     ends = Counter(
         event["outcome"]
@@ -97,6 +102,10 @@ def counters(run: Run) -> RunCounters:
         exchanges=dict(sorted(ends.items())),
         half_applied=found.half_applied if found is not None else kinds[Event.HALF_APPLIED],
         mass_error=found.mass_error if found is not None else 0.0,
+        rounds=rounds.applied,
+        rounds_partial=rounds.partial,
+        rounds_healed=rounds.healed,
+        farthest_healed=rounds.farthest,
         checkpoints=kinds[Event.CHECKPOINTED],
         checkpoint_refusals=kinds[Event.CHECKPOINT_REFUSED],
         resumes=kinds[Event.RESUMED],

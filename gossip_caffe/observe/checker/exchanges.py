@@ -43,8 +43,8 @@ def _applied(run: Run) -> bool:
     return any(
         event["outcome"] == "applied"
         for life in run.lives
-        for event in life.of(Event.EXCHANGED)
-        if "exchange" in event
+        for event in life.of(Event.EXCHANGED, Event.ROUND)
+        if "exchange" in event or "round" in event
     )
 
 
@@ -61,7 +61,7 @@ def whole_half(run: Run) -> Finding:
     return concluded(
         "whole-half",
         _half_violations(run, exchanges),
-        seen=lambda: _applied(run),
+        seen=lambda: any(exchange.offered or exchange.answered for exchange in exchanges.values()),
         holds=f"{both:,} exchanges were applied once by each side",
         unseen="no peer applied an exchange",
     )
@@ -110,7 +110,7 @@ def _corrections(life: Life) -> Iterator[Violation]:
     """Check recorded changes of the weights: each half is added once, as it was computed, and nothing else is added."""
     added: Line | None = None
     seen = any(True for _ in life.of(Event.CORRECTED))
-    for event in life.of(Event.CORRECTED, Event.EXCHANGED) if seen else ():
+    for event in life.of(Event.CORRECTED, Event.EXCHANGED, Event.ROUND) if seen else ():
         if event["event"] == Event.CORRECTED:
             if added is not None:
                 yield Violation(
@@ -130,8 +130,9 @@ def _corrections(life: Life) -> Iterator[Violation]:
 
 
 def _same(added: Line, event: Line) -> bool:
-    norm = float(event["half_norm"])
-    apart = max(abs(added["half_sum"] - event["half_sum"]), abs(added["half_norm"] - event["half_norm"]))
+    kind = "step" if event["event"] == Event.ROUND else "half"
+    total, norm = float(event[f"{kind}_sum"]), float(event[f"{kind}_norm"])
+    apart = max(abs(added["half_sum"] - total), abs(added["half_norm"] - norm))
     return bool(apart <= APART * norm)
 
 
@@ -157,8 +158,8 @@ def _begun(life: Life) -> Iterator[Line]:
 def _model_violations(run: Run) -> Iterator[Violation]:
     for life in run.lives:
         began = False
-        for event in life.of(Event.JOINED, Event.FOUNDED, Event.EXCHANGED):
-            began = began or event["event"] != Event.EXCHANGED
+        for event in life.of(Event.JOINED, Event.FOUNDED, Event.EXCHANGED, Event.ROUND):
+            began = began or event["event"] in {Event.JOINED, Event.FOUNDED}
             if not began and event.get("outcome") == "applied":
                 yield Violation(f"{life.peer} exchanged before it had the job's weights", (event,))
                 break
@@ -190,7 +191,8 @@ def finite_weights(run: Run) -> Finding:
 
 def _infinite(run: Run) -> Iterator[Violation]:
     for life in run.lives:
-        for event in life.of(Event.EXCHANGED, Event.HALF_APPLIED, Event.CORRECTED):
-            figures = [event.get(name) or 0.0 for name in ("distance", "half_sum", "half_norm")]
+        for event in life.of(Event.EXCHANGED, Event.HALF_APPLIED, Event.CORRECTED, Event.ROUND):
+            named = ("distance", "half_sum", "half_norm", "step_sum", "step_norm")
+            figures = [event.get(name) or 0.0 for name in named]
             if event.get("outcome", "applied") == "applied" and not all(map(math.isfinite, figures)):
                 yield Violation(f"{life.peer} applied a half with NaN or Inf in it", (event,))

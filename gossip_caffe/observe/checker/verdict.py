@@ -22,6 +22,7 @@ from gossip_caffe.observe.checker.lives import (
 )
 from gossip_caffe.observe.checker.orders import known_writer
 from gossip_caffe.observe.checker.ownership import single_owner
+from gossip_caffe.observe.checker.rounds import whole_round
 from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.checker.silence import no_silent_end
 
@@ -41,6 +42,7 @@ CHECKS = (
     full_coverage,
     durable_done,
     whole_half,
+    whole_round,
     never_wait,
     whole_checkpoint,
     same_model,

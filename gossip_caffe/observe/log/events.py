@@ -45,6 +45,7 @@ class Event(StrEnum):
         "exchanged"  # exchange, partner, side, outcome, distance, half_sum, half_norm, ratio, limit, by …
     )
     MPI = "mpi"  # used, rank, size, library, reason: whether weights go to other ranks by MPI from now on
+    ROUND = "round"  # round, outcome, members, counts, guest, healed, digest, batches, step_sum, …
     CORRECTED = "corrected"  # half_sum, half_norm, own_norm: a recorded change of the weights
     HALF_APPLIED = (
         "half-applied"  # exchange, partner, half_sum, half_norm: the offering side gave the exchange up

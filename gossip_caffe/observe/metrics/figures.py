@@ -30,6 +30,7 @@ class TrainingFigures:
     learning_rate: float = 0.0
     steps: Durations | None = None
     stalled_s: float = 0.0
+    round_wait_s: float = 0.0
     records_skipped: int = 0
     solver_restarts: int = 0
     half_applied: int = 0

@@ -20,6 +20,8 @@ SIDES = {
     "answered": ("applied", "refused"),
 }
 """Side of an exchange → the outcomes that it can have there."""
+ROUND_OUTCOMES = ("applied", "failed", "left-out")
+"""The ways in which a synchronous round ends for a peer."""
 CODECS = ("float32", "float16", "bfloat16", "int8", "int4")
 """The encodings of weights."""
 DIRECTIONS = ("received", "sent")
@@ -178,6 +180,24 @@ SECTIONS = (
                 _G,
                 "ratio",
                 "Squared distance of the peers' weights from their mean, divided by the mean's squared length.",
+            ),
+        ),
+    ),
+    Section(
+        "Rounds",
+        (
+            Metric(
+                "rounds_total",
+                _C,
+                "rounds",
+                "Synchronous rounds of this peer by outcome. A failed round is formed anew.",
+                (("outcome", ROUND_OUTCOMES),),
+            ),
+            Metric(
+                "round_wait_seconds_total",
+                _C,
+                "seconds",
+                "Time for which the solver waited between two steps for a synchronous round.",
             ),
         ),
     ),

@@ -15,6 +15,7 @@ from gossip_caffe.observe.metrics.table import (
     CODECS,
     ITERATION_BUCKETS,
     RATIO_BUCKETS,
+    ROUND_OUTCOMES,
     SIDES,
 )
 
@@ -38,12 +39,14 @@ class Tally:
     """The counts since this process began.
 
     * ``exchanges``: (side, outcome) → the number of exchanges; ``half_ratios``, ``staleness``: see the table.
-    * ``exchanged_at``: monotonic seconds when this peer last applied a half; None: it has applied none.
+    * ``rounds``: outcome → the number of synchronous rounds.
+    * ``exchanged_at``: monotonic seconds when this peer last applied a half or a mean; None: it has applied none.
     * ``bytes``: (direction, codec) → the bytes of weights that were carried.
     """
 
     def __init__(self) -> None:
         self.exchanges: Counter[tuple[str, str]] = Counter()
+        self.rounds: Counter[str] = Counter()
         self.half_ratios = Distribution(RATIO_BUCKETS)
         self.staleness = Distribution(ITERATION_BUCKETS)
         self.exchanged_at: float | None = None
@@ -61,6 +64,8 @@ class Tally:
         match event:
             case Event.EXCHANGED:
                 self._exchanged(fields, now)
+            case Event.ROUND:
+                self._round(fields, now)
             case Event.MEMBER:
                 self.peers_lost += fields.get("lost") is True and fields.get("member") != own
             case Event.LEASE_LOST:
@@ -71,6 +76,14 @@ class Tally:
                 self.checkpoint_durations.add(fields.get("seconds"))
             case _:
                 pass
+
+    def _round(self, fields: dict[str, Any], now: float) -> None:
+        outcome = str(fields.get("outcome"))
+        if outcome in ROUND_OUTCOMES:
+            self.rounds[outcome] += 1
+        if outcome == "applied":
+            self.exchanged_at = now
+            self.half_ratios.add(fields.get("ratio"))
 
     def _exchanged(self, fields: dict[str, Any], now: float) -> None:
         side, outcome = str(fields.get("side")), str(fields.get("outcome"))

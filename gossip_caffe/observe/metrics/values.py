@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gossip_caffe.observe.metrics.figures import Figures, TrainingFigures
-from gossip_caffe.observe.metrics.table import SIDES, STATES, TABLE, Metric
+from gossip_caffe.observe.metrics.table import ROUND_OUTCOMES, SIDES, STATES, TABLE, Metric
 from gossip_caffe.observe.metrics.tally import Tally
 
 Labels = tuple[str, ...]
@@ -44,7 +44,7 @@ class Rising:
         return Rising(self.total + max(0.0, seen - self.seen), seen)
 
 
-RISING = ("samples_trained_total", "iterations_total", "data_stall_seconds_total")
+RISING = ("samples_trained_total", "iterations_total", "data_stall_seconds_total", "round_wait_seconds_total")
 """Counters whose figure falls when a solver is started again: Prometheus would take a fall for a new process."""
 
 
@@ -64,7 +64,7 @@ def risen(before: Mapping[str, Rising], figures: Figures) -> dict[str, Rising]:
     training = figures.training
     if training is None:
         return {name: before.get(name, Rising()) for name in RISING}
-    seen = (training.samples, training.iterations, training.stalled_s)
+    seen = (training.samples, training.iterations, training.stalled_s, training.round_wait_s)
     return {name: before.get(name, Rising()).after(value) for name, value in zip(RISING, seen, strict=True)}
 
 
@@ -101,6 +101,8 @@ def _exchanges(tally: Tally, around: Surroundings) -> Iterator[Value | Buckets]:
     for side, outcomes in SIDES.items():
         for outcome in outcomes:
             yield Value(TABLE["exchanges_total"], tally.exchanges[side, outcome], (side, outcome))
+    for outcome in ROUND_OUTCOMES:
+        yield Value(TABLE["rounds_total"], tally.rounds[outcome], (outcome,))
     for labels, size_bytes in sorted(tally.bytes.items()):
         yield Value(TABLE["exchange_bytes_total"], size_bytes, labels)
     yield _buckets("exchange_half_ratio", tally.half_ratios.counts, tally.half_ratios.sum)

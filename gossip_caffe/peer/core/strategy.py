@@ -1,10 +1,11 @@
 """The interface of a strategy: the way in which many peers that train share what they learn.
 
-The pairwise exchange (pairwise.py) is one strategy. Other strategies, such as a synchronous mean of all peers or
-small random groups, have the same parts: snapshots and corrections of the board, the present members, a ``Transport``
+The pairwise exchange (pairwise.py) is one strategy, the synchronous mean of all peers (synchronous.py) another. All
+strategies have the same parts: snapshots and corrections of the board, the present members, a ``Transport``
 that carries weights, and an ``Answerer`` of other peers' calls. Every strategy must keep these rules:
 
-* No step waits for it: it reads snapshots and adds corrections (never-wait).
+* No step waits for it: it reads snapshots and adds corrections (never-wait). The synchronous mean (synchronous.py) is
+  the exception, by choice.
 * It adds a correction once, whole and finite, or not at all (whole-half, finite-weights).
 * It adds no correction that is too long in proportion to this peer's weights (bounded-half).
 * It calls ``shared`` only when another peer has applied the weights of the snapshot (durable-done).
@@ -48,6 +49,10 @@ class StrategyContext:
     * ``say`` prints a line for people; ``contact`` notes which peers answer.
     * ``half_added`` is called with the partner and the exchange id of each half that is applied here.
     * ``refused`` is called with the partner that has refused an offer of this peer as TOO_FAR.
+    * ``address`` returns this peer's own address, ``address_of`` that of any peer that has a record, else None.
+    * ``serve`` lets an answerer answer other peers, for a strategy that needs this before its peer trains.
+    * ``exhausted`` returns True if every claimed record is trained, and none can be claimed now.
+    * ``restarting`` returns True while no solver runs, because one has died.
     """
 
     peer: str
@@ -72,6 +77,11 @@ class StrategyContext:
     contact: Contact = field(default_factory=NoContact)
     half_added: Callable[[str, str], None] = lambda partner, exchange_id: None  # noqa: ARG005
     refused: Callable[[str], None] = say_nothing
+    address: Callable[[], str] = lambda: ""
+    address_of: Callable[[str], str | None] = lambda peer: None  # noqa: ARG005
+    serve: Callable[[Answerer], None] = lambda answerer: None  # noqa: ARG005
+    exhausted: Callable[[], bool] = lambda: False
+    restarting: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)

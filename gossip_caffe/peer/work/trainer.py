@@ -322,6 +322,11 @@ class Trainer:
         progress = self.board.batches if hasattr(self, "board") else 0
         self._deaths.count(end, error, progress)
 
+    @property
+    def is_restarting(self) -> bool:
+        """True while no solver runs, because a child has died."""
+        return self._restarting
+
     async def stop(self) -> None:
         """End both children, the solver after its current step. A peer that could not register has no children."""
         if not self._made:

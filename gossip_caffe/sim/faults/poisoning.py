@@ -84,17 +84,17 @@ class Poisoners:
         self.all_others: Poisoned | None = None
         self._rng = rng
         self._note = note
-        self._oldest: dict[str, Flat] = {}
+        self._oldest: dict[tuple[str, int], Flat] = {}
 
     def spoilt(self, sender: str, message: Message) -> Message:
         """The message that leaves the sender in place of ``message``."""
         wrong = self.wrong.get(sender, self.all_others)
         # Remember the first weights of every sender: a machine that becomes wrong later may send them.
-        if not message.payload or (wrong is None and sender in self._oldest):
+        if not message.payload or (wrong is None and (sender, message.values) in self._oldest):
             return message
         if (weights := _weights_of(message)) is None:
             return message
-        oldest = self._oldest.setdefault(sender, weights)
+        oldest = self._oldest.setdefault((sender, weights.size), weights)
         if wrong is None or self._rng.random() >= wrong.share:
             return message
         poison = wrong.poison or self._rng.choice(list(Poison))

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from gossip_caffe.background import checked_by_owner, owned, surely_ended
-from gossip_caffe.gossip.protocol.swap import Swap
+from gossip_caffe.gossip.protocol.swap import BothWays
 from gossip_caffe.gossip.protocol.transport import Prepare
 from gossip_caffe.gossip.transport.mpi.communicator import Communicator, MpiFailed, Rank
 from gossip_caffe.gossip.transport.mpi.mpi_thread import MpiThread
@@ -185,7 +185,7 @@ class MpiRanks:
         to_partner, from_partner = (tag + 1, tag) if answers else (tag, tag + 1)
         await self._carried(Route(partner.number, to_partner, from_partner, ticket), swap)
 
-    async def _carried(self, route: Route, swap: Swap) -> None:
+    async def _carried(self, route: Route, swap: BothWays) -> None:
         if self._thread is None or self._communicator is None:
             raise MpiFailed("MPI is not used")
         loop, over = asyncio.get_running_loop(), asyncio.Event()

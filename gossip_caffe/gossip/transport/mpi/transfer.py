@@ -24,7 +24,7 @@ from isal import isal_zlib
 
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import FramesCorrupt
-from gossip_caffe.gossip.protocol.swap import PIECE_BYTES, Swap
+from gossip_caffe.gossip.protocol.swap import PIECE_BYTES, BothWays
 from gossip_caffe.gossip.transport.mpi.communicator import Bytes, Communicator, MpiFailed, Request
 from gossip_caffe.gossip.transport.weights_socket import SILENCE_S, ConnectionClosed, SwapInterrupted
 
@@ -66,7 +66,7 @@ class Transfer:
     def __init__(
         self,
         communicator: Communicator,
-        swap: Swap,
+        swap: BothWays,
         route: Route,
         monotonic: Callable[[], float],
         on_end: Callable[[], None],
