@@ -1,6 +1,7 @@
 """How long others take to bring two peers' weights to each other; run by exchange.py with a Python that has them.
 
     python _others.py gloo|gloo-transfer|mpi|hivemind VALUES REPEATS
+    python _others.py gloo-all-reduce VALUES REPEATS PEERS
 
 prints one JSON list of seconds. Needs torch, mpi4py with an MPI, or hivemind; without it the exit status is 4. `gloo`
 does what an exchange does: from a copy that does not change meanwhile it brings both sides' weights to their mean;
@@ -64,6 +65,36 @@ def both_gloo(values: int, repeats: int, averages: bool) -> None:
     command = [sys.executable, __file__, "gloo-rank"]
     with subprocess.Popen([*command, "1", str(port), str(values), str(repeats), str(averages)]):
         gloo(0, port, values, repeats, averages)
+
+
+def all_reduced(rank: int, port: int, values: int, repeats: int, peers: int) -> None:
+    """One of several processes that bring their tensors to the mean by gloo's all_reduce."""
+    import torch  # noqa: PLC0415
+    from torch import distributed  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=peers)
+    weights = torch.randn(values)
+
+    def mean() -> None:
+        distributed.all_reduce(weights)
+        weights.div_(peers)
+
+    seconds = timed(mean, distributed.barrier, repeats)
+    distributed.destroy_process_group()
+    if rank == 0:
+        print(json.dumps(seconds), flush=True)
+
+
+def all_gloo(values: int, repeats: int, peers: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, __file__, "all-reduce-rank"]
+    arguments = [str(port), str(values), str(repeats), str(peers)]
+    others = [subprocess.Popen([*command, str(rank), *arguments]) for rank in range(1, peers)]
+    all_reduced(0, port, values, repeats, peers)
+    for other in others:
+        other.wait()
 
 
 def mpi_rank(values: int, repeats: int) -> None:
@@ -133,6 +164,10 @@ def main() -> int:
                 both_gloo(int(values), int(repeats), what == "gloo")
             case ["gloo-rank", rank, port, values, repeats, averages]:
                 gloo(int(rank), int(port), int(values), int(repeats), averages == "True")
+            case ["gloo-all-reduce", values, repeats, peers]:
+                all_gloo(int(values), int(repeats), int(peers))
+            case ["all-reduce-rank", rank, port, values, repeats, peers]:
+                all_reduced(int(rank), int(port), int(values), int(repeats), int(peers))
             case ["mpi", values, repeats]:
                 both_mpi(int(values), int(repeats))
             case ["mpi-rank", values, repeats]:

@@ -78,9 +78,10 @@ WAYS = {
     "churn": Way(by_gossip, like="allreduce", kill_every_s=15.0),
     "allreduce_linear": Way(by_all_reduce, _LINEAR, clipped=True),
     "linear": Way(by_gossip, _OFTEN, "allreduce_linear", clipped=True),
+    "sync": Way(by_gossip, {"strategy": "sync"}, like="allreduce"),
     "int8": Way(by_gossip, {"codec": "int8"}, like="allreduce"),
 }
-USUAL = ("one", "allreduce", "default", "fixed", "churn", "allreduce_linear", "linear")
+USUAL = ("one", "allreduce", "sync", "default", "fixed", "churn", "allreduce_linear", "linear")
 
 
 def write_fashion(source: Path, folder: Path) -> None:
