@@ -46,7 +46,9 @@ def connect(launch: Launch) -> Mpi4pyCommunicator:
 
 
 def _short(version: str) -> str:
-    return " ".join(version.replace(",", " ").split()[:3])
+    """The name and version in the first line of what a library says of itself: "Open MPI v5.0.11", "MPICH 5.0.2"."""
+    first = version.splitlines()[0].partition(",")[0]
+    return " ".join(word for word in first.split() if word != "Version:")
 
 
 class _Request:
