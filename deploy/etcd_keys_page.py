@@ -106,6 +106,12 @@ KEYS = (
         "the job's end: `checkpoint`, its last one, `progress_samples` and `wall` (seconds since 1970)",
         "finished",
     ),
+    (
+        "stopped",
+        "no",
+        '`{"by": why}`: the job was stopped before its end, as a pruned trial is ([tuning](tune.md))',
+        "stopped",
+    ),
 )
 """Key below the root, whether it hangs on a lease, its value, and its name in JobKeys."""
 RECORDS = (

@@ -45,6 +45,7 @@ from gossip_caffe.membership.jobs import job_or_only_one, list_jobs, load_job
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.leave_requests import ask_to_leave, wait_until_gone
 from gossip_caffe.membership.members import list_members
+from gossip_caffe.membership.stops import why_stopped
 from gossip_caffe.observe.log.ignored import Note, discard_note
 from gossip_caffe.observe.log.status import PeerStatus
 from gossip_caffe.peer.checkpoints.announcing import listed_for
@@ -82,7 +83,8 @@ class Connection:
                 unreadable(error)
                 continue
             end = await read_end(self.store, JobKeys(name), spec, self._ignored)
-            found.append(Job(name, end is not None and end.believed, spec))
+            stopped = await why_stopped(self.store, JobKeys(name))
+            found.append(Job(name, end is not None and end.believed, spec, stopped))
         return Jobs(found)
 
     def job(self, name: str) -> Connection:

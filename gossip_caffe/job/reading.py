@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gossip_caffe.errors import ModelError
 from gossip_caffe.job.prototxts.nets import Layer, NetState, brings_data, present, source_layers
@@ -26,6 +27,7 @@ from gossip_caffe.job.spec.spec import JobSettings, JobSpec, NetTest, StartSpec
 
 _FRESH = StartSpec()
 CAFFE_MAY_NOT_READ = ("Data", "ImageData", "HDF5Data")
+_NO_TEXTS: Mapping[Path, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,23 @@ class Model:
 
 
 def read_model(
-    path: Path, working: Path | None = None, *, level: int | None = None, stages: Sequence[str] = ()
+    path: Path,
+    working: Path | None = None,
+    *,
+    level: int | None = None,
+    stages: Sequence[str] = (),
+    texts: Mapping[Path, str] = _NO_TEXTS,
 ) -> Model:
     """Parse a solver file and its nets.
 
     Relative paths in it begin at ``working`` (by default the current folder), as for Caffe, or else at the solver's
-    folder. ``level``, ``stages``: additions to the solver's train_state. Raises ModelError with file and line.
+    folder. ``level``, ``stages``: additions to the solver's train_state. ``texts``: see ``Paths``.
+
+    Raises ModelError with file and line.
     """
     working = working or Path.cwd()
-    paths = Paths(path.absolute().parent, working.absolute())
-    solver = with_train_state(Document(read_text(path, "solver"), paths.shown(path)), level, stages)
+    paths = Paths(path.absolute().parent, working.absolute(), texts)
+    solver = with_train_state(Document(paths.read(path, "solver"), paths.shown(path)), level, stages)
     root = solver.root
     net = train_net(solver, paths)
     state = NetState("TRAIN").merged(net.root.message("state")).merged(root.message("train_state"))

@@ -215,3 +215,8 @@ class JobKeys:
     def finished(self) -> str:
         """The key that exists once the job is finished."""
         return f"{self.root}finished"
+
+    @property
+    def stopped(self) -> str:
+        """The key that exists once the job was stopped before its end, as a pruned trial of a study is."""
+        return f"{self.root}stopped"

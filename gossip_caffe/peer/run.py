@@ -27,6 +27,7 @@ from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import job_or_only_one
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.membership.stops import why_stopped
 from gossip_caffe.observe.log.events import Event, EventLog
 from gossip_caffe.peer.agent import Agent
 from gossip_caffe.peer.checkpoints.snapshots import FOLDER as SNAPSHOTS
@@ -232,11 +233,14 @@ def _socket_name() -> str:
 
 
 async def _finished(store: EtcdStore, spec: JobSpec, say: Say) -> bool:
-    """Whether the job is finished; if so, a line says it."""
+    """Whether the job is finished, or was stopped; if so, a line says it."""
 
     def unbelieved(key: str, revision: int, why: str) -> None:
         say(f"etcd: {key} (revision {revision:,}) is ignored: {why}")
 
+    if why := await why_stopped(store, JobKeys(spec.name)):
+        say(f"job {spec.name} was stopped ({why}); nothing to do")
+        return True
     end = await read_end(store, JobKeys(spec.name), spec, unbelieved)
     if end is None or not end.believed:
         return False

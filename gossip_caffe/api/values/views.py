@@ -180,11 +180,22 @@ def record_from_outside(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job in etcd. ``spec``: its model, data, budget and settings."""
+    """A job in etcd. ``spec``: its model, data, budget and settings.
+
+    ``stopped``: the reason why it was stopped before its end, as a pruned trial is; "": it was not.
+    """
 
     name: str
     finished: bool
     spec: JobSpec = field(repr=False)
+    stopped: str = ""
+
+    @property
+    def state(self) -> str:
+        """Its state as text: "open", "finished", or "stopped" with the reason."""
+        if self.finished:
+            return "finished"
+        return f"stopped ({self.stopped})" if self.stopped else "open"
 
     @property
     def budget_samples(self) -> int:
@@ -203,10 +214,7 @@ class Jobs(tuple[Job, ...]):
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        listed = [
-            (job.name, f"{job.budget_samples:,}", f"{job.records:,}", "finished" if job.finished else "open")
-            for job in self
-        ]
+        listed = [(job.name, f"{job.budget_samples:,}", f"{job.records:,}", job.state) for job in self]
         return table(("JOB", "BUDGET (SAMPLES)", "RECORDS", "STATE"), listed)
 
 

@@ -97,15 +97,17 @@ def list_(as_json: bool, place: EtcdPlace) -> None:
     if as_json:
         print_json(
             [
-                {"name": job.name, "budget_samples": job.budget_samples, "finished": job.finished}
+                {
+                    "name": job.name,
+                    "budget_samples": job.budget_samples,
+                    "finished": job.finished,
+                    "stopped": job.stopped or None,
+                }
                 for job in jobs
             ]
         )
         return
-    rows = [
-        (job.name, f"{job.budget_samples:,}", f"{job.records:,}", "finished" if job.finished else "open")
-        for job in jobs
-    ]
+    rows = [(job.name, f"{job.budget_samples:,}", f"{job.records:,}", job.state) for job in jobs]
     print_table(("JOB", "BUDGET (SAMPLES)", "RECORDS", "STATE"), rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gossip_caffe.job.prototxts.legacy import upgraded
-from gossip_caffe.job.prototxts.paths import Paths, read_text
+from gossip_caffe.job.prototxts.paths import Paths
 from gossip_caffe.job.prototxts.prototxt import Document, Field, TextMessage, edited
 from gossip_caffe.job.prototxts.rewriting import quoted
 from gossip_caffe.job.spec.learning_rate import POLICIES
@@ -61,9 +61,9 @@ def test_nets(solver: Document, generic: Document, paths: Paths) -> list[tuple[D
 def _net_of(solver: Document, entry: Field, paths: Paths) -> Document:
     if not entry.name.endswith("param"):
         path = paths.resolve(solver.scalar_of(entry).text)
-        if not path.exists():
+        if not paths.has(path):
             raise solver.error(entry.start, f"there is no net at {path}", "check the path")
-        return upgraded(Document(read_text(path, "net"), paths.shown(path)))
+        return upgraded(Document(paths.read(path, "net"), paths.shown(path)))
     inline = solver.message_of(entry)
     if not inline.fields:
         raise solver.error(entry.start, f"{entry.name} is empty", "put the net's layers there")
