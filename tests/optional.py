@@ -35,6 +35,7 @@ PACKAGES = {
     "promql_parser": "pip install 'gossip-caffe[dev]'",
     "pynvml": "pip install 'gossip-caffe[gpu]'",
     "tbparse": "pip install 'gossip-caffe[tensorboard]'",
+    "optuna": "pip install 'gossip-caffe[tune]'",
     "sklearn": "pip install 'gossip-caffe[demo]'",
     "textual": "pip install 'gossip-caffe[top]'",
 }

@@ -80,6 +80,10 @@ _COMMANDS = {
     ),
     "top": ("gossip_caffe.cli.commands.views.top:top", "Show a job while it trains, with keys."),
     "train": ("gossip_caffe.cli.commands.train:train", "Train a solver.prototxt, as 'caffe train' does."),
+    "tune": (
+        "gossip_caffe.cli.commands.tune.group:tune",
+        "Search for good settings, with trials on many machines.",
+    ),
     "verify": (
         "gossip_caffe.cli.commands.verify:verify",
         "Check the event logs of a run against every invariant.",

@@ -14,7 +14,7 @@ ROOT = Path(gossip_caffe.__file__).parent
 FLOORS = (
     ("cli", "demo"),
     ("aio", "api"),
-    ("chaos", "doctor"),
+    ("chaos", "doctor", "tune"),
     ("cluster", "sim"),
     ("peer",),
     ("checkpoint",),
@@ -54,6 +54,7 @@ INNER_FLOORS = {
     "data": ("sources", "making"),
     "job": ("spec", "prototxts"),
     "observe": ("log", "metrics", "export", "checker", "report", "views", "dashboard"),
+    "tune": ("study", "board", "search", "work", "views", "simulated"),
 }
 """Rooms within a room, from the ground up; the files that lie in the room itself stand on top of them."""
 MOST_FILES = 15

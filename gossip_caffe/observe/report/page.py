@@ -26,7 +26,7 @@ from gossip_caffe.observe.report.many_peers import chosen, of, summed
 from gossip_caffe.observe.report.style import chart_style
 from gossip_caffe.observe.report.tables import exchange_table
 
-_STYLE = """
+STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1000px;margin:2em auto;
 padding:0 1em}
 h1{font-size:1.5em}h2{font-size:1.1em;margin:2em 0 .4em}
@@ -83,7 +83,7 @@ def page(run: Run, found: Verdict, title: str) -> str:
     body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections)
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"/><title>{escape(title)}</title>'
-        f"<style>{chart_style()}{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
+        f"<style>{chart_style()}{STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f"<p>{len(run.of_peer):,} peers in {gathered.length_s:,.0f} s; the job is {said}.{_left_out(run, peers)}</p>"
         f"{lacks}{body}</body></html>\n"
     )

@@ -1,0 +1,1 @@
+"""The records of a study in the store: trials, claims, results."""

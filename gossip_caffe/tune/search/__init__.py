@@ -1,0 +1,1 @@
+"""The search for good parameters: Optuna over a journal in the store."""

@@ -1,0 +1,1 @@
+"""Whole studies on virtual time, with workers that are killed."""

@@ -1,0 +1,1 @@
+"""A study for people: tables, the page, the best trial as files."""
