@@ -1,6 +1,6 @@
 """A study of LeNet on digits whose workers are killed with -9 again and again: every trial is accounted for, once.
 
-$GOSSIP_CAFFE_STUDY_KILLS is the number of trials (24 took six minutes on two cores); without it the test is skipped. A
+$GOSSIP_CAFFE_STUDY_KILLS is the number of trials (24 took five minutes on two cores); without it the test is skipped. A
 worker is killed every 20 s, and on a busy machine as soon as there was a result since the last kill.
 """
 
