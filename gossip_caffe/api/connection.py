@@ -10,7 +10,7 @@ from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from gossip_caffe.api.checkpoints import Checkpoint, Checkpoints
 from gossip_caffe.api.evaluating import (
@@ -20,8 +20,10 @@ from gossip_caffe.api.evaluating import (
     nets_to_test,
     weights_of_file,
 )
+from gossip_caffe.api.job_creation import created
 from gossip_caffe.api.job_events import events_of
 from gossip_caffe.api.places import endpoints, is_allowed, is_local
+from gossip_caffe.api.train_options import JobOptions, new_job
 from gossip_caffe.api.values.shards_view import Shards
 from gossip_caffe.api.values.views import (
     Job,
@@ -100,9 +102,20 @@ class Connection:
     async def _keys(self) -> JobKeys:
         return JobKeys((await self.spec()).name)
 
-    async def peers(self) -> Peers:
-        """Return the living peers."""
-        keys = await self._keys()
+    async def create_job(self, name: str, solver: str | Path, **options: Unpack[JobOptions]) -> bool:
+        """Store a job of a solver file, which any machine can then train. Returns False when it is there already.
+
+        Caffe builds its nets once before. Raises UsageError, ModelError or DataError for a wrong file; Conflict when
+        another job has the name.
+        """
+        return await created(self.store, name, str(solver), new_job(options))
+
+    async def peers(self, *, of_all_jobs: bool = False) -> Peers:
+        """Return the living peers, of the job or ``of_all_jobs``."""
+        jobs = await list_jobs(self.store) if of_all_jobs else [(await self.spec()).name]
+        return Peers([peer for job in jobs for peer in await self._peers_of(JobKeys(job))])
+
+    async def _peers_of(self, keys: JobKeys) -> list[Peer]:
         records = await list_members(self.store, keys, self._ignored)
         statuses = {}
         for item in (await self.store.list(keys.statuses)).items:
@@ -111,7 +124,7 @@ class Connection:
             except ValueError:
                 continue  # a status of another version
             statuses[status.peer] = status
-        return Peers(Peer(record.peer, keys.job, record, statuses.get(record.peer)) for record in records)
+        return [Peer(record.peer, keys.job, record, statuses.get(record.peer)) for record in records]
 
     async def status(self) -> Status:
         """Return the progress of the job, and the figures of its peers."""
@@ -198,19 +211,21 @@ class Connection:
             test = partial(evaluated, spec, nets, chosen)
             return await (test(on_pass) if on_pass is not None else test())
 
-    async def stop_peer(self, name: str, *, wait: bool = True) -> None:
+    async def stop_peer(self, name: str, *, wait: bool = True, by: str = "asked from Python") -> None:
         """Ask a peer, on any machine, to leave in good order: it shares its weights, and other peers go on.
 
-        Raises NotFound when no such peer lives; GossipCaffeError when it has not left after LEAVE_DEADLINE_S seconds.
+        ``by``: the reason that the peer then reports. Raises NotFound when no such peer lives; GossipCaffeError when
+        it has not left after LEAVE_DEADLINE_S seconds.
         """
         keys = await self._keys()
-        asked = await ask_to_leave(self.store, keys, name, "asked from Python")
+        asked = await ask_to_leave(self.store, keys, name, by)
         if asked is None:
             known = ", ".join((await self.peers()).names) or "none"
             raise NotFound(f"no peer {name!r} lives (alive: {known})", remedy="name one of those")
         if wait and not await wait_until_gone(self.store, keys, asked, SystemClock(), LEAVE_DEADLINE_S):
             raise GossipCaffeError(
-                f"{name} was asked to leave, and has not left within {LEAVE_DEADLINE_S:.0f} s",
+                f"{name} of job {keys.job} (pid {asked.pid} on {asked.host}) was asked to leave, and has not left "
+                f"within {LEAVE_DEADLINE_S:.0f} s",
                 remedy="see its output; you can kill it: nothing is lost, and other peers train its data",
             )
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from gossip_caffe.api.connection import Connection, connect
-from gossip_caffe.api.starting.job_options import NewJob
 from gossip_caffe.api.starting.new_job import Teller
 from gossip_caffe.api.starting.training import (
     LocalTraining,
@@ -20,7 +19,7 @@ from gossip_caffe.api.starting.training import (
     opened,
     planned,
 )
-from gossip_caffe.api.train_options import TrainOptions
+from gossip_caffe.api.train_options import TrainOptions, new_job
 from gossip_caffe.api.values.html import text
 from gossip_caffe.api.values.result import Result
 from gossip_caffe.api.values.views import Status, status_of
@@ -153,21 +152,13 @@ class Run:
 
 async def start(solver: str | Path, peers: int | None = None, **options: Unpack[TrainOptions]) -> Run:
     """Start the training of a solver file, and return while it runs. The parameters are those of ``train``."""
-    entries = tuple(f"{name}={value}" for name, value in options.get("settings", {}).items())
-    new = NewJob(
-        entries,
-        str(options.get("weights", "")),
-        str(options.get("snapshot", "")),
-        options.get("dataset", ""),
-        options.get("unchecked", False),
-    )
     allow_code = options.get("allow_code")
     code = () if allow_code is None else (OPTION if allow_code else "--no-allow-code",)
     request = TrainRequest(
         str(solver),
         peers,
         options.get("gpus", ""),
-        new,
+        new_job(options),
         options.get("etcd", ""),
         options.get("job", ""),
         (*data_root_arguments(options.get("data_roots", ())), *code),

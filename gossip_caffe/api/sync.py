@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from gossip_caffe.api.checkpoints import HEADINGS, OnBytes
 from gossip_caffe.api.evaluating import Evaluation
 from gossip_caffe.api.file_evaluation import evaluate as aio_evaluate
 from gossip_caffe.api.own_loop import LOOP
+from gossip_caffe.api.train_options import JobOptions
 from gossip_caffe.api.values.html import table
 from gossip_caffe.api.values.net_weights import CaffeNet, load_blobs
 from gossip_caffe.api.values.shards_view import Shards
@@ -137,9 +138,17 @@ class Connection:
         """Return the job's model, data, budget and settings."""
         return LOOP.call(self._twin.spec())
 
-    def peers(self) -> Peers:
-        """Return the living peers."""
-        return LOOP.call(self._twin.peers())
+    def create_job(self, name: str, solver: str | Path, **options: Unpack[JobOptions]) -> bool:
+        """Store a job of a solver file, which any machine can then train. Returns False when it is there already.
+
+        Caffe builds its nets once before. Raises UsageError, ModelError or DataError for a wrong file; Conflict when
+        another job has the name.
+        """
+        return LOOP.call(self._twin.create_job(name, solver, **options))
+
+    def peers(self, *, of_all_jobs: bool = False) -> Peers:
+        """Return the living peers, of the job or ``of_all_jobs``."""
+        return LOOP.call(self._twin.peers(of_all_jobs=of_all_jobs))
 
     def status(self) -> Status:
         """Return the progress of the job, and the figures of its peers."""
@@ -192,12 +201,13 @@ class Connection:
         )
         return LOOP.call(testing)
 
-    def stop_peer(self, name: str, *, wait: bool = True) -> None:
+    def stop_peer(self, name: str, *, wait: bool = True, by: str = "asked from Python") -> None:
         """Ask a peer, on any machine, to leave in good order: it shares its weights, and other peers go on.
 
-        Raises NotFound when no such peer lives; GossipCaffeError when it has not left after 30 s.
+        ``by``: the reason that the peer then reports. Raises NotFound when no such peer lives; GossipCaffeError when
+        it has not left after 30 s.
         """
-        LOOP.call(self._twin.stop_peer(name, wait=wait))
+        LOOP.call(self._twin.stop_peer(name, wait=wait, by=by))
 
     def close(self) -> None:
         """Close the connection to etcd."""

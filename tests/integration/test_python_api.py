@@ -57,7 +57,11 @@ def test_a_training_is_watched_disturbed_and_read_while_it_runs(
     import caffe  # noqa: PLC0415
 
     with run.connect() as connected:
-        assert run.job in {found.name for found in connected.jobs()}
+        other = f"{run.job}-other"
+        assert connected.create_job(other, job.solver, unchecked=True)
+        assert not connected.create_job(other, job.solver, unchecked=True), "it is there already"
+        assert {run.job, other} <= {found.name for found in connected.jobs()}
+        assert {peer.job for peer in connected.peers(of_all_jobs=True)} >= {run.job}
         first = connected.peers().names[0]
         run.kill(first)
         seen = []

@@ -20,8 +20,8 @@ from click.testing import CliRunner
 
 import gossip_caffe
 from gossip_caffe import __version__
+from gossip_caffe.api import connection
 from gossip_caffe.cli import main
-from gossip_caffe.cli.commands import peer as peer_commands
 from gossip_caffe.cli.main import cli
 from gossip_caffe.cli.options import etcd as etcd_options
 from gossip_caffe.cli.options.etcd import EtcdPlace
@@ -325,8 +325,7 @@ def etcd(monkeypatch: pytest.MonkeyPatch) -> MemoryEtcd:
     def with_store(_: EtcdPlace, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
         return asyncio.run(work(MemoryStore(server)))
 
-    for module in (peer_commands, etcd_options):
-        monkeypatch.setattr(module, "with_store", with_store)
+    monkeypatch.setattr(etcd_options, "with_store", with_store)
     return server
 
 
@@ -372,7 +371,7 @@ def test_a_peer_that_does_not_leave_is_said_to(
     run: Run, etcd: MemoryEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stands(etcd, "a")
-    monkeypatch.setattr(peer_commands, "LEAVE_DEADLINE_S", 0.1)
+    monkeypatch.setattr(connection, "LEAVE_DEADLINE_S", 0.1)
     code, _, err = run("peer", "stop", "p0")
     assert code == ExitCode.FAILED
     assert "was asked to leave, and has not left within" in err

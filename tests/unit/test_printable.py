@@ -26,7 +26,6 @@ from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.cli import main as main_module
 from gossip_caffe.cli.commands import cluster as cluster_commands
 from gossip_caffe.cli.commands import job as job_commands
-from gossip_caffe.cli.commands import peer as peer_commands
 from gossip_caffe.cli.commands import verify as verify_commands
 from gossip_caffe.cli.options import etcd as etcd_options
 from gossip_caffe.cli.options.etcd import EtcdPlace
@@ -215,7 +214,7 @@ def etcd(monkeypatch: pytest.MonkeyPatch) -> MemoryEtcd:
     def with_store(_: EtcdPlace, work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
         return asyncio.run(work(MemoryStore(server)))
 
-    for module in (peer_commands, job_commands, etcd_options):
+    for module in (job_commands, etcd_options):
         monkeypatch.setattr(module, "with_store", with_store)
     return server
 

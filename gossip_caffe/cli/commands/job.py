@@ -122,10 +122,9 @@ def show(name: str, as_json: bool, place: EtcdPlace) -> None:
     gossip-caffe job show mnist --etcd 10.0.0.5:2379
     """
     from gossip_caffe.job.spec.spec import JobSettings
-    from gossip_caffe.membership.jobs import job_or_only_one
     from gossip_caffe.shards.epochs import Epochs
 
-    spec = with_store(place, lambda store: job_or_only_one(store, name))
+    spec = with_connection(place, name, lambda connection: connection.spec())
     figures = {
         "name": spec.name,
         "fingerprint": spec.fingerprint[:16],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,21 +19,19 @@ from gossip_caffe.cli.options.etcd import (
     endpoints,
     etcd_options,
     etcd_options_of_peer,
-    with_store,
+    with_connection,
 )
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
 from gossip_caffe.cli.options.grace import grace_option
 from gossip_caffe.cli.options.metrics import metrics_of, metrics_option
-from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr, told_when_slow
+from gossip_caffe.cli.terminal.output import print_json, print_table, told_when_slow
 from gossip_caffe.cli.terminal.streams import never_wait_for_readers, say
-from gossip_caffe.errors import GossipCaffeError, UsageError
+from gossip_caffe.errors import NotFound, UsageError
 from gossip_caffe.system.signals import left_on_signals
 
 if TYPE_CHECKING:
-    from gossip_caffe.membership.etcd.etcd_store import EtcdStore
-    from gossip_caffe.membership.members import PeerRecord
-
-LEAVE_DEADLINE_S = 30.0
+    from gossip_caffe.api.connection import Connection
+    from gossip_caffe.api.values.views import Peers
 
 from_checkpoint_option = click.option(
     "--from-checkpoint",
@@ -224,16 +223,8 @@ def start(
         sys.exit(run_peer(options, say))
 
 
-async def _records(store: EtcdStore, job: str) -> list[tuple[str, PeerRecord]]:
-    from gossip_caffe.membership.jobs import list_jobs, load_job
-    from gossip_caffe.membership.keys import JobKeys
-    from gossip_caffe.membership.members import list_members
-
-    jobs = [(await load_job(store, job)).name] if job else await list_jobs(store)
-    found: list[tuple[str, PeerRecord]] = []
-    for name in jobs:
-        found += [(name, record) for record in await list_members(store, JobKeys(name), said_on_stderr)]
-    return found
+def _living(connection: Connection, job: str) -> Awaitable[Peers]:
+    return connection.peers(of_all_jobs=not job)
 
 
 @peer.command("list")
@@ -246,46 +237,36 @@ def list_(job: str, as_json: bool, place: EtcdPlace) -> None:
     \b
     gossip-caffe peer list --etcd 10.0.0.5:2379 --job mnist
     """
-    records, troubles = with_store(place, lambda store: _records_and_troubles(store, job))
+    living = with_connection(place, job, lambda connection: _living(connection, job))
+    troubles = {(peer.job, peer.name): peer.status.trouble for peer in living if peer.status is not None}
     if as_json:
         print_json(
             [
                 {
-                    "job": name,
-                    **json.loads(record.to_json()),
-                    "trouble": troubles.get((name, record.peer), ""),
+                    "job": peer.job,
+                    **json.loads(peer.record.to_json()),
+                    "trouble": troubles.get((peer.job, peer.name), ""),
                 }
-                for name, record in records
+                for peer in living
             ]
         )
         return
     rows = [
-        (name, record.peer, record.state, record.device, record.address, record.host, str(record.pid))
-        for name, record in records
+        (
+            peer.job,
+            peer.name,
+            peer.state,
+            peer.record.device,
+            peer.record.address,
+            peer.record.host,
+            str(peer.record.pid),
+        )
+        for peer in living
     ]
     print_table(("JOB", "PEER", "STATE", "DEVICE", "ADDRESS", "HOST", "PID"), rows)
     for _, trouble in sorted(troubles.items()):
-        say(trouble)
-
-
-async def _records_and_troubles(
-    store: EtcdStore, job: str
-) -> tuple[list[tuple[str, PeerRecord]], dict[tuple[str, str], str]]:
-    """Return (job, record) of each living peer, and the troubles that peers report: (job, peer) → one line."""
-    from gossip_caffe.membership.keys import JobKeys
-    from gossip_caffe.observe.log.status import PeerStatus
-
-    records = await _records(store, job)
-    troubles: dict[tuple[str, str], str] = {}
-    for owner in {owner for owner, _ in records}:
-        for item in (await store.list(JobKeys(owner).statuses)).items:
-            try:
-                status = PeerStatus.from_json(item.value)
-            except ValueError:
-                continue  # a status of another version
-            if status.trouble:
-                troubles[owner, status.peer] = status.trouble
-    return records, troubles
+        if trouble:
+            say(trouble)
 
 
 @peer.command()
@@ -302,30 +283,28 @@ def stop(peer: str, job: str, no_wait: bool, place: EtcdPlace) -> None:
     \b
     gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
     """
-    say(with_store(place, lambda store: _stop(store, peer, job, no_wait)))
+    say(with_connection(place, job, lambda connection: _stop(connection, peer, job, no_wait)))
 
 
-async def _stop(store: EtcdStore, name: str, job: str, no_wait: bool) -> str:
+async def _stop(connection: Connection, name: str, job: str, no_wait: bool) -> str:
     """Ask the peer to leave. Returns the command's last line."""
-    from gossip_caffe.clock import SystemClock
-    from gossip_caffe.membership.keys import JobKeys
-    from gossip_caffe.membership.leave_requests import ask_to_leave, wait_until_gone
-
-    living = await _records(store, job)
-    jobs = [owner for owner, record in living if record.peer == name]
-    if len(jobs) > 1:
-        raise UsageError(f"several jobs have a peer {name!r} ({', '.join(jobs)})", remedy="give --job")
-    asked = await ask_to_leave(store, JobKeys(jobs[0]), name, "peer stop") if jobs else None
-    if asked is None:
-        known = ", ".join(sorted({record.peer for _, record in living})) or "none"
+    living = await _living(connection, job)
+    found = [peer for peer in living if peer.name == name]
+    if len(found) > 1:
+        jobs = ", ".join(peer.job for peer in found)
+        raise UsageError(f"several jobs have a peer {name!r} ({jobs})", remedy="give --job")
+    if not found:
+        known = ", ".join(sorted({*living.names})) or "none"
         return f"no peer {name!r} is alive; nothing to do (alive: {known})"
-    said = f"{name} of job {jobs[0]} (pid {asked.pid} on {asked.host})"
-    if no_wait:
-        return f"{said} is asked to leave: it shares its weights and returns the rest of its data"
-    with told_when_slow(f"{said} is asked to leave; it finishes its batches and shares its weights …"):
-        if not await wait_until_gone(store, JobKeys(jobs[0]), asked, SystemClock(), LEAVE_DEADLINE_S):
-            raise GossipCaffeError(
-                f"{said} was asked to leave, and has not left within {LEAVE_DEADLINE_S:.0f} s",
-                remedy="see its output; you can kill it: nothing is lost, and other peers train its data",
-            )
+    peer = found[0]
+    said = f"{name} of job {peer.job} (pid {peer.record.pid} on {peer.record.host})"
+    of_its_job = connection.job(peer.job)
+    try:
+        if no_wait:
+            await of_its_job.stop_peer(name, wait=False, by="peer stop")
+            return f"{said} is asked to leave: it shares its weights and returns the rest of its data"
+        with told_when_slow(f"{said} is asked to leave; it finishes its batches and shares its weights …"):
+            await of_its_job.stop_peer(name, by="peer stop")
+    except NotFound:
+        pass  # it has left in this moment
     return f"{said} has left; other peers train the rest of its data"
