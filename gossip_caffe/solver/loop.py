@@ -49,6 +49,7 @@ class SolverLoop:
         self._board = board
         self._monotonic = monotonic
         self._iteration = self._batches = self._samples = 0
+        self._rated_at, self._rate = (-1, 0.0), 0.0
         self._display = Display(spec.display, spec.average_loss)
         self._displayed = displayed
         self._stuck = StuckLoss()
@@ -150,7 +151,10 @@ class SolverLoop:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next iteration, by the job's schedule at its global progress."""
-        return rate(self._schedule, self._job_iteration) * self._board.rate_factor
+        at = self._job_iteration, self._board.rate_factor
+        if at != self._rated_at:  # a script asks twice for each step
+            self._rated_at, self._rate = at, rate(self._schedule, at[0]) * at[1]
+        return self._rate
 
     @property
     def _job_iteration(self) -> int:
