@@ -16,7 +16,7 @@ from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import GossipCaffeError
 from gossip_caffe.job.spec.spec import RateSchedule, read_fields
 from gossip_caffe.solver.board import WeightBoard
-from gossip_caffe.solver.child import HOLD_LOOK_S, IDLE_LOOK_S
+from gossip_caffe.solver.child import GATE_LOOK_S, HOLD_LOOK_S, IDLE_LOOK_S
 from gossip_caffe.solver.engines.display import Displayed
 from gossip_caffe.solver.engines.engine import EngineSpec, SolverEngine
 from gossip_caffe.solver.engines.place import ALONE, LayerRank
@@ -109,14 +109,21 @@ class ScriptSide:
     def ready(self) -> int:
         """Wait until the next iteration's batches are there. Returns their number; 0: the peer trains no more.
 
-        Only here a script waits: for its batch queue, and while a lone peer holds for a test or a snapshot.
+        Only here a script waits: for its batch queue, while a lone peer holds for a test or a snapshot, and for a
+        round, where the job's strategy is that of rounds.
         """
         while not self.is_over:
             self.serve()
             if self._loop is None or self.ring is None or self._board is None:
                 self.serve(IDLE_LOOK_S)
                 continue
+            board, waits = self._board, self._loop.waits_for_round  # as in ``child``, before corrections
             self._between_steps(self._loop)
+            if waits:
+                waits_since = time.monotonic()
+                self.serve(GATE_LOOK_S)
+                board.note_round_wait(time.monotonic() - waits_since)
+                continue
             if self._loop.holds:
                 self.serve(HOLD_LOOK_S)
                 continue

@@ -182,6 +182,21 @@ async def test_a_correction_is_added_between_two_steps_or_while_none_is_made(rin
         assert np.allclose(run.engines[0]._flat, before + 1)
 
 
+async def test_a_script_waits_at_the_gate_of_a_round_as_a_solver_process_does(ring: BatchRing) -> None:
+    async with script(ring) as (link, _):
+        solver = SolverProcess(SPEC, FIXED, ring, script=link)
+        await solver.build()
+        await solver.start(None)
+        solver.board.set_gate(2)
+        feed(ring, 4)
+        await until(lambda: solver.board.at_gate)
+        assert solver.board.published.batches == 2
+        await until(lambda: solver.board.round_wait_s > 0)
+        assert solver.board.batches == 2
+        solver.board.set_gate(None)
+        await until(lambda: solver.board.batches == 4)
+
+
 async def test_steps_that_the_script_makes_itself_are_accounted_for_with_their_time(ring: BatchRing) -> None:
     def train(side: ScriptSide) -> None:
         while due := side.ready():
