@@ -46,9 +46,8 @@ def wire_of(word: Word) -> Any:
 
 def word_of(message: Any) -> Word:
     """The word of a wire message. Raises FramesCorrupt for a kind that this version does not know, and a long word."""
-    if message.kind not in set(WordKind) or (length := message.ByteSize()) > MOST_WORD_BYTES:
+    if message.kind not in set(WordKind) or message.ByteSize() > MOST_WORD_BYTES:
         raise FramesCorrupt(f"no word of a round: kind {message.kind}, {message.ByteSize()} bytes")
-    del length
     return Word(
         kind=WordKind(message.kind),
         peer=message.peer,
@@ -117,7 +116,7 @@ class ServedLink:
         """Send a word."""
         try:
             await self._context.write(wire_of(word))
-        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+        except (grpc.RpcError, grpc.aio.InternalError, asyncio.InvalidStateError) as error:
             raise ExchangeFailed(f"the member is gone ({_why(error)})") from None
 
     async def receive(self) -> Word:
