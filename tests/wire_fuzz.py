@@ -174,7 +174,8 @@ def _header_fields(message: Any, rng: random.Random) -> Any:
 
 def _fields(message: Any, rng: random.Random) -> Any:
     """The same with up to three fields of other values, as long as they are of the right type."""
-    for field in rng.sample(list(message.DESCRIPTOR.fields), rng.randint(0, 3)):
+    fields = list(message.DESCRIPTOR.fields)
+    for field in rng.sample(fields, min(rng.randint(0, 3), len(fields))):
         match field.type:
             case field.TYPE_STRING:
                 value: object = rng.choice(_WORDS)
@@ -186,6 +187,13 @@ def _fields(message: Any, rng: random.Random) -> Any:
                 value = rng.random() < 0.5
             case field.TYPE_ENUM:
                 value = rng.choice((0, 1, 5, 9, 10, 99, -1, 2**31 - 1))
+            case field.TYPE_MESSAGE:
+                part = getattr(message, field.name)
+                part.SetInParent()
+                _fields(part, rng)
+                continue
+            case field.TYPE_INT32:
+                value = rng.choice(_NUMBERS[:7])
             case _:
                 value = rng.choice(_NUMBERS)
         setattr(message, field.name, value)
