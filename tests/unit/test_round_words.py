@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -44,7 +44,11 @@ def test_a_word_is_the_same_after_the_wire(word: Word) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [wire.RoundWord(), wire.RoundWord(kind=99), wire.RoundWord(kind=1, reason="x" * MOST_WORD_BYTES)],
+    [
+        wire.RoundWord(),
+        wire.RoundWord(kind=cast("Any", 99)),
+        wire.RoundWord(kind=1, reason="x" * MOST_WORD_BYTES),
+    ],
     ids=["nothing", "a newer kind", "too long"],
 )
 def test_no_other_message_is_a_word(message: Any) -> None:
