@@ -34,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Skip what cannot run here, with the reason, and say what failed clusters did."""
     config.pluginmanager.register(SkipsWhatIsMissing())
     config.pluginmanager.register(TellsOfFailedRuns())
+    if config.pluginmanager.hasplugin("xdist"):
+        from tests import side_by_side  # noqa: PLC0415 - it imports xdist
+
+        config.pluginmanager.register(side_by_side)
 
 
 def pytest_xdist_auto_num_workers() -> int:
