@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from gossip_caffe.observe.report.style import line_class
 from gossip_caffe.tune.study.parameters import Parameter, Value
 from gossip_caffe.tune.views.table import short_path, shown
 
 _WIDTH, _HEIGHT, _SIDE, _TOP, _BOTTOM = 960, 280, 60, 34, 24
-_WORST, _BEST = (200, 205, 212), (0, 114, 178)
+_FAINTEST = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class CoordinateTrial:
 def parallel_coordinates(
     parameters: Sequence[Parameter], trials: Sequence[CoordinateTrial], objective: str, goal: str
 ) -> str:
-    """The chart; "" without trials. The better a trial's value, the bluer its line, and better ones are on top."""
+    """The chart; "" without trials. The better a trial's value, the stronger its line, and better ones are on top."""
     if not trials or not parameters:
         return ""
     low, high = min(trial.value for trial in trials), max(trial.value for trial in trials)
@@ -44,7 +45,7 @@ def parallel_coordinates(
         points = " ".join(f"{x:.1f},{_down(share):.1f}" for x, share in zip(across, heights, strict=True))
         told = ", ".join(f"{path} {shown(value)}" for path, value in sorted(trial.values.items()))
         parts.append(
-            f'<polyline fill="none" stroke="{_colour(goodness(trial))}" stroke-width="1.6" points="{points}">'
+            f'<polyline class="{line_class(0)}" opacity="{_opacity(goodness(trial)):.2f}" points="{points}">'
             f"<title>trial {trial.number}: {trial.value:.4g}; {escape(told)}</title></polyline>"
         )
     ends = [_ends(one) for one in parameters] + [(f"{low:.4g}", f"{high:.4g}")]
@@ -57,8 +58,8 @@ def parallel_coordinates(
             _text(x, _HEIGHT - _BOTTOM + 13, bottom),
         ]
     return (
-        f'<svg role="img" aria-label="parallel coordinates of the trials" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+        f'<svg class="drawing" role="img" aria-label="parallel coordinates of the trials" '
+        f'viewBox="0 0 {_WIDTH} {_HEIGHT}" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
 
@@ -83,9 +84,9 @@ def _down(share: float) -> float:
     return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
 
 
-def _colour(goodness: float) -> str:
-    mixed = (round(worst + goodness * (best - worst)) for worst, best in zip(_WORST, _BEST, strict=True))
-    return "#" + "".join(f"{part:02x}" for part in mixed)
+def _opacity(goodness: float) -> float:
+    """The opacity of a line: that of the best is 1, and half of the trials are hardly there."""
+    return _FAINTEST + (1.0 - _FAINTEST) * goodness**3
 
 
 def _text(x: float, y: float, text: str) -> str:

@@ -71,8 +71,10 @@ def curves(summary: Summary) -> list[Series]:
         )
         for number, tests in sorted(summary.results.items())
     ]
-    found = sorted(found, key=lambda entry: -len(entry[1]))[:MOST_CURVES]
-    return [Series(name, points) for name, points in sorted(found) if points]
+    longest = {
+        name for name, points in sorted(found, key=lambda entry: -len(entry[1]))[:MOST_CURVES] if points
+    }
+    return [Series(name, points) for name, points in found if name in longest]
 
 
 def _best(summary: Summary) -> str:
