@@ -114,13 +114,14 @@ def reason_to_skip(error: BaseException) -> str:
 
 
 class OptionalModule(pytest.Module):
-    """A test module that is skipped as a whole when it imports an optional package that is missing."""
+    """A test module that is skipped as a whole when it imports an optional package that is missing, or asks for it."""
 
     def _getobj(self) -> Any:
         try:
             return super()._getobj()  # type: ignore[no-untyped-call]
-        except self.CollectError as error:
-            if error.__cause__ is not None and (reason := reason_to_skip(error.__cause__)):
+        except (self.CollectError, NotInstalled) as error:
+            cause = error.__cause__ if isinstance(error, self.CollectError) else error
+            if cause is not None and (reason := reason_to_skip(cause)):
                 pytest.skip(reason, allow_module_level=True)
             raise
 

@@ -14,7 +14,7 @@ from tests.caffe_jobs import Job, write_job
 from tests.one_peer import DEADLINE_S, ENVIRONMENT, bare
 from tests.round_peers import RoundPeers, feed, sharing
 
-pytestmark = [pytest.mark.integration]
+pytestmark = pytest.mark.needs("caffe")
 
 PEERS = 4
 SGD = 'base_lr: 0.05 momentum: 0.9 weight_decay: 0.0005 lr_policy: "fixed"'
