@@ -12,7 +12,7 @@ from gossip_caffe.membership.etcd.store import Put, Store
 from gossip_caffe.membership.session import LeaseSession
 from gossip_caffe.observe.log.events import Event, EventLog, rounded
 from gossip_caffe.observe.log.status import PeerStatus
-from gossip_caffe.peer.checkpoints.awaited import Facts, awaited
+from gossip_caffe.peer.checkpoints.awaited import A_TEST, Facts, awaited
 from gossip_caffe.peer.core.lifecycle import State
 from gossip_caffe.peer.training import Training
 
@@ -77,6 +77,7 @@ class Reporting:
                 progress_samples=status.progress_samples,
                 distance=_rounded(status.consensus_distance),
                 owns=self._session().owns(),
+                **({"testing": True} if status.waits_for == A_TEST else {}),
             )
         now = self._clock.monotonic()
         if now - self._written_at < poll_interval_s(EVERY_S, self._living()) - EVERY_S / 2:

@@ -445,6 +445,16 @@ def test_the_time_in_which_a_killed_solver_is_replaced_is_no_standing_still() ->
     assert judged(logs).standing("never-wait") is InvariantStatus.HOLDS
 
 
+def test_a_lone_peer_that_holds_for_a_test_does_not_stand_still() -> None:
+    logs = whole()
+    solver_waits(logs)
+    assert judged(logs).standing("never-wait") is InvariantStatus.BROKEN
+    for line in logs["a"]:
+        if line["event"] == "progress":
+            line["testing"] = True
+    assert judged(logs).standing("never-wait") is InvariantStatus.HOLDS
+
+
 def test_every_invariant_has_a_mutation_that_breaks_it() -> None:
     assert {invariant for invariant, _ in MUTATIONS} == set(NAMES)
 

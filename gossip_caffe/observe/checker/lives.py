@@ -71,6 +71,7 @@ def _standing_still(life: Life) -> Iterator[Violation]:
         if absent:  # _without_solver checks these
             continue
         moved = last is None or since is None or event["iteration"] != since["iteration"]
+        moved = moved or event.get("testing", False)  # a lone peer holds for a test, as Caffe does
         if moved or (last is not None and event["m"] - last["m"] > ASLEEP_S) or event["stalled_share"] >= 0.5:
             if since is not None and event["iteration"] > since["iteration"]:
                 slowest_s = max(slowest_s, event["m"] - since["m"])

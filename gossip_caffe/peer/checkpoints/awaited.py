@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+A_TEST = "a test"
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -25,7 +27,7 @@ class Facts:
 def awaited(facts: Facts) -> str:
     """Return the thing that a peer waits for; "" for nothing: it trains."""
     if facts.holds and facts.tests:
-        return "a test"
+        return A_TEST
     if facts.ended:
         return _tests(facts.tests)
     if not (facts.trained or facts.settled):
@@ -38,4 +40,4 @@ def awaited(facts: Facts) -> str:
 
 
 def _tests(count: int) -> str:
-    return "" if not count else "a test" if count == 1 else f"{count} tests"
+    return "" if not count else A_TEST if count == 1 else f"{count} tests"
