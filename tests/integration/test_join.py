@@ -140,6 +140,8 @@ def test_four_scripts_with_a_data_layer_of_their_own_draw_disjoint_records_and_o
     with scripts(4, command, tmp_path, DRAWN=str(drawn)) as running, gc.connect(own_etcd.endpoint) as jobs:
         wait_for("four peers train", lambda: peers_that_train(jobs) == 4)
         dead = running.pop()
+        by_it = drawn / str(dead.pid)
+        wait_for("the fourth has drawn", lambda: by_it.exists() and by_it.read_text().count("\n") > 3)
         dead.kill()
         said = [process.communicate(timeout=120)[0] for process in running]
         assert all("is finished" in line for line in said), said
