@@ -28,7 +28,7 @@ from gossip_caffe.observe.report.page import report_of
 from tests.fake_clock import FakeClock
 from tests.unit.test_verdict import SEEN, Log, whole, write
 
-JUDGED_ALONE = {"finite-weights", "loud-errors", "no-silent-end"}
+JUDGED_ALONE = {"finite-weights", "loud-errors", "no-silent-end", "whole-round"}
 
 
 def at_once(do: Callable[[], object], name: str) -> threading.Thread:
