@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.errors import DataError, NotInstalled
+from gossip_caffe.data.sources.hdf5_source import imported_h5py
+from gossip_caffe.errors import DataError
 
 Values = NDArray[np.uint8] | NDArray[np.float32]
 _HDF5 = (".h5", ".hdf5", ".he5")
@@ -78,14 +79,7 @@ def _npz(path: Path) -> Mapping[str, Any]:
 
 
 def _hdf5(path: Path) -> Mapping[str, Any]:
-    try:
-        import h5py  # noqa: PLC0415 - needed only for HDF5 files
-    except ImportError:
-        raise NotInstalled(
-            "HDF5 files are read with h5py, which is not installed",
-            name="h5py",
-            remedy="pip install 'gossip-caffe[hdf5]'",
-        ) from None
+    h5py = imported_h5py()
     file = h5py.File(path, "r")
     return {name: file[name] for name in file if isinstance(file[name], h5py.Dataset)}
 

@@ -144,7 +144,8 @@ def _shape(file: Any, path: Path, name: str) -> tuple[int, ...]:
     return tuple(int(length) for length in dataset.shape)
 
 
-def _open(path: Path, where: str) -> Any:
+def imported_h5py() -> Any:
+    """Return the module h5py, which is loaded only where an HDF5 file is read. Raises NotInstalled."""
     try:
         import h5py  # noqa: PLC0415 - needed only for HDF5 files
     except ImportError:
@@ -153,6 +154,11 @@ def _open(path: Path, where: str) -> Any:
             name="h5py",
             remedy="pip install 'gossip-caffe[hdf5]'",
         ) from None
+    return h5py
+
+
+def _open(path: Path, where: str) -> Any:
+    h5py = imported_h5py()
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:

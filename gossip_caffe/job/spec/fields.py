@@ -8,10 +8,30 @@ import typing
 from typing import Any, TypeVar
 
 from gossip_caffe.errors import UsageError
+from gossip_caffe.json_records import read_json
 
 T = TypeVar("T")
 MOST_FLOAT = 1e300
 """Limit of a float: it excludes NaN, infinities, and values that overflow in the first multiplication."""
+
+
+def read_stored(kind: type[T], value: bytes, form: int, what: str) -> T:
+    """Parse the JSON of a stored dataclass; ``what`` names it for errors, ``form`` is the number of its format.
+
+    Raises UsageError for JSON of another form, and with the name of the field that is missing or of another type.
+    """
+    try:
+        record = read_json(value)
+    except ValueError as error:
+        raise UsageError(
+            f"the {what}'s record is no JSON ({error})", remedy=f"create the {what} again"
+        ) from None
+    if not isinstance(record, dict) or record.get("format") != form:
+        raise UsageError(
+            f"the {what} was made by another version of gossip-caffe",
+            remedy="use that version, or create it again",
+        )
+    return read_fields(kind, record, what)
 
 
 def read_fields(kind: type[T], record: object, where: str) -> T:

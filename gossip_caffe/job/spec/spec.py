@@ -23,7 +23,7 @@ from gossip_caffe.job.spec.data_spec import (
     TopSpec,
     TransformSpec,
 )
-from gossip_caffe.job.spec.fields import read_fields
+from gossip_caffe.job.spec.fields import read_fields, read_stored
 from gossip_caffe.job.spec.settings import (
     LATER_SETTINGS,
     MOST_RANKS,
@@ -31,7 +31,6 @@ from gossip_caffe.job.spec.settings import (
     checked_setting,
     with_overrides,
 )
-from gossip_caffe.json_records import read_json
 
 __all__ = [
     "SOURCE_KINDS",
@@ -204,18 +203,7 @@ class JobSpec:
     @classmethod
     def from_json(cls, value: bytes) -> JobSpec:
         """Parse a stored job. Raises UsageError with the name of the field that is missing or wrong."""
-        try:
-            record = read_json(value)
-        except ValueError as error:
-            raise UsageError(
-                f"the job's record is no JSON ({error})", remedy="create the job again"
-            ) from None
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise UsageError(
-                "the job was made by another version of gossip-caffe",
-                remedy="use that version, or create it again",
-            )
-        return _checked(read_fields(cls, record, "job"))
+        return _checked(read_stored(cls, value, FORMAT, "job"))
 
 
 _ONE_AT_LEAST = 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gossip_caffe.errors import UsageError
-from gossip_caffe.job.spec.fields import read_fields
+from gossip_caffe.job.spec.fields import read_stored
 from gossip_caffe.job.spec.store_url import checked_store_url
 from gossip_caffe.json_records import read_json
 from gossip_caffe.membership.keys import is_name
@@ -139,18 +139,7 @@ class StudySpec:
     @classmethod
     def from_json(cls, value: bytes) -> StudySpec:
         """Parse a stored study. Raises UsageError with the name of the field that is missing or wrong."""
-        try:
-            record = read_json(value)
-        except ValueError as error:
-            raise UsageError(
-                f"the study's record is no JSON ({error})", remedy="create the study again"
-            ) from None
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise UsageError(
-                "the study was made by another version of gossip-caffe",
-                remedy="use that version, or create it again",
-            )
-        return _checked(read_fields(cls, record, "study"))
+        return _checked(read_stored(cls, value, FORMAT, "study"))
 
 
 def _checked(spec: StudySpec) -> StudySpec:
