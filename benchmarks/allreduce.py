@@ -1,4 +1,4 @@
-"""What one synchronous round costs, beside gloo's all_reduce in the same run: some processes over loopback.
+"""The cost of one synchronous round, beside gloo's all_reduce in the same run: some processes over loopback.
 
     python benchmarks/allreduce.py [--models 50,244] [--peers 4] [--repeats 12]
                                    [--others-python /venv/with/torch/bin/python]
@@ -197,19 +197,20 @@ def main() -> int:
         values = megabytes * 1_000_000 // 4
         # By turns: what else the machine does falls on both alike.
         ours: list[float] = []
-        theirs: list[float] = []
+        of_gloo: list[float] = []
         for _ in range(3):
             ours += rounds(options.peers, values, options.repeats // 3 or 1)
             if options.others_python:
-                theirs += gloo(options.others_python, options.peers, values, options.repeats // 3 or 1) or []
+                of_gloo += gloo(options.others_python, options.peers, values, options.repeats // 3 or 1) or []
         told[f"round_s_{megabytes}"] = median(ours)
         sent = 2 * (options.peers - 1) / options.peers * megabytes / 1000
         told[f"sent_gb_per_s_{megabytes}"] = sent / median(ours)
-        if theirs:
-            told[f"gloo_s_{megabytes}"] = median(theirs)
-            told[f"ratio_gloo_{megabytes}"] = median(theirs) / median(ours)
+        if of_gloo:
+            told[f"gloo_s_{megabytes}"] = median(of_gloo)
+            told[f"ratio_gloo_{megabytes}"] = median(of_gloo) / median(ours)
         print(
-            f"{megabytes} MB: a round {median(ours):.3f} s", f"gloo {median(theirs):.3f} s" if theirs else ""
+            f"{megabytes} MB: a round {median(ours):.3f} s",
+            f"gloo {median(of_gloo):.3f} s" if of_gloo else "",
         )
     print(f"RESULT {json.dumps({name: round(value, 4) for name, value in told.items()})}")
     return 0

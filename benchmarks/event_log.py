@@ -1,4 +1,4 @@
-"""What the event log of a peer takes on disk: LeNet at full speed, so long as is asked, extrapolated to a day.
+"""The size of a peer's event log on disk: LeNet at full speed for ``--seconds``, extrapolated to a day.
 
     python benchmarks/event_log.py [--seconds 600] [--peers 2] [--net lenet]
 

@@ -1,4 +1,4 @@
-"""What a failed test's cluster was doing: printed with the failure, because its folder is gone when it is read."""
+"""The state of a failed test's cluster: printed with the failure, because its folder is gone when it is read."""
 
 from __future__ import annotations
 
