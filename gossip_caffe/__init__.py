@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gossip_caffe.api.values.shards_view import Shards
     from gossip_caffe.api.values.views import Job, JobEvent, Jobs, Peer, Peers, Status
     from gossip_caffe.errors import GossipCaffeError
+    from gossip_caffe.security.given import identity
+    from gossip_caffe.security.security import Security
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,12 +39,14 @@ __all__ = [
     "Peers",
     "Result",
     "Run",
+    "Security",
     "Shards",
     "Status",
     "__version__",
     "aio",
     "connect",
     "evaluate",
+    "identity",
     "join",
     "start",
     "train",
@@ -52,6 +56,8 @@ _PLACES = {
     "GossipCaffeError": "errors",
     "LiveChart": "api.values.chart",
     "Result": "api.values.result",
+    "Security": "security.security",
+    "identity": "security.given",
     "Shards": "api.values.shards_view",
     **dict.fromkeys(("Job", "JobEvent", "Jobs", "Peer", "Peers", "Status"), "api.values.views"),
     **dict.fromkeys(("Checkpoint", "Checkpoints", "Connection", "connect", "evaluate"), "api.sync"),

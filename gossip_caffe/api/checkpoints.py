@@ -74,7 +74,7 @@ async def pulled(
     ``wanted``: the beginning of its name; "": the newest that is whole. Raises NotFound or CheckpointRefused.
     """
     kept = CheckpointFolder(folder, own=False)
-    transport = GrpcTransport(store.sockets)
+    transport = GrpcTransport(store.sockets, security=store.security)
     try:
         manifest = await fetch(store, transport, spec, wanted, kept, random.Random(), on_bytes, ignored)
     finally:

@@ -51,6 +51,8 @@ from gossip_caffe.membership.stops import why_stopped
 from gossip_caffe.observe.log.ignored import Note, discard_note
 from gossip_caffe.observe.log.status import PeerStatus
 from gossip_caffe.peer.checkpoints.announcing import listed_for
+from gossip_caffe.security.given import Given, security_of
+from gossip_caffe.security.security import Security
 from gossip_caffe.shards.epochs import Epochs
 from gossip_caffe.shards.overview import read_overview
 
@@ -243,16 +245,23 @@ class Connection:
 
 
 async def connect(
-    etcd: str | None = None, *, job: str = "", cluster: str = "", ignored: Note = discard_note
+    etcd: str | None = None,
+    *,
+    job: str = "",
+    cluster: str = "",
+    security: Security | None = None,
+    ignored: Note = discard_note,
 ) -> Connection:
     """Connect to the etcd of jobs.
 
     ``etcd``: "host:port", several with commas; None: $GOSSIP_CAFFE_ETCD, else the etcd of a local cluster. ``cluster``:
-    that of this name. ``job``: the job that is meant, "" for the only one. ``ignored`` is called for records that are
-    not believed. Raises StoreUnavailable when no endpoint answers, UsageError when none is known.
+    that of this name. ``job``: the job that is meant, "" for the only one. ``security``: the identity; None: that of
+    the environment. ``ignored`` is called for records that are not believed. Raises StoreUnavailable when no endpoint
+    answers, UsageError when none is known.
     """
-    where = await asyncio.to_thread(endpoints, etcd, cluster)
-    store = EtcdStore(where, SystemClock(), random.Random())
+    security = security_of(Given()) if security is None else security
+    where = await asyncio.to_thread(endpoints, etcd, cluster, security)
+    store = EtcdStore(where, SystemClock(), random.Random(), security=security)
     connection = Connection(store, job, ignored, ours=is_local(",".join(where)))
     try:
         await list_jobs(store)  # an etcd that does not answer is told here

@@ -114,7 +114,7 @@ async def chosen_weights(
 ) -> GivenWeights:
     """Fetch a checkpoint of the job, or with ``live`` the mean of the peers that train now, into ``scratch``."""
     check_code(spec, allowed=allowed)
-    transport, rng = GrpcTransport(store.sockets), random.Random()
+    transport, rng = GrpcTransport(store.sockets, security=store.security), random.Random()
     try:
         folder = CheckpointFolder(scratch / "checkpoints")
         manifest = await fetch(store, transport, spec, checkpoint, folder, rng, ignored=ignored)

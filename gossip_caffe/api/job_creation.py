@@ -15,6 +15,7 @@ from gossip_caffe.errors import NotFound
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.etcd.store import Store
 from gossip_caffe.membership.jobs import create_job, load_job
+from gossip_caffe.security.security import PLAIN, Security
 
 LOG = logging.getLogger("gossip_caffe")
 
@@ -29,13 +30,13 @@ async def created(store: Store, job: str, solver: str, new: NewJob) -> bool:
 
 
 async def created_if_missing(
-    where: Sequence[str], job: str, solver: str, settings: Mapping[str, object]
+    where: Sequence[str], job: str, solver: str, settings: Mapping[str, object], security: Security = PLAIN
 ) -> None:
     """Create a job of a solver file, unless there is one of that name. Scripts that do so at once create the same job.
 
     Raises as ``created`` does.
     """
-    store = EtcdStore(where, SystemClock(), random.Random())
+    store = EtcdStore(where, SystemClock(), random.Random(), security=security)
     try:
         try:
             await load_job(store, job)

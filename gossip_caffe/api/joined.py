@@ -20,6 +20,8 @@ from gossip_caffe.api.places import endpoints
 from gossip_caffe.errors import ExitCode, GossipCaffeError, UsageError
 from gossip_caffe.job.code import OPTION
 from gossip_caffe.peer.core.lifecycle import GRACE_S
+from gossip_caffe.security.given import Given, security_of
+from gossip_caffe.security.security import Security
 from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.gpu.device import CPU, gpu_device
 
@@ -259,6 +261,7 @@ def join(
     zone: str = "",
     data_roots: Sequence[str] = (),
     allow_code: bool | None = None,
+    security: Security | None = None,
 ) -> JoinedPeer:
     """Let this script's own pycaffe solver train a job as one of its peers, and return when it trains.
 
@@ -270,15 +273,17 @@ def join(
     - ``own_data``: the net reads its data itself, although the job has records: these only count its batches.
     - ``gpu``: the number of the GPU on which the script computes (``caffe.set_mode_gpu``); None: the CPU.
     - ``name``: the peer's name; "": a random one. ``run_dir``: the folder of its events, checkpoints and log.
+    - ``security``: the identity, of ``identity``; None: that of the environment.
     - ``listen``, ``advertise``, ``zone``, ``data_roots``, ``allow_code``: as for ``gossip-caffe peer start``.
 
     The agent is a child process, which dies with the script. Raises GossipCaffeError with the reason when this peer
     cannot join.
     """
     name = name or f"p-{secrets.token_hex(3)}"
-    where = endpoints(etcd, cluster)
+    security = security_of(Given()) if security is None else security
+    where = endpoints(etcd, cluster, security)
     if create:
-        LOOP.call(created_if_missing(where, job, str(create), settings or {}))
+        LOOP.call(created_if_missing(where, job, str(create), settings or {}, security))
     run_dir = Path(run_dir)
     words = ["--etcd", ",".join(where), "--job", job, "--name", name, "--run-dir", str(run_dir)]
     words += ["--script-device", CPU if gpu is None else gpu_device(gpu)]
@@ -288,6 +293,7 @@ def join(
     words += [word for root in data_roots for word in ("--data-root", root)]
     if allow_code is not None:
         words += [OPTION if allow_code else "--no-allow-code"]
+    words += security.arguments
     agent = AgentProcess(words, run_dir / f"{name}.log")
     peer = JoinedPeer(solver, agent, name, gpu, is_made_here=not hasattr(solver, "net"))
     try:

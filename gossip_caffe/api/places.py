@@ -10,6 +10,7 @@ from gossip_caffe.cluster.supervision.control import ask, clusters_that_are_up
 from gossip_caffe.errors import GossipCaffeError, NotFound, UsageError
 from gossip_caffe.job.code import ENVIRONMENT
 from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+from gossip_caffe.security.security import PLAIN, Security
 
 ETCD = "GOSSIP_CAFFE_ETCD"
 """The environment variable that names the endpoints of etcd."""
@@ -25,7 +26,7 @@ _SAID = {
 }
 
 
-def endpoints(etcd: str | None, cluster: str = "") -> tuple[str, ...]:
+def endpoints(etcd: str | None, cluster: str = "", security: Security = PLAIN) -> tuple[str, ...]:
     """Return the endpoints to use: ``etcd``, those of a local cluster by name, of the environment, or of "local".
 
     Raises UsageError when no etcd is given and the default cluster is not up, or when both are given; NotFound when
@@ -34,9 +35,9 @@ def endpoints(etcd: str | None, cluster: str = "") -> tuple[str, ...]:
     if cluster and etcd:
         raise UsageError("--name and --etcd name two places of etcd", remedy="give one of them")
     if not cluster and (given := etcd or os.environ.get(ETCD)):
-        return parse_endpoints(given)
+        return parse_endpoints(given, security)
     try:
-        return parse_endpoints(ask(ClusterState(cluster or DEFAULT_NAME), {"do": "status"})["etcd"])
+        return parse_endpoints(ask(ClusterState(cluster or DEFAULT_NAME), {"do": "status"})["etcd"], security)
     except NotFound:
         if cluster:
             raise
@@ -51,13 +52,13 @@ def endpoints(etcd: str | None, cluster: str = "") -> tuple[str, ...]:
     )
 
 
-def only_ours(etcd: str | None, cluster: str = "") -> bool:
+def only_ours(etcd: str | None, cluster: str = "", security: Security = PLAIN) -> bool:
     """True if only this user can write to the etcd that ``endpoints`` finds.
 
     A local cluster may also use an etcd of other machines, or let its own listen for them.
     """
     try:
-        return is_local(",".join(endpoints(etcd, cluster)))
+        return is_local(",".join(endpoints(etcd, cluster, security)))
     except GossipCaffeError:
         return True  # no cluster is up: there is no job whose code could run
 

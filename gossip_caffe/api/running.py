@@ -27,6 +27,7 @@ from gossip_caffe.background import checked_by_owner, owned, surely_ended
 from gossip_caffe.cluster.supervision.supervisor import Supervisor
 from gossip_caffe.errors import Conflict
 from gossip_caffe.job.code import OPTION
+from gossip_caffe.security.given import Given, security_of
 
 LOG = logging.getLogger("gossip_caffe")
 KEPT = 7200
@@ -163,6 +164,7 @@ async def start(solver: str | Path, peers: int | None = None, **options: Unpack[
         options.get("job", ""),
         (*data_root_arguments(options.get("data_roots", ())), *code),
         engine=options.get("engine", "pycaffe"),
+        security=options["security"] if "security" in options else security_of(Given()),
     )
     on_line = options.get("on_line")
     plan = await asyncio.to_thread(planned, request, Teller(on_line or LOG.info))

@@ -23,6 +23,7 @@ from gossip_caffe.api.values.views import JobEvent, Jobs, Peers, Status
 from gossip_caffe.checkpoint.pull import silent
 from gossip_caffe.errors import NotFound
 from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.security.security import Security
 
 
 class Checkpoint:
@@ -222,14 +223,17 @@ class Connection:
         self.close()
 
 
-def connect(etcd: str | None = None, *, job: str = "", cluster: str = "") -> Connection:
+def connect(
+    etcd: str | None = None, *, job: str = "", cluster: str = "", security: Security | None = None
+) -> Connection:
     """Connect to the etcd of jobs.
 
     ``etcd``: "host:port", several with commas; None: $GOSSIP_CAFFE_ETCD, else the etcd of a local cluster. ``cluster``:
-    that of this name. ``job``: the job that is meant, "" for the only one. Raises StoreUnavailable when no endpoint
-    answers, UsageError when none is known.
+    that of this name. ``job``: the job that is meant, "" for the only one. ``security``: the identity, of ``identity``;
+    None: that of the environment. Raises StoreUnavailable when no endpoint answers, UsageError when none is known.
     """
-    return Connection(LOOP.call(connection.connect(etcd, job=job, cluster=cluster)))
+    connected = connection.connect(etcd, job=job, cluster=cluster, security=security)
+    return Connection(LOOP.call(connected))
 
 
 def evaluate(solver: str | Path, weights: str | Path, *, iterations: int = 0) -> Evaluation:

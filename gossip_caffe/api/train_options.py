@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from gossip_caffe.api.starting.job_options import NewJob
+from gossip_caffe.security.security import Security
 
 
 class JobOptions(TypedDict, total=False):
@@ -33,6 +34,8 @@ class TrainOptions(JobOptions, total=False):
     """Use the etcd at "host:port", so that other machines can join the job. Default: an etcd of its own."""
     job: str
     """The job's name in that etcd. Default: a new name."""
+    security: Security
+    """The identity of its processes, of ``identity``. Default: that of the environment."""
     data_roots: Sequence[str]
     """"OLD=NEW": folders of the data that have another place on this machine."""
     allow_code: bool

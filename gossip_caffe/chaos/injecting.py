@@ -224,7 +224,9 @@ class Injector:
             self._task(self._poisoned(record.address, injection))
 
     async def _poisoned(self, address: str, injection: Injection) -> None:
-        transport = GrpcTransport(folder_of_sockets(self._supervisor.endpoints))
+        transport = GrpcTransport(
+            folder_of_sockets(self._supervisor.endpoints), security=self._supervisor.security
+        )
         try:
             rng = random.Random(f"{self._scenario.seed}: poison {injection.number}")
             await Stranger(transport, self._supervisor.job, rng).offer_for(address, injection.for_s)

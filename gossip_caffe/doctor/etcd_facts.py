@@ -14,6 +14,7 @@ from gossip_caffe.errors import GossipCaffeError, StoreError
 from gossip_caffe.membership.etcd.etcd_member import MemberProbe, MemberStatus
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.etcd.store import Delete, Put
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import socket_path
 
 PROBE = "/gossip-caffe/doctor/"
@@ -52,17 +53,19 @@ class EtcdFacts:
     kept_revisions: int | None = None
 
 
-async def gather_facts(endpoints: Sequence[str], clock: Clock, rng: random.Random) -> EtcdFacts:
+async def gather_facts(
+    endpoints: Sequence[str], clock: Clock, rng: random.Random, security: Security = PLAIN
+) -> EtcdFacts:
     """Ask all members, write one key, and remove it again. Errors are facts, too: none is raised."""
-    members = await asyncio.gather(*(_member(endpoint, clock) for endpoint in endpoints))
+    members = await asyncio.gather(*(_member(endpoint, clock, security) for endpoint in endpoints))
     if all(member.status is None for member in members):
         return EtcdFacts(tuple(members), None)
-    write_s, error = await _write(endpoints, clock, rng)
-    return EtcdFacts(tuple(members), write_s, error, await _kept(members, clock))
+    write_s, error = await _write(endpoints, clock, rng, security)
+    return EtcdFacts(tuple(members), write_s, error, await _kept(members, clock, security))
 
 
-async def _member(endpoint: str, clock: Clock) -> MemberFacts:
-    probe = MemberProbe(endpoint, clock)
+async def _member(endpoint: str, clock: Clock, security: Security) -> MemberFacts:
+    probe = MemberProbe(endpoint, clock, security)
     try:
         seen = [await probe.status() for _ in range(CALLS)]
     except StoreError as error:
@@ -74,10 +77,10 @@ async def _member(endpoint: str, clock: Clock) -> MemberFacts:
 
 
 async def _write(
-    endpoints: Sequence[str], clock: Clock, rng: random.Random
+    endpoints: Sequence[str], clock: Clock, rng: random.Random, security: Security
 ) -> tuple[float | None, GossipCaffeError | None]:
     """Write a key under a lease as a peer does. Returns the time of the write, or the error."""
-    store = EtcdStore(endpoints, clock, rng)
+    store = EtcdStore(endpoints, clock, rng, security=security)
     key = f"{PROBE}{rng.getrandbits(64):016x}"
     try:
         lease = await store.grant(_PROBE_TTL_S)
@@ -93,10 +96,10 @@ async def _write(
     return took_s, None
 
 
-async def _kept(members: Sequence[MemberFacts], clock: Clock) -> int | None:
+async def _kept(members: Sequence[MemberFacts], clock: Clock, security: Security) -> int | None:
     for member in members:
         if member.status is not None:
-            probe = MemberProbe(member.endpoint, clock)
+            probe = MemberProbe(member.endpoint, clock, security)
             try:
                 return await probe.kept_revisions(member.status.revision)
             except StoreError:

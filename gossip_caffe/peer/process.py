@@ -64,7 +64,7 @@ async def _run_when_told(
 
 
 async def _wait(options: PeerOptions, peer: str, say: Say, clock: SystemClock, rng: random.Random) -> None:
-    store = EtcdStore(options.endpoints, clock, rng)
+    store = EtcdStore(options.endpoints, clock, rng, security=options.security)
     try:
         patience = Patience(options.wait_for_etcd_s, options.wait_for_job_s)
         await wait_for_job(

@@ -79,7 +79,7 @@ async def run_alone(
     """Run the peer, whose name no other process of this run folder has, until it has left. Returns the exit code."""
     overseer = Overseer(options.overseer_fd)
     overseer.listen()
-    store = EtcdStore(options.endpoints, clock, rng)
+    store = EtcdStore(options.endpoints, clock, rng, security=options.security)
     folder = _checkpoints_of(options, peer)
     where = choose_address(
         options.listen, options.advertise, options.endpoints, address_towards, _socket_name()
@@ -98,8 +98,8 @@ async def run_alone(
         overseer.send(Trouble(line))
 
     mpi = MpiOfPeer(peer, options.transport, say, warn, rng)
-    server = PeerServer(where.listen, folder, mpi.ranks)
-    transport = GrpcTransport(store.sockets, mpi.ranks)
+    server = PeerServer(where.listen, folder, mpi.ranks, options.security)
+    transport = GrpcTransport(store.sockets, mpi.ranks, options.security)
     try:
         spec = await job_or_only_one(store, options.job)
         check_code(spec, allowed=options.allow_code)

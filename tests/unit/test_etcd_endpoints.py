@@ -11,6 +11,7 @@ from gossip_caffe.errors import UsageError
 from gossip_caffe.gossip.transport import channels
 from gossip_caffe.membership.etcd import etcd_channel
 from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+from gossip_caffe.security.security import Security, TlsFiles
 
 
 @pytest.mark.parametrize(
@@ -39,9 +40,9 @@ def test_endpoints_are_taken(text: str, endpoints: tuple[str, ...]) -> None:
         ("fe80::1", "is an IPv6 address without brackets; give [fe80::1]:2379"),
         ("2001:db8::1:2379,a:1", "is an IPv6 address without brackets; give [2001:db8::1]:2379"),
         ("1:2:3:4:5:6:7:8", "is an IPv6 address without brackets; give [1:2:3:4:5:6:7:8]:2379"),
-        ("https://a:2379", "begins with https://; give a:2379 alone"),
-        ("https://[::1]:2379", "begins with https://; give [::1]:2379 alone"),
-        ("etcd://a:2379", "begins with etcd://; give a:2379 alone"),
+        ("https://a:2379", "needs certificates; give --tls-dir DIR, or --cacert, --cert and --key"),
+        ("https://[::1]:2379", "needs certificates"),
+        ("etcd://a:2379", "begins with etcd://; give a:2379 alone, or https://a:2379"),
         ("a:2379/v3/kv", "goes on after the port; give a:2379 alone"),
         ("http://a:2379/v3", "goes on after the port; give a:2379 alone"),
         ("a:2379?x=1", "goes on after the port; give a:2379 alone"),
@@ -75,6 +76,17 @@ def test_a_password_is_refused_and_never_repeated(scheme: str, password: str) ->
     with pytest.raises(UsageError, match="what follows the @ alone: h:2379") as refusal:
         parse_endpoints(f"{scheme}root:{password}@h:2379")
     assert not any(part in str(refusal.value) for part in ("hun", "ter2", "root"))
+
+
+WITH_FILES = Security(TlsFiles(Path("/t/ca.crt"), Path("/t/tls.crt"), Path("/t/tls.key")))
+
+
+def test_with_certificate_files_an_endpoint_may_be_https_or_bare_and_never_http() -> None:
+    assert parse_endpoints("https://a:1,b:2,unix:/run/x", WITH_FILES) == ("a:1", "b:2", "unix:/run/x")
+    with pytest.raises(
+        UsageError, match=re.escape("'http://b:2' is plain, and certificate files are given; give h")
+    ):
+        parse_endpoints("https://a:1,http://b:2", WITH_FILES)
 
 
 @pytest.mark.parametrize("options", [etcd_channel._OPTIONS, channels.OPTIONS])

@@ -25,6 +25,7 @@ FLOORS = (
     ("data",),
     ("job",),
     ("observe",),
+    ("security",),
     (
         "addresses",
         "background",

@@ -33,6 +33,7 @@ from gossip_caffe.job.shuffling import in_caffes_order
 from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
 from gossip_caffe.observe.log.following import LogFollower
+from gossip_caffe.security.security import PLAIN, Security
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class TrainRequest:
 
     ``peers``: None: one, or one for each of ``gpus`` ("0,1"). ``etcd``: endpoints as text; "": the training starts its
     own. ``job``: its name in that etcd; "": a new one. ``of_peers``: more arguments for each ``peer start``.
+    ``security``: the identity of the training's processes.
     """
 
     solver: str
@@ -52,6 +54,7 @@ class TrainRequest:
     of_peers: tuple[str, ...] = ()
     metrics_listen: str = "none"
     engine: str = "pycaffe"
+    security: Security = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def planned(request: TrainRequest, tell: Teller) -> PlannedTraining:
 
     It may take seconds, and it runs an event loop of its own: call it in a thread where one runs already.
     """
-    endpoints = parse_endpoints(request.etcd) if request.etcd else ()
+    endpoints = parse_endpoints(request.etcd, request.security) if request.etcd else ()
     tag = secrets.token_hex(3)
     named = named_after(request.solver)
     # Only an etcd that others use may have a job of the same name.
@@ -129,6 +132,7 @@ def opened(plan: PlannedTraining, watcher: Watcher, kinds: Container[str] = ()) 
             gpus=plan.gpus,
             gives_up=True,
             metrics_listen=request.metrics_listen,
+            security=request.security,
         )
         yield LocalTraining(options, files, plan, watcher, kinds)
 

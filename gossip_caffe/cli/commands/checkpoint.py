@@ -190,7 +190,7 @@ async def _verified(connection: Connection, wanted: str, *, shown: bool) -> dict
 
     spec = await connection.spec()
     entry = (await connection.checkpoints()).named(wanted).entry
-    transport, found = GrpcTransport(connection.store.sockets), {}
+    transport, found = GrpcTransport(connection.store.sockets, security=connection.store.security), {}
     try:
         for peer, address in sorted(entry.holders.items()):
             with tempfile.TemporaryDirectory(prefix="gossip-caffe-") as scratch:

@@ -27,6 +27,7 @@ from gossip_caffe.cli.options.local_cluster import (
 )
 from gossip_caffe.cli.options.metrics import metrics_of, metrics_option
 from gossip_caffe.cli.options.new_job import NewJob, named_after, new_job_options, read_spec
+from gossip_caffe.cli.options.security import security_options
 from gossip_caffe.cli.terminal.output import print_json, print_table
 from gossip_caffe.cli.terminal.screen import screen
 from gossip_caffe.cli.terminal.streams import say
@@ -36,6 +37,7 @@ from gossip_caffe.peer.core.lifecycle import GRACE_S
 
 if TYPE_CHECKING:
     from gossip_caffe.cluster.state.options import ClusterOptions
+    from gossip_caffe.security.security import Security
 
 MORE_S = 48.0
 """The time that a command may take beside the leaving of its peers."""
@@ -91,6 +93,7 @@ def cluster() -> None:
 @event_log_options
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
 @name_option
+@security_options
 def up(
     peers: int | None,
     gpus: str,
@@ -109,6 +112,7 @@ def up(
     grace_s: float,
     engine: str,
     name: str,
+    security: Security,
 ) -> None:
     """Start etcd and peers, and show them until the job is finished. Ctrl-C takes everything down.
 
@@ -137,8 +141,10 @@ def up(
     host, port = listening(etcd_listen) if etcd_listen else ("", 0)
     state = ClusterState(name)
     state.lock().close()  # raises at once when this cluster is up; the supervisor locks it again, for its lifetime
-    endpoints = parse_endpoints(etcd) if etcd else ()
-    job_name = job_name or (named_after(solver) if solver else with_store(EtcdPlace(etcd), only_job))
+    endpoints = parse_endpoints(etcd, security) if etcd else ()
+    job_name = job_name or (
+        named_after(solver) if solver else with_store(EtcdPlace(etcd, security=security), only_job)
+    )
     gpu_numbers, peers = gpus_of(gpus, peers, PEERS, engine)
     metrics_listen = metrics_of(metrics_listen, peers)
     checked = engine == "pycaffe"
@@ -165,6 +171,7 @@ def up(
         etcd_port=port,
         metrics_listen=metrics_listen,
         grace_s=grace_s,
+        security=security,
     )
     if not detach:
         sys.exit(asyncio.run(_supervise(options, solver)))
@@ -178,7 +185,7 @@ def up(
     command += ["--restart"] if restart else []
     command += ["--grace", str(grace_s)]
     command += ["--from-checkpoint", from_checkpoint] if from_checkpoint else []
-    command += [*of_peers, *new.arguments]
+    command += [*of_peers, *new.arguments, *security.arguments]
     run_detached(state, command)
 
 

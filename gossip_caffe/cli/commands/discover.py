@@ -18,6 +18,7 @@ from gossip_caffe.cli.terminal.streams import never_wait_for_readers, say
 if TYPE_CHECKING:
     from gossip_caffe.membership.discovery import Discovery
     from gossip_caffe.membership.members import MembersView
+    from gossip_caffe.security.security import Security
 
 LISTEN = "127.0.0.1:9465"
 
@@ -44,10 +45,10 @@ def discover(job: str, listen: str, once: bool, place: EtcdPlace) -> None:
     gossip-caffe discover --job mnist --etcd 10.0.0.5:2379
     gossip-caffe discover --once
     """
-    asyncio.run(_discover(job, endpoints(place), listen, once))
+    asyncio.run(_discover(job, endpoints(place), place.security, listen, once))
 
 
-async def _discover(job: str, where: tuple[str, ...], listen: str, once: bool) -> None:
+async def _discover(job: str, where: tuple[str, ...], security: Security, listen: str, once: bool) -> None:
     from gossip_caffe.background import within
     from gossip_caffe.clock import SystemClock
     from gossip_caffe.membership.discovery import Discovery, Place
@@ -58,7 +59,7 @@ async def _discover(job: str, where: tuple[str, ...], listen: str, once: bool) -
     from gossip_caffe.system.host import host_name
 
     clock = SystemClock()
-    store = EtcdStore(where, clock, random.Random())
+    store = EtcdStore(where, clock, random.Random(), security=security)
     try:
         job = (await job_or_only_one(store, job)).name
         view = MembersView(store, JobKeys(job), said_on_stderr)

@@ -21,6 +21,7 @@ from gossip_caffe.errors import ExitCode, GossipCaffeError
 if TYPE_CHECKING:
     from gossip_caffe.doctor.check_result import CheckResult
     from gossip_caffe.job.spec.spec import JobSpec
+    from gossip_caffe.security.security import Security
 
 
 @click.command()
@@ -61,9 +62,9 @@ def doctor(
     found = machine_checks()
     if place.etcd is not None or place.cluster or job_name is not None:
         where = endpoints(place)
-        found += _etcd(where)
+        found += _etcd(where, place.security)
         if job_name is not None:
-            found += _job(where, job_name, data_roots, is_allowed(allow_code, ours=place.is_local))
+            found += _job(place, where, job_name, data_roots, is_allowed(allow_code, ours=place.is_local))
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
@@ -73,16 +74,16 @@ def doctor(
         sys.exit(int(ExitCode.ENVIRONMENT))
 
 
-def _etcd(where: tuple[str, ...]) -> list[CheckResult]:
+def _etcd(where: tuple[str, ...], security: Security) -> list[CheckResult]:
     from gossip_caffe.clock import SystemClock
     from gossip_caffe.doctor.etcd_checks import etcd_checks
     from gossip_caffe.doctor.etcd_facts import gather_facts
 
-    return etcd_checks(asyncio.run(gather_facts(where, SystemClock(), random.Random())))
+    return etcd_checks(asyncio.run(gather_facts(where, SystemClock(), random.Random(), security)))
 
 
 def _job(
-    where: tuple[str, ...], name: str, data_roots: tuple[str, ...], allow_code: bool
+    place: EtcdPlace, where: tuple[str, ...], name: str, data_roots: tuple[str, ...], allow_code: bool
 ) -> list[CheckResult]:
     from gossip_caffe.checkpoint.announce import announced
     from gossip_caffe.clock import SystemClock
@@ -98,7 +99,7 @@ def _job(
     clock = SystemClock()
 
     async def ask() -> tuple[JobSpec, list[CheckResult]]:
-        store = EtcdStore(where, clock, random.Random())
+        store = EtcdStore(where, clock, random.Random(), security=place.security)
         try:
             spec = await job_or_only_one(store, name)
             keys = keys_of(spec.name)

@@ -192,6 +192,7 @@ def start(
             parse_gpu(gpu, "--gpu")  # a mistake is reported before etcd is contacted
         options = PeerOptions(
             endpoints=endpoints(place),
+            security=place.security,
             job=job,
             run_dir=run_dir,
             peer=name,

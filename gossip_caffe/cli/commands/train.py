@@ -20,6 +20,7 @@ from gossip_caffe.cli.options.gpus import gpus_of, gpus_option
 from gossip_caffe.cli.options.local_cluster import effects_of, go_down_on_signals
 from gossip_caffe.cli.options.metrics import OFF, metrics_of, metrics_option
 from gossip_caffe.cli.options.new_job import NewJob, new_job_options, teller
+from gossip_caffe.cli.options.security import security_options
 from gossip_caffe.cli.options.solver_file import solver_file
 from gossip_caffe.cli.terminal.output import print_json
 from gossip_caffe.cli.terminal.streams import say
@@ -30,6 +31,7 @@ from gossip_caffe.system.signals import Effect
 if TYPE_CHECKING:
     from gossip_caffe.api.starting.training import LocalTraining
     from gossip_caffe.api.values.result import Result
+    from gossip_caffe.security.security import Security
 
 
 @click.command()
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     help="The effect of SIGHUP, for example of a terminal that closes.  [default: snapshot; under nohup: none]",
 )
 @click.option("--engine", default="pycaffe", type=click.Choice(["pycaffe", "numpy"]), hidden=True)
+@security_options
 def train(
     solver: str,
     peers: int | None,
@@ -95,6 +98,7 @@ def train(
     sigint_effect: str,
     sighup_effect: str | None,
     engine: str,
+    security: Security,
 ) -> None:
     """Train the net of a SOLVER file, and write its .caffemodel and .solverstate where Caffe would.
 
@@ -129,6 +133,7 @@ def train(
         of_peers,
         metrics_listen=metrics_listen or OFF,
         engine=engine,
+        security=security,
     )
     plan = planned(request, teller())
     on_terminal = sys.stdout.isatty() and not as_json

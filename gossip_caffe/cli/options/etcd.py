@@ -1,4 +1,4 @@
-"""The options --etcd and --name: the endpoints of etcd, and a client for one command."""
+"""The options --etcd, --name and those of an identity: the endpoints of etcd, and a client for one command."""
 
 # ruff: noqa: PLC0415 - heavy modules are imported when they are needed, so that --help and completion are quick
 
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from gossip_caffe.cli.options.security import security_options
 from gossip_caffe.cli.terminal.output import said_on_stderr
+from gossip_caffe.security.security import PLAIN, Security
 
 if TYPE_CHECKING:
     from gossip_caffe.api.connection import Connection
@@ -27,11 +29,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class EtcdPlace:
     """The place of etcd, as the options of a command give it.
 
-    ``etcd``: the endpoints; None: not given. ``cluster``: the name of a local cluster; "": not given.
+    ``etcd``: the endpoints; None: not given. ``cluster``: the name of a local cluster; "": not given. ``security``: the
+    identity with which etcd and peers are reached.
     """
 
     etcd: str | None = None
     cluster: str = ""
+    security: Security = PLAIN
 
     @property
     def is_local(self) -> bool:
@@ -41,11 +45,11 @@ class EtcdPlace:
         """
         from gossip_caffe.api import places
 
-        return places.only_ours(self.etcd, self.cluster)
+        return places.only_ours(self.etcd, self.cluster, self.security)
 
 
 def etcd_options(command: Command) -> Command:
-    """Add ``--etcd`` and ``--name`` to a command, which gets them as ``place``, an EtcdPlace."""
+    """Add ``--etcd``, ``--name`` and the options of an identity to a command, which gets an EtcdPlace, ``place``."""
     return _with_place(command, "--name")
 
 
@@ -56,8 +60,10 @@ def etcd_options_of_peer(command: Command) -> Command:
 
 def _with_place(command: Command, cluster_option: str) -> Command:
     @functools.wraps(command)
-    def with_place(*arguments: Any, etcd: str | None, cluster: str, **options: Any) -> Any:
-        return command(*arguments, place=EtcdPlace(etcd, cluster), **options)
+    def with_place(
+        *arguments: Any, etcd: str | None, cluster: str, security: Security, **options: Any
+    ) -> Any:
+        return command(*arguments, place=EtcdPlace(etcd, cluster, security), **options)
 
     name = click.option(
         cluster_option,
@@ -69,16 +75,17 @@ def _with_place(command: Command, cluster_option: str) -> Command:
     etcd = click.option(
         "--etcd",
         metavar="HOST:PORT[,…]",
-        help="The address of etcd. Default: $GOSSIP_CAFFE_ETCD, else the etcd of the local cluster.",
+        help="The address of etcd; https://HOST:PORT with certificates. Default: $GOSSIP_CAFFE_ETCD, else the etcd of "
+        "the local cluster.",
     )
-    return cast(Command, name(etcd(with_place)))
+    return cast(Command, name(etcd(security_options(with_place))))
 
 
 def endpoints(place: EtcdPlace) -> tuple[str, ...]:
     """Return the endpoints to use: ``places.endpoints``, imported only when a command needs them."""
     from gossip_caffe.api import places
 
-    return places.endpoints(place.etcd, place.cluster)
+    return places.endpoints(place.etcd, place.cluster, place.security)
 
 
 def is_local(etcd: str | None) -> bool:
@@ -96,7 +103,7 @@ def with_store(place: EtcdPlace, work: Callable[[EtcdStore], Awaitable[T]]) -> T
     where = endpoints(place)
 
     async def run() -> T:
-        store = EtcdStore(where, SystemClock(), random.Random())
+        store = EtcdStore(where, SystemClock(), random.Random(), security=place.security)
         try:
             return await work(store)
         finally:

@@ -31,6 +31,7 @@ def fleet_of(
             *_code_words(listens_for_others=listens_for_others),
             *(("--metrics-listen", options.metrics_listen) if options.metrics_listen else ()),
             *(("--grace", str(options.grace_s)) if options.grace_s != GRACE_S else ()),
+            *options.security.arguments,
             *options.of_peers,
         ),
         lambda name: options.arguments_of(name, endpoint),

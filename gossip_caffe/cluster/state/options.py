@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gossip_caffe.cluster.state.folder import ClusterState
 from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.peer.core.lifecycle import GRACE_S
+from gossip_caffe.security.security import PLAIN, Security
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class ClusterOptions:
       and etcd's address; ``before``: arguments before the command, from the peer's name.
     - ``metrics_listen``: the address of each peer's metrics; "none": they serve none; empty: their default.
     - ``grace_s``: the seconds that each peer has for leaving.
+    - ``security``: the identity of the supervisor and of its peers.
     """
 
     state: ClusterState
@@ -43,3 +45,4 @@ class ClusterOptions:
     gives_up: bool = False
     metrics_listen: str = "none"
     grace_s: float = GRACE_S
+    security: Security = PLAIN

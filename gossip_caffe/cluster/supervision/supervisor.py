@@ -36,11 +36,13 @@ from gossip_caffe.errors import (
     StoreUnavailable,
     UsageError,
 )
+from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import load_job
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.peer.joining.resuming import go_back_to
+from gossip_caffe.security.security import Security
 
 AFTER_GRACE_S = 2.0
 """A peer ends by itself when its --grace is over: so much later the supervisor kills it."""
@@ -82,6 +84,11 @@ class Supervisor:
         return self._down.is_set()
 
     @property
+    def security(self) -> Security:
+        """The identity of this cluster's peers."""
+        return self._options.security
+
+    @property
     def down_reason(self) -> str:
         """The reason of the first ``go_down``; "" before."""
         return self._down_reason
@@ -116,7 +123,9 @@ class Supervisor:
             self._etcd.start()
             self.endpoints = (self._etcd.endpoint,)
             self._say(f"etcd listens on {self._etcd.endpoint}")
-        self._store = EtcdStore(self.endpoints, SystemClock(), random.Random(os.getpid()))
+        self._store = EtcdStore(
+            self.endpoints, SystemClock(), random.Random(os.getpid()), security=self._options.security
+        )
         try:
             if self._options.spec is not None:
                 line = await open_job(self._store, self._options.spec, ours_alone=self._etcd is not None)
@@ -223,7 +232,11 @@ class Supervisor:
         """Fetch the mean weights of this machine's peers that have trained; None when no such peer answers."""
         if not hasattr(self, "fleet"):
             return None
-        return await self.trouble_handler.living_weights(self.fleet, self._store.sockets)
+        transport = GrpcTransport(self._store.sockets, security=self._options.security)
+        try:
+            return await self.trouble_handler.living_weights(self.fleet, transport)
+        finally:
+            await transport.close()
 
     @property
     def model(self) -> str:

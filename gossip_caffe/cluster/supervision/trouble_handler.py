@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from gossip_caffe.background import DetachedTasks
@@ -15,7 +14,7 @@ from gossip_caffe.cluster.fleet.peer_messages import Troubles
 from gossip_caffe.cluster.supervision.living_weights import LivingWeights, living_weights
 from gossip_caffe.cluster.supervision.standstill import Seen, Standstill
 from gossip_caffe.errors import GossipCaffeError
-from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
+from gossip_caffe.gossip.protocol.transport import Transport
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.peer.core.lifecycle import State
 from gossip_caffe.peer.store_news import SAY_AGAIN_AFTER_S
@@ -132,21 +131,14 @@ class TroubleHandler:
         found = [told.line for told in self.troubles.told if any(word in told.line for word in _OF_DISKS)]
         return found[-1].partition(": ")[2] if found else ""
 
-    async def living_weights(self, fleet: Fleet, sockets: Path | None) -> LivingWeights | None:
-        """Fetch the mean weights of this machine's peers that have trained; None when no such peer answers.
-
-        ``sockets``: the folder of the cluster's sockets; None: its peers listen on ports.
-        """
+    async def living_weights(self, fleet: Fleet, transport: Transport) -> LivingWeights | None:
+        """Fetch the mean weights of this machine's peers that have trained; None when no such peer answers."""
         weights_of = {
             peer.name: peer.weights_at
             for peer in fleet.running
             if peer.weights_at is not None and _has_trained(self._figures.get(peer.name))
         }
-        transport = GrpcTransport(sockets)
-        try:
-            return await living_weights(self._job, weights_of, self._learned_samples(weights_of), transport)
-        finally:
-            await transport.close()
+        return await living_weights(self._job, weights_of, self._learned_samples(weights_of), transport)
 
     def _learned_samples(self, peers: Iterable[str]) -> int:
         """Return the samples in these peers' weights: more than the ledger says, while etcd takes no writes."""

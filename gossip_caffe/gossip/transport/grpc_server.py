@@ -32,6 +32,7 @@ from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.gossip.transport.replies import unless_gone
 from gossip_caffe.gossip.transport.snapshot_serving import SnapshotServing
 from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import grpc_target, socket_path, unix_address
 from gossip_caffe.wire import gossip_pb2 as wire
 
@@ -54,10 +55,13 @@ _OPTIONS = [
 class PeerServer:
     """The server of one peer. Before ``serve`` gives it an answerer, it refuses offers as NOT_TRAINING.
 
-    ``ranks``: the peers with which weights are swapped by MPI.
+    ``ranks``: the peers with which weights are swapped by MPI. ``security``: this peer's identity.
     """
 
-    def __init__(self, listen: str, files: FileHolder, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, listen: str, files: FileHolder, ranks: Ranks | None = None, security: Security = PLAIN
+    ) -> None:
+        self._security = security
         self._ranks: Ranks = ranks if ranks is not None else NoRanks()
         self._socket = socket_path(listen)
         self._host, self._port = split_address(listen, "--listen") if self._socket is None else ("", 0)
@@ -84,6 +88,11 @@ class PeerServer:
     async def start(self) -> int:
         """Bind and serve; returns the port, 0 for a Unix socket. Raises Conflict if the port is in use."""
         if self._socket is None:
+            if self._security.tls is not None:
+                raise UsageError(
+                    "peers do not use certificates yet",
+                    remedy="leave --tls-dir, --cacert, --cert and --key out",
+                )
             self._check_free()
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
         handlers = {

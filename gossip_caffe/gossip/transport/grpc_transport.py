@@ -26,6 +26,7 @@ from gossip_caffe.gossip.transport.frame_codec import RawFrame
 from gossip_caffe.gossip.transport.frames import Incoming, header_of, rank_of, to_frames
 from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import is_socket_in, socket_path
 from gossip_caffe.wire import gossip_pb2 as wire
 
@@ -67,11 +68,14 @@ class GrpcTransport:
 
     ``sockets``: the folder of the cluster's Unix sockets (``folder_of_sockets``). An address that names a Unix socket
     outside this folder, or any Unix socket if there is no such folder, is not connected to. ``ranks``: the peers to
-    which weights go by MPI.
+    which weights go by MPI. ``security``: this peer's identity.
     """
 
-    def __init__(self, sockets: Path | None = None, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, sockets: Path | None = None, ranks: Ranks | None = None, security: Security = PLAIN
+    ) -> None:
         self._sockets = sockets
+        self._security = security
         self._ranks: Ranks = ranks if ranks is not None else NoRanks()
         self._channels = Channels()
         self._unswappable: dict[str, int] = {}

@@ -23,6 +23,7 @@ from gossip_caffe.errors import (
 )
 from gossip_caffe.grpc_runtime import NO_PROXY, grpc
 from gossip_caffe.membership.etcd.refusals import write_refused
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import UNIX, grpc_target, path_fault, unix_address
 
 MOST_REPLY_BYTES = 16 << 20
@@ -95,10 +96,11 @@ class EtcdSettings:
     longest_pause_s: float = 1.0
 
 
-def parse_endpoints(text: str) -> tuple[str, ...]:
+def parse_endpoints(text: str, security: Security = PLAIN) -> tuple[str, ...]:
     """Parse "host:port,host:port", or "unix:PATH" for an etcd on this machine.
 
-    A relative path begins at the folder here.
+    A relative path begins at the folder here. "https://" needs a ``security`` with certificate files, and "http://" one
+    without; without a scheme TLS is used if there are such files.
 
     Returns one endpoint or more. Raises UsageError, which names the wrong part and the right form.
     """
@@ -106,13 +108,14 @@ def parse_endpoints(text: str) -> tuple[str, ...]:
     if any("@" in part and not part.startswith(UNIX) for part in parts):
         # The message must not repeat the password, which may contain commas.
         raise UsageError(
-            "--etcd holds a user's name or password, and etcd's own users are not supported",
-            remedy=f"give what follows the @ alone: {text.rpartition('@')[2]}",
+            "--etcd holds a user's name or password, which everybody on this machine can read there",
+            remedy="give --user and --password-file, and in --etcd what follows the @ alone: "
+            f"{text.rpartition('@')[2]}",
         )
-    return tuple(_endpoint(part) for part in parts or [""])
+    return tuple(_endpoint(part, security) for part in parts or [""])
 
 
-def _endpoint(part: str) -> str:
+def _endpoint(part: str, security: Security) -> str:
     if part.startswith(UNIX):
         return _socket(part)
     scheme, there, rest = part.rpartition("://")
@@ -123,8 +126,12 @@ def _endpoint(part: str) -> str:
     def refused(why: str, remedy: str) -> UsageError:
         return UsageError(f"--etcd {part!r} {why}", remedy=remedy)
 
-    if scheme.lower() not in {"", "http"}:
-        raise refused(f"begins with {scheme}://", f"give {rest} alone: the scheme is not part of it")
+    if scheme.lower() not in {"", "http", "https"}:
+        raise refused(f"begins with {scheme}://", f"give {rest} alone, or https://{rest}")
+    if scheme.lower() == "https" and security.tls is None:
+        raise refused("needs certificates", "give --tls-dir DIR, or --cacert, --cert and --key")
+    if scheme.lower() == "http" and security.tls is not None:
+        raise refused("is plain, and certificate files are given", f"give https://{rest}")
     if "/" in rest or "?" in rest:
         short = rest.partition("/")[0].partition("?")[0]
         raise refused("goes on after the port", f"give {short} alone" if short else right)
@@ -183,9 +190,15 @@ class EtcdConnection:
     """Calls to one member of the cluster, until it fails; then to the next."""
 
     def __init__(
-        self, endpoints: Sequence[str], clock: Clock, rng: random.Random, settings: EtcdSettings | None = None
+        self,
+        endpoints: Sequence[str],
+        clock: Clock,
+        rng: random.Random,
+        settings: EtcdSettings | None = None,
+        security: Security = PLAIN,
     ) -> None:
         self.endpoints = tuple(endpoints)
+        self.security = security
         self.settings = settings or EtcdSettings()
         self.clock = clock
         self.rng = rng
@@ -201,10 +214,15 @@ class EtcdConnection:
     def channel(self) -> Any:
         """The channel to the member in use; it is opened on the first call."""
         if self.endpoint not in self._channels:
-            self._channels[self.endpoint] = grpc.aio.insecure_channel(
-                grpc_target(self.endpoint), options=_OPTIONS
-            )
+            self._channels[self.endpoint] = self._opened(grpc_target(self.endpoint))
         return self._channels[self.endpoint]
+
+    def _opened(self, target: str) -> Any:
+        if self.security.tls is None or target.startswith(UNIX):
+            return grpc.aio.insecure_channel(target, options=_OPTIONS)
+        files = self.security.tls.read()
+        credentials = grpc.ssl_channel_credentials(files.cacert, files.key, files.cert)
+        return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
 
     def leave(self, endpoint: str) -> None:
         """Change to the next member, unless another task has already left ``endpoint``."""

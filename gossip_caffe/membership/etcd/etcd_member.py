@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import StoreError
 from gossip_caffe.membership.etcd.etcd_channel import EtcdConnection, EtcdSettings
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.wire import etcd_pb2 as pb
 
 _ALARMS = ("NOSPACE", "CORRUPT")
@@ -38,9 +39,9 @@ class MemberStatus:
 class MemberProbe:
     """Asks one member, and no other one."""
 
-    def __init__(self, endpoint: str, clock: Clock) -> None:
+    def __init__(self, endpoint: str, clock: Clock, security: Security = PLAIN) -> None:
         self._clock = clock
-        self._connection = EtcdConnection([endpoint], clock, random.Random(0), _PATIENCE)
+        self._connection = EtcdConnection([endpoint], clock, random.Random(0), _PATIENCE, security)
 
     async def status(self) -> MemberStatus:
         """The member's state. Raises StoreError."""

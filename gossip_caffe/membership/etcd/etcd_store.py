@@ -32,6 +32,7 @@ from gossip_caffe.membership.etcd.store import (
     WatchItem,
     checked_size,
 )
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import folder_of_sockets
 from gossip_caffe.wire import etcd_pb2 as pb
 
@@ -53,13 +54,20 @@ class EtcdStore:
     """A client of an etcd cluster. ``endpoints``: "host:port" or "unix:PATH"; when one fails, the next is used.
 
     ``sockets``: the folder of a local cluster's Unix sockets, which its peers use, too; None for any other etcd.
+    ``security``: the identity of this client, with which it also reaches peers.
     """
 
     def __init__(
-        self, endpoints: Sequence[str], clock: Clock, rng: random.Random, settings: EtcdSettings | None = None
+        self,
+        endpoints: Sequence[str],
+        clock: Clock,
+        rng: random.Random,
+        settings: EtcdSettings | None = None,
+        security: Security = PLAIN,
     ) -> None:
         self.sockets = folder_of_sockets(endpoints)
-        self._connection = EtcdConnection(endpoints, clock, rng, settings)
+        self.security = security
+        self._connection = EtcdConnection(endpoints, clock, rng, settings, security)
         self._watches = WatchHub(self._connection, self.list)
         self._keepalive: Any = None
         self._keepalive_to = ""

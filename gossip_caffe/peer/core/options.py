@@ -7,12 +7,14 @@ from pathlib import Path
 
 from gossip_caffe.job.relocation import DataRoot
 from gossip_caffe.peer.core.lifecycle import GRACE_S
+from gossip_caffe.security.security import PLAIN, Security
 
 
 @dataclass(frozen=True, slots=True)
 class PeerOptions:
     """The options of one peer process.
 
+    * ``security`` is its identity, for etcd and for peers.
     * ``listen`` is the address that its gRPC server binds: "host:port", with port 0 for a free one. ``advertise`` is
       the address that other peers call. Empty: the address with which this machine reaches etcd.
     * ``run_dir`` holds its events and checkpoints; ``events_dir``, when it is given, holds the events instead.
@@ -65,3 +67,4 @@ class PeerOptions:
     own_data: bool = False
     metrics_listen: str = ""
     transport: str = "auto"
+    security: Security = PLAIN

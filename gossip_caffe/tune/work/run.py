@@ -18,6 +18,7 @@ from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.keys import checked_name
 from gossip_caffe.plain import shown
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.kernel import refuse_without_kernel
 from gossip_caffe.system.signals import Action, ending_signals, on_signal
 from gossip_caffe.tune.board.studies import load_study, only_study
@@ -38,7 +39,7 @@ class WorkerOptions:
 
     ``study``: its name; "": the only one in etcd. ``name``: the worker's; "": a random one. ``run_dir``: holds a run
     folder for each trial's job. ``may_help``: join running trials when there is none to begin. ``of_peers``: more
-    arguments of each ``peer start``.
+    arguments of each ``peer start``. ``security``: the identity of the worker, and of its peers.
     """
 
     endpoints: tuple[str, ...]
@@ -48,6 +49,7 @@ class WorkerOptions:
     may_help: bool = True
     engine: str = "pycaffe"
     of_peers: tuple[str, ...] = ()
+    security: Security = PLAIN
 
 
 def run_worker(options: WorkerOptions, say: Say) -> ExitCode:
@@ -62,7 +64,7 @@ def run_worker(options: WorkerOptions, say: Say) -> ExitCode:
 async def _run(options: WorkerOptions, say: Say) -> ExitCode:
     clock, rng = SystemClock(), random.Random(secrets.randbits(64))
     name = checked_name(options.name or f"w-{rng.getrandbits(24):06x}", "worker")
-    store = EtcdStore(options.endpoints, clock, rng)
+    store = EtcdStore(options.endpoints, clock, rng, security=options.security)
     try:
         study = await load_study(store, options.study or await only_study(store))
         search = OpenedSearch(study, store, clock)
@@ -84,7 +86,13 @@ async def _run(options: WorkerOptions, say: Say) -> ExitCode:
             clock,
             search,
             make_job,
-            PeerProcesses(name, endpoints, options.run_dir, options.engine, options.of_peers),
+            PeerProcesses(
+                name,
+                endpoints,
+                options.run_dir,
+                options.engine,
+                (*options.of_peers, *options.security.arguments),
+            ),
             say,
             may_help=options.may_help,
             lease_ttl_s=LEASE_TTL_S,

@@ -229,7 +229,7 @@ def work(
             "--allow-code" if allowed else "--no-allow-code",
         )
         never_wait_for_readers()
-        options = WorkerOptions(where, run_dir, study, worker, may_help, engine, of_peers)
+        options = WorkerOptions(where, run_dir, study, worker, may_help, engine, of_peers, place.security)
         sys.exit(run_worker(options, say))
 
 

@@ -1,0 +1,1 @@
+"""Identity, certificates, and TLS for every connection. One object, ``Security``, is carried everywhere."""
