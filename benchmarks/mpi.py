@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from _plain_peer import NoFiles, PlainPeer, PlainWeights
@@ -29,7 +29,7 @@ from gossip_caffe.gossip.protocol.one_sided import AppliedHalf
 from gossip_caffe.gossip.protocol.outcome import OutcomeKind
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
-from gossip_caffe.gossip.transport.mpi.mpi4py_communicator import connect
+from gossip_caffe.gossip.transport.mpi.mpi4py_communicator import Mpi4pyCommunicator, connect
 from gossip_caffe.gossip.transport.mpi.mpi_thread import MpiThread
 from gossip_caffe.gossip.transport.mpi.ranks import BY_MPI, MpiRanks, in_loop
 from gossip_caffe.system.launch import Launch, launch_in
@@ -87,16 +87,25 @@ class Counted:
         raise SystemExit(f"the exchange was refused: {reason}")
 
 
-async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int) -> list[list[float]]:
-    """Seconds of each Sendrecv, of each mean that is made with it, and of each exchange, by turns."""
+async def begin(launch: Launch, apart: bool) -> tuple[MpiThread, MpiRanks]:
+    """Begin MPI. ``apart``: weights go by messages, as between machines, although the ranks are on one."""
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
     thread = MpiThread(lambda: connect(launch), lambda: in_loop(loop, begun))
     thread.start()
     await begun.wait()
-    if thread.communicator is None:
+    if (communicator := thread.communicator) is None:
         raise SystemExit(str(thread.error))
+    if apart:
+        cast(Mpi4pyCommunicator, communicator).nearby = {}
     ranks = MpiRanks(sys.exit, random.Random())
-    ranks.use(thread, thread.communicator)
+    ranks.use(thread, communicator)
+    return thread, ranks
+
+
+async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int, apart: bool) -> list[list[float]]:
+    """Seconds of each Sendrecv, of each mean that is made with it, and of each exchange, by turns."""
+    loop = asyncio.get_running_loop()
+    thread, ranks = await begin(launch, apart)
     server, transport = PeerServer("127.0.0.1:0", NoFiles(), ranks), GrpcTransport(ranks=ranks)
     weights = PlainWeights(values, launch.rank)
     own = PlainPeer("ab"[launch.rank], weights, codec, transport)
@@ -154,7 +163,7 @@ async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int) -> li
 
 def measure(mpirun: str, megabytes: int, codec: str, repeats: int, way: str) -> dict[str, float]:
     command = [mpirun, *WAYS[way], "--bind-to", "none", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
-    command += [sys.executable, __file__, "--rank", str(MODELS[megabytes]), codec, str(repeats)]
+    command += [sys.executable, __file__, "--rank", str(MODELS[megabytes]), codec, str(repeats), way]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
     plain, means, exchanges = json.loads(ran.stdout.splitlines()[-1])
     pairs = {"sendrecv": plain, "mean": means}
@@ -172,7 +181,8 @@ def main() -> int:
         launch = launch_in(os.environ)
         if launch is None:
             raise SystemExit("this role is started by mpirun")
-        taken = asyncio.run(be_a_rank(launch, int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+        values, codec, repeats, way = sys.argv[2:]
+        taken = asyncio.run(be_a_rank(launch, int(values), codec, int(repeats), bool(way)))
         if launch.rank == 0:
             print(json.dumps(taken), flush=True)
         return 0

@@ -6,6 +6,7 @@ ones are; a long one, or one that is to be met, when it is received.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -34,10 +35,14 @@ class Message:
 
 
 class Launch:
-    """The ranks of a launch. ``dead`` ranks take part no more; ``broken`` is what every call reports."""
+    """The ranks of a launch. ``dead`` ranks take part no more; ``broken`` is what every call reports.
 
-    def __init__(self, size: int = 2) -> None:
+    ``one_machine``: the ranks read each other's memory, which is that of this process.
+    """
+
+    def __init__(self, size: int = 2, *, one_machine: bool = False) -> None:
         self.size = size
+        self.one_machine = one_machine
         self.dead: set[int] = set()
         self.broken = ""
         self.on_the_way: OnTheWay = lambda message: [message.data]
@@ -105,6 +110,8 @@ class FakeCommunicator:
     def __init__(self, launch: Launch, number: int) -> None:
         self.own = Rank(COMMUNICATOR, number)
         self.size = launch.size
+        others = set(range(launch.size)) - {number} if launch.one_machine else set()
+        self.nearby = dict.fromkeys(others, os.getpid())
         self.is_closed = False
         self._launch = launch
 

@@ -93,9 +93,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def ranks(
-    folder: Path, codec: str = "float32", size: int = SIZE, count: int = 2
+    folder: Path, codec: str = "float32", size: int = SIZE, count: int = 2, *, one_machine: bool = False
 ) -> AsyncIterator[tuple[Launch, list[Peer]]]:
-    launch = Launch(count)
+    launch = Launch(count, one_machine=one_machine)
     peers = [Peer(launch, rank, folder, codec, size) for rank in range(count)]
     for peer in peers:
         await peer.start()
@@ -120,9 +120,15 @@ no_socket = patch.object(
 )
 
 
+near_or_apart = pytest.mark.parametrize("one_machine", [False, True], ids=["apart", "near"])
+
+
+@near_or_apart
 @pytest.mark.parametrize("codec", CODECS)
-async def test_weights_go_by_mpi_and_both_sides_come_to_the_mean(tmp_path: Path, codec: str) -> None:
-    async with ranks(tmp_path, codec) as (_, (a, b)):
+async def test_weights_go_by_mpi_and_both_sides_come_to_the_mean(
+    tmp_path: Path, codec: str, one_machine: bool
+) -> None:
+    async with ranks(tmp_path, codec, one_machine=one_machine) as (_, (a, b)):
         total = a.weights.values.astype(np.float64) + b.weights.values
         with no_socket:
             outcome = await a.offer(b)
@@ -138,8 +144,9 @@ async def test_weights_of_a_small_model_go_by_mpi_too(tmp_path: Path) -> None:
         assert (await a.offer(b)).by == BY_MPI
 
 
-async def test_all_ranks_exchange_with_each_other_at_once(tmp_path: Path) -> None:
-    async with ranks(tmp_path, count=3) as (_, peers):
+@near_or_apart
+async def test_all_ranks_exchange_with_each_other_at_once(tmp_path: Path, one_machine: bool) -> None:
+    async with ranks(tmp_path, count=3, one_machine=one_machine) as (_, peers):
         total = sum(peer.weights.values.astype(np.float64) for peer in peers)
         kinds = set()
         for _ in range(3):
@@ -173,8 +180,11 @@ async def test_who_is_no_rank_of_this_launch_gets_the_weights_as_before(tmp_path
 
 
 @pytest.mark.parametrize("who", [0, 1], ids=["offerer", "answerer"])
-async def test_a_side_with_nan_refuses_by_name_and_neither_changes(tmp_path: Path, who: int) -> None:
-    async with ranks(tmp_path) as (_, peers):
+@near_or_apart
+async def test_a_side_with_nan_refuses_by_name_and_neither_changes(
+    tmp_path: Path, who: int, one_machine: bool
+) -> None:
+    async with ranks(tmp_path, one_machine=one_machine) as (_, peers):
         peers[who].weights.values[5] = np.nan
         outcome = await peers[0].offer(peers[1])
         assert (outcome.kind, outcome.refusal) == (OutcomeKind.REFUSED, Refusal.NON_FINITE)
@@ -188,6 +198,8 @@ async def test_a_side_with_nan_refuses_by_name_and_neither_changes(tmp_path: Pat
 
 PHASES = {"the first message": 0, "halfway": 8, "the end": 14}
 """Phase → the number of the struck message among those of one sender: heads and pieces, by turns, then the end."""
+NEAR = {"the place": 0, "the end of reading": 1}
+"""The same where each side reads the other's memory."""
 
 
 def flipped(data: bytes) -> list[bytes]:
@@ -202,18 +214,19 @@ FAULTS: dict[str, Callable[[bytes], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("sender", [0, 1], ids=["offer", "answer"])
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", [*PHASES, *NEAR])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_leaves_each_side_with_its_old_or_its_new_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, phase: str, sender: int
 ) -> None:
     monkeypatch.setattr(transfer, "SILENCE_S", 0.3)
-    async with ranks(tmp_path) as (launch, peers):
+    number = {**PHASES, **NEAR}[phase]
+    async with ranks(tmp_path, one_machine=phase in NEAR) as (launch, peers):
         old = [peer.weights.values.copy() for peer in peers]
         mean = (old[0].astype(np.float64) + old[1]) / 2
 
         def on_the_way(message: fake_mpi.Message) -> list[bytes]:
-            struck = message.source == sender and message.number == PHASES[phase]
+            struck = message.source == sender and message.number == number
             return FAULTS[fault](message.data) if struck else [message.data]
 
         launch.on_the_way = on_the_way

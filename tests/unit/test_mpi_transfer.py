@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from gossip_caffe.gossip.averaging.average import HalfStats
 from gossip_caffe.gossip.codecs.message import FramesCorrupt
 from gossip_caffe.gossip.protocol.swap import PIECE_VALUES, IncomingWeights, OutgoingWeights, Swap
-from gossip_caffe.gossip.transport.mpi.transfer import SLOTS, Route, Transfer
+from gossip_caffe.gossip.transport.mpi.pieces import SLOTS
+from gossip_caffe.gossip.transport.mpi.transfer import Transfer
+from gossip_caffe.gossip.transport.mpi.way import Route
 from gossip_caffe.gossip.transport.weights_socket import SILENCE_S, SwapInterrupted
 from tests.fake_mpi import Launch, Message
 

@@ -79,12 +79,25 @@ class Leaving(Protocol):
         """The bytes in order. A piece is valid until the next one is requested."""
         ...
 
+    @property
+    def plain(self) -> Flat | None:
+        """The float32 values where they lie, shape (values,), if the other side may read them itself; else None."""
+        ...
+
+    def note_read(self, read_bytes: int) -> None:
+        """Record that the other side has read so many bytes of ``plain``: these may be overwritten."""
+        ...
+
 
 class Arriving(Protocol):
     """The bytes that one side receives. ``came_bytes``: their number so far; ``by``: what carries them, or ""."""
 
     came_bytes: int
     by: str
+
+    def expect_plain(self) -> None:
+        """Take float32 values from now on, whatever the codec: this side has read the other's ``plain`` values."""
+        ...
 
     def would_wait(self, piece: memoryview) -> bool:
         """Whether ``take`` would now have to wait for the own sending."""
@@ -181,6 +194,16 @@ class OutgoingWeights:
             self.gone.sent_bytes += len(piece)
             yield piece
 
+    @property
+    def plain(self) -> Flat | None:
+        """The snapshot, unless its payload is made already: the partner must then decode what this side has decoded."""
+        return self.mine if self.payload is None else None
+
+    def note_read(self, read_bytes: int) -> None:
+        """Let the values of the first ``read_bytes`` bytes be overwritten."""
+        self.gone.sent_bytes = read_bytes
+        self.gone.note(read_bytes // self.mine.itemsize)
+
     def _pieces(self) -> Iterator[memoryview]:
         if self.payload is not None:
             whole = memoryview(self.payload)
@@ -222,7 +245,12 @@ class IncomingWeights:
         if codec == "float32":
             self._dtype = np.float32
         self._may_be_plain = codec == "float16"
+        self._rounds = leaving.rounds
         self._whole = bytearray()
+
+    def expect_plain(self) -> None:
+        """Take float32 values, and halve with the own ones as they are: neither side's were rounded."""
+        self._dtype, self._may_be_plain, self._rounds = np.float32, False, False
 
     def would_wait(self, piece: memoryview) -> bool:
         """Whether ``take`` would wait for the own sender, because the half would overwrite values that are not sent."""
@@ -264,7 +292,7 @@ class IncomingWeights:
         """Halve a piece in place, and add its figures."""
         if self._weighs_other:
             self._tally.add_other(compiled.sum_of_squares(other))
-        self._tally.add(*compiled.halve(mine, other, mine, self._leaving.rounds))
+        self._tally.add(*compiled.halve(mine, other, mine, self._rounds))
 
     def half(self) -> HalfStats | Reason:
         """The figures of the half, which is now where the snapshot was; or the reason why it must not be applied.

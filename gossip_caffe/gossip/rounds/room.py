@@ -57,6 +57,9 @@ class Row:
         self.is_wild = self.is_wild or not compiled.magnitude(part) <= ABSURD
         self.came_bytes = stop
 
+    def expect_plain(self) -> None:
+        """Do nothing: a row is always of float32."""
+
     def would_wait(self, piece: memoryview) -> bool:
         """False: a row is not where the sent bytes are."""
         del piece
@@ -84,6 +87,15 @@ class LeavingRow:
     def __init__(self, values: Flat) -> None:
         self.gone = Sent()
         self._values = values
+
+    @property
+    def plain(self) -> Flat:
+        """The row where it lies."""
+        return self._values
+
+    def note_read(self, read_bytes: int) -> None:
+        """Count the bytes that were sent."""
+        self.gone.sent_bytes = read_bytes
 
     def pieces(self) -> Iterator[memoryview]:
         """The bytes in order."""

@@ -6,6 +6,7 @@ All methods are called by one thread, and return at once, except ``close``.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +64,11 @@ class Communicator(Protocol):
     @property
     def size(self) -> int:
         """The number of processes."""
+        ...
+
+    @property
+    def nearby(self) -> Mapping[int, int]:
+        """The ranks of this machine whose memory this process can read, and which can read this one's: → process id."""
         ...
 
     @property

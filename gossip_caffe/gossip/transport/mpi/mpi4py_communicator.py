@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from gossip_caffe.errors import EnvironmentProblem, NotInstalled
 from gossip_caffe.gossip.transport.mpi.communicator import Bytes, MpiFailed, Rank, Request
+from gossip_caffe.system import process_memory
 from gossip_caffe.system.launch import Launch
 
 MPI4PY = "mpi4py"
@@ -42,7 +47,26 @@ def connect(launch: Launch) -> Mpi4pyCommunicator:
     identity = world.bcast(secrets.token_hex(8) if world.Get_rank() == 0 else None)
     own = world.Dup()
     own.Set_errhandler(MPI.ERRORS_RETURN)
-    return Mpi4pyCommunicator(MPI, own, str(identity))
+    return Mpi4pyCommunicator(MPI, own, str(identity), _nearby(own))
+
+
+def _nearby(communicator: Any) -> dict[int, int]:
+    """The ranks that this process can read the memory of, and that can read its: → process id. All ranks call this."""
+    secret = np.frombuffer(secrets.token_bytes(16), np.uint8).copy()
+    here = process_memory.kernel()
+    told = communicator.allgather((here, os.getpid(), process_memory.address_of(secret), secret.tobytes()))
+    own, readable, came = communicator.Get_rank(), set(), np.empty_like(secret)
+    for rank, (kernel, pid, address, expected) in enumerate(told):
+        if rank == own or not here or kernel != here:
+            continue
+        try:
+            process_memory.read(pid, address, came)
+        except OSError:
+            continue  # a container, or a rule of the system, forbids it
+        if came.tobytes() == expected:
+            readable.add(rank)
+    readers = communicator.allgather(readable)  # after this, all have read: the secret may go
+    return {rank: told[rank][1] for rank in readable if own in readers[rank]}
 
 
 def _short(version: str) -> str:
@@ -77,9 +101,10 @@ class _Request:
 class Mpi4pyCommunicator:
     """A ``Communicator`` of ``mpi`` (the module mpi4py.MPI)."""
 
-    def __init__(self, mpi: Any, communicator: Any, identity: str) -> None:
+    def __init__(self, mpi: Any, communicator: Any, identity: str, nearby: Mapping[int, int]) -> None:
         self.own = Rank(identity, communicator.Get_rank())
         self.size = int(communicator.Get_size())
+        self.nearby = nearby
         self.most_tag = int(communicator.Get_attr(mpi.TAG_UB))
         self.library = _short(mpi.Get_library_version())
         self._mpi = mpi

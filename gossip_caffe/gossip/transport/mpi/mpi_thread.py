@@ -13,7 +13,8 @@ from collections.abc import Callable
 from gossip_caffe.background import thread
 from gossip_caffe.errors import GossipCaffeError
 from gossip_caffe.gossip.transport.mpi.communicator import Communicator, MpiFailed
-from gossip_caffe.gossip.transport.mpi.transfer import Slot, Transfer
+from gossip_caffe.gossip.transport.mpi.transfer import Transfer
+from gossip_caffe.gossip.transport.mpi.way import Slot
 
 SOON = 50
 """The number of looks in vain at messages on their way, after which the thread sleeps between two looks."""

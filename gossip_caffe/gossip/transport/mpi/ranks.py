@@ -18,7 +18,8 @@ from gossip_caffe.gossip.protocol.swap import BothWays
 from gossip_caffe.gossip.protocol.transport import Prepare
 from gossip_caffe.gossip.transport.mpi.communicator import Communicator, MpiFailed, Rank
 from gossip_caffe.gossip.transport.mpi.mpi_thread import MpiThread
-from gossip_caffe.gossip.transport.mpi.transfer import Route, Transfer
+from gossip_caffe.gossip.transport.mpi.transfer import Transfer
+from gossip_caffe.gossip.transport.mpi.way import Route
 from gossip_caffe.gossip.transport.weights_socket import SwapInterrupted
 from gossip_caffe.membership.members import PeerRecord
 
