@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.errors import StoreError
+from gossip_caffe.errors import EnvironmentProblem, StoreError
 from gossip_caffe.membership.etcd.memory_etcd import MemoryEtcd
 from gossip_caffe.membership.etcd.memory_store import MemoryStore
 from gossip_caffe.membership.etcd.store import Put
 from gossip_caffe.tune.board.trial import TrialState
 from gossip_caffe.tune.search.journal import Journal
+from gossip_caffe.tune.search.opened import OpenedSearch
 from gossip_caffe.tune.search.optuna_import import require_optuna
 from gossip_caffe.tune.search.optuna_journal import StoreBackend
 from gossip_caffe.tune.search.optuna_search import OptunaSearch, grid_size
@@ -122,6 +125,54 @@ def test_reports_and_ends_that_are_repeated_change_nothing(journals: Journals) -
     search.report(number, 2, 0.1)
     (found,) = search.trials()
     assert (found.intermediate_values, found.value) == ({1: 0.5}, 0.7)
+
+
+def test_the_search_keeps_away_from_values_that_diverged() -> None:
+    study = bare_study(sampler=Sampler("tpe", startup=4), pruner=Pruner("none"), tests=1)
+    (rate,) = (one for one in study.searched if one.path == "solver.base_lr")
+    edge = math.sqrt(rate.low * rate.high)
+    rates: dict[TrialState, list[float]] = {TrialState.PRUNED: [], TrialState.FAILED: []}
+    for state, suggested in rates.items():
+        search = OptunaSearch(study, InMemoryStorage())
+        for number in range(40):
+            asked = search.ask(range(number))
+            suggested.append(float(asked.values["solver.base_lr"]))
+            if suggested[-1] > edge:  # training diverges before the first test; the best rates lie just below
+                search.tell(trial(number, study, state=state, values=dict(asked.values)))
+                continue
+            value = suggested[-1] / edge
+            search.report(number, 1, value)
+            search.tell(trial(number, study, state=TrialState.COMPLETE, value=value))
+    diverged = {state: sum(rate > edge for rate in rates[state][20:]) for state in rates}
+    assert diverged[TrialState.PRUNED] < diverged[TrialState.FAILED]
+    assert diverged[TrialState.PRUNED] <= 8
+
+
+def test_a_study_with_a_database_of_its_own_goes_on_in_another_worker(tmp_path: Path) -> None:
+    study = bare_study(storage=f"sqlite:///{tmp_path}/study.db", tests=2)
+
+    async def worked() -> None:
+        for number in range(6):  # each trial by another worker
+            search = OpenedSearch(study, MemoryStore(MemoryEtcd(SystemClock())), SystemClock())
+            asked = await search.ask(range(number))
+            assert asked.number == number
+            assert await search.unfinished() == {number}
+            await search.report(number, 1, 0.1 * number)
+            await search.verdict(number)
+            await search.tell(trial(number, study, state=TrialState.COMPLETE, value=0.1 * number))
+        assert not await OpenedSearch(
+            study, MemoryStore(MemoryEtcd(SystemClock())), SystemClock()
+        ).unfinished()
+
+    asyncio.run(worked())
+
+
+def test_a_database_that_cannot_be_opened_is_named_without_its_password() -> None:
+    study = bare_study(storage="postgresql://me:secret@127.0.0.1:1/none")
+    with pytest.raises(EnvironmentProblem) as caught:
+        asyncio.run(OpenedSearch(study, MemoryStore(MemoryEtcd(SystemClock())), SystemClock()).unfinished())
+    assert "cannot be opened" in caught.value.message
+    assert "secret" not in f"{caught.value} {caught.value.remedy}"
 
 
 def test_two_hundred_trials_leave_few_keys_and_a_snapshot_holds_them(journals: Journals) -> None:

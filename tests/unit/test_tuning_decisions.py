@@ -105,6 +105,11 @@ def test_the_end_of_a_peer_has_a_meaning() -> None:
     assert after_end(failed, trial(0, STUDY, attempt=2), MOST_FAILURES, finished=False)[0] is After.FAILED
 
 
+def test_a_trial_that_diverges_is_pruned_so_that_the_search_learns_from_it() -> None:
+    end = PeerEnd(ExitCode.MODEL, "training diverged: loss nan at iteration 14")
+    assert after_end(end, trial(0, STUDY), 1, finished=False) == (After.PRUNED, end.cause)
+
+
 workers = st.sampled_from(["", "a", "b", "me-not"])
 
 

@@ -34,13 +34,14 @@ from gossip_caffe.peer.registration.incarnation import Incarnation
 from gossip_caffe.peer.sharing.health import OwnHealth
 from gossip_caffe.peer.work.claiming import STORE_AWAY_PAUSE_S
 from gossip_caffe.peer.work.trainer import Trainer
+from gossip_caffe.solver.loop import DIVERGED
 
 Flat = NDArray[np.float32]
 LOOK_EVERY_S = 5.0
 """Seconds between two looks at whether all of this peer's weights are finite …"""
 LOOK_SHARE = 0.01
 """… and the largest share of the time that these looks may take."""
-DIVERGED = "lower base_lr, set clip_gradients, or create the job with --set lr_scaling=none"
+AGAINST_DIVERGENCE = "lower base_lr, set clip_gradients, or create the job with --set lr_scaling=none"
 
 
 class HealingPeer(Protocol):
@@ -114,7 +115,7 @@ class Healing:
         if finite or member.trainer.is_healing:
             return ""
         if member.health.last is None:
-            raise ModelError("training diverged: its weights hold NaN or Inf", remedy=DIVERGED)
+            raise ModelError(f"{DIVERGED}its weights hold NaN or Inf", remedy=AGAINST_DIVERGENCE)
         return "its weights hold NaN or Inf"
 
     async def _compute(self, weights: Flat) -> bool:
@@ -134,7 +135,7 @@ class Healing:
         if not member.health.goes_back(world.clock.monotonic()):
             raise ModelError(
                 f"{cause}{after}: for the second time within ten minutes",
-                remedy=f"look at that peer and at this machine's memory, or {DIVERGED}",
+                remedy=f"look at that peer and at this machine's memory, or {AGAINST_DIVERGENCE}",
             )
         world.say(f"{member.peer}: {cause}{after}; it goes back to the consensus")
         member.strategy.refuse(Refusal.NOT_TRAINING)

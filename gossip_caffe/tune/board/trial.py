@@ -38,7 +38,7 @@ class TrialRecord:
     """One trial. It is written when the trial begins, when it starts over (``attempt``), and at its end.
 
     ``values``: the searched parameters' values. ``job``: the name of its job. ``value``: the objective at the end;
-    None for a trial that failed before its first test. ``cause``: why it was pruned, or failed. ``checkpoint``: its
+    None for a trial that ended before its first test. ``cause``: why it was pruned, or failed. ``checkpoint``: its
     last one, whose manifest has the ``digest``, in the store's folder ``folder``. ``began_at``, ``ended_at``: wall
     time, s, for people.
     """

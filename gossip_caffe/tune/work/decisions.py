@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gossip_caffe.errors import ExitCode
+from gossip_caffe.solver.loop import DIVERGED
 from gossip_caffe.tune.board.trial import Results, TrialRecord
 from gossip_caffe.tune.board.view import Board
 from gossip_caffe.tune.study.spec import Objective, StudySpec
@@ -152,6 +153,7 @@ class After(StrEnum):
     COMPLETE = "complete"
     START_AGAIN = "start again"
     START_OVER = "start over"
+    PRUNED = "pruned"
     FAILED = "failed"
 
 
@@ -172,6 +174,8 @@ def after_end(end: PeerEnd, trial: TrialRecord, failures: int, *, finished: bool
         return After.COMPLETE, "its job is finished"
     how = f"killed by signal {-end.code}" if end.code < 0 else f"exit {end.code}"
     why = f"its peer ended ({how})" + (f": {end.cause}" if end.cause else "")
+    if end.code == ExitCode.MODEL and end.cause.startswith(DIVERGED):
+        return After.PRUNED, end.cause  # a failed trial would teach the search nothing about its values
     if end.code in {ExitCode.MODEL, ExitCode.USAGE}:
         return After.FAILED, why
     if failures < MOST_FAILURES:

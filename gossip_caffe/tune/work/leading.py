@@ -128,8 +128,8 @@ class Leading:
                 case After.COMPLETE:
                     await self._complete(post, presence)
                     return
-                case After.FAILED:
-                    await self._end(post, TrialState.FAILED, why, presence)
+                case After.PRUNED | After.FAILED:
+                    await self._end(post, TrialState(after.value), why, presence)
                     return
                 case After.START_OVER:
                     await self._start_over(post, why, presence)
