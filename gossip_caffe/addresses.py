@@ -1,4 +1,6 @@
-"""Addresses of peers: HOST:PORT, checked wherever they come from.
+"""Addresses of peers: HOST:PORT, or NAME@HOST:PORT for a peer with a certificate; checked wherever they come from.
+
+NAME is the peer's name, for which the certificate at HOST:PORT must be.
 
 gRPC accepts more forms as a target: a Unix socket, a list of hosts, the name of a resolver. A record in the store must
 not be able to use those.
@@ -6,6 +8,7 @@ not be able to use those.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from gossip_caffe.errors import UsageError
@@ -47,9 +50,37 @@ def split_address(address: str, option: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def with_name(place: str, name: str) -> str:
+    """The address of a peer with a certificate: ``place`` is "host:port"."""
+    return f"{name}@{place}"
+
+
+def name_in(address: str) -> str:
+    """The name for which the certificate at an address must be; "" if connections to it are plain."""
+    return "" if address.startswith("unix:") else address.rpartition("@")[0]
+
+
+def place_of(address: str) -> str:
+    """An address without the name: "host:port" or "unix:PATH"."""
+    return address if address.startswith("unix:") else address.rpartition("@")[2]
+
+
+def is_address_of(address: str, peer: str) -> bool:
+    """True for "host:port", or for that after the name of this peer and no other one."""
+    return is_address(place_of(address)) and name_in(address) in {"", peer} and not address.startswith("@")
+
+
 def is_host(host: str) -> bool:
     """True for a DNS name, an IPv4 address, or an IPv6 address in brackets."""
     return _HOST.fullmatch(host) is not None and host.lower() not in _RESOLVERS
+
+
+def is_loopback(host: str) -> bool:
+    """True for a host by which only this machine is reached: "localhost", or an IP address of loopback."""
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def is_address(address: str) -> bool:

@@ -33,6 +33,7 @@ from gossip_caffe.job.code import OPTION
 from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.observe.checker.verdict import Verdict, verdict_of
 from gossip_caffe.observe.report.page import report_of
+from gossip_caffe.security.security import Security
 
 UNDISTURBED = "undisturbed"
 
@@ -126,6 +127,7 @@ class ChaosRun:
             before=network.command_prefix,
             etcd_host=network.etcd_host,
             of_peers=(OPTION,),  # no other process is in the run's network
+            security=Security(insecure=bool(network.etcd_host)),
         )
         supervisor = self._supervisor = Supervisor(options, lambda _: None)
         watch = PhaseWatch(folders.events, folders.checkpoints)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 
-from gossip_caffe.addresses import is_address, is_host
+from gossip_caffe.addresses import is_address_of, is_host
 from gossip_caffe.checkpoint.manifest import Manifest
 from gossip_caffe.json_records import read_record, to_object
 from gossip_caffe.membership.etcd.store import Guard, ModifiedAt, Put, Store
@@ -85,7 +85,9 @@ def _objection(read: Announcement) -> str:
     if read.score is not None and not math.isfinite(read.score):
         return f"its score is {read.score}"
     for peer, address in read.holders.items():
-        if not is_plain(peer) or not (is_address(address) or is_host(address) or is_peer_socket(address)):
+        if not is_plain(peer) or not (
+            is_address_of(address, peer) or is_host(address) or is_peer_socket(address)
+        ):
             return f"a holder is {shown(peer)} at {shown(address)}"
     return ""
 

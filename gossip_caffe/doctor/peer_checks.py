@@ -14,19 +14,26 @@ from gossip_caffe.clock import Clock
 from gossip_caffe.doctor.check_result import CheckResult
 from gossip_caffe.gossip.transport.reach import PortFacts, reach
 from gossip_caffe.membership.members import PeerRecord
+from gossip_caffe.security.live import LiveTls
+from gossip_caffe.security.security import PLAIN, Security
 
 
 async def peer_checks(
-    members: Sequence[PeerRecord], announced: Sequence[Announcement], clock: Clock
+    members: Sequence[PeerRecord],
+    job: str,
+    announced: Sequence[Announcement],
+    clock: Clock,
+    security: Security = PLAIN,
 ) -> list[CheckResult]:
     """Call all living peers of a job, and judge the answers."""
+    live = LiveTls(security.tls) if security.tls is not None else None
     held = [
         next((entry.checkpoint for entry in announced if record.peer in entry.holders), "")
         for record in members
     ]
     found = await asyncio.gather(
         *(
-            reach(record.address, checkpoint, MANIFEST, clock)
+            reach(record.address, job, checkpoint, MANIFEST, clock, live)
             for record, checkpoint in zip(members, held, strict=True)
         )
     )

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from gossip_caffe.addresses import is_address
+from gossip_caffe.addresses import is_address, is_address_of
 from gossip_caffe.errors import LeaseLost, StoreError
 from gossip_caffe.json_records import read_record, to_object
 from gossip_caffe.membership.etcd.store import KeyValue, Put, Reset, Store
@@ -31,8 +31,9 @@ MOST_WEIGHT = 1e12
 class PeerRecord:
     """The facts about one peer that other peers need. It is rewritten only when a fact changes: every peer watches it.
 
-    ``address`` is "host:port" of the peer's gRPC server. ``weight`` is the peer's throughput in samples per second,
-    0.0 until it is measured. ``fingerprint`` is that of the peer's weight layout, empty until its net is built.
+    ``address`` is "host:port" of the peer's gRPC server, "name@host:port" if it has a certificate. ``insecure``: it
+    listens for other machines without one, because its user wants that. ``weight`` is the peer's throughput in samples
+    per second, 0.0 until it is measured. ``fingerprint`` is that of its weight layout, empty until its net is built.
     ``zone`` is the peer's location, empty when the user gave none. ``device`` is "cpu" or "gpu:0"; for a GPU also its
     name and memory, where they are known. ``metrics`` is the address of its metrics, "host:port" or "unix:PATH"; empty:
     it serves none. ``mpi`` is its rank in a launch of MPI, after the launch's id ("3f…9c/2"); empty: it has none.
@@ -53,6 +54,7 @@ class PeerRecord:
     device_memory_bytes: int = 0
     metrics: str = ""
     mpi: str = ""
+    insecure: bool = False
 
     def to_json(self) -> bytes:
         """The record as it is stored."""
@@ -82,9 +84,8 @@ def _objection(record: PeerRecord) -> str:
     """The reason why no peer can have written this record; "" when every field is valid."""
     if not is_name(record.peer):
         return f"{shown(record.peer)} is no peer's name"
-    for address in (record.address, record.metrics or record.address):
-        if not (is_address(address) or is_peer_socket(address)):
-            return f"{shown(address)} is no HOST:PORT"
+    if why := _wrong_place(record):
+        return why
     if not 0 <= record.weight <= MOST_WEIGHT:  # refuses NaN, too
         return f"a weight of {record.weight}"
     texts = (record.host, record.state, record.device, record.fingerprint, record.version, record.zone)
@@ -93,6 +94,14 @@ def _objection(record: PeerRecord) -> str:
         return "a text that is too long, or not for one line"
     if record.pid < 0 or record.device_memory_bytes < 0:
         return "a number below 0"
+    return ""
+
+
+def _wrong_place(record: PeerRecord) -> str:
+    if not (is_address_of(record.address, record.peer) or is_peer_socket(record.address)):
+        return f"{shown(record.address)} is no HOST:PORT of {record.peer}"
+    if record.metrics and not (is_address(record.metrics) or is_peer_socket(record.metrics)):
+        return f"{shown(record.metrics)} is no HOST:PORT"
     return ""
 
 

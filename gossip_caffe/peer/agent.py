@@ -128,6 +128,8 @@ class Agent:
         tell_rank(self._world, self._trainer, self._incarnation)
         self._tasks.spawn("members", self._view.follow())
         self._tasks.spawn("unreached", self._unreached.follow())
+        if self._world.certificates is not None:
+            self._tasks.spawn("certificate", self._world.certificates.follow())
         self._tasks.spawn("trouble", publish_trouble(self._world, self._lease, self._status_before_training))
         self._tasks.spawn("requests", self._leave_when_asked())
         own = OwnRecord(self._world, self._record.peer, self._registration)

@@ -35,6 +35,7 @@ def figures_of(
         members={state: states[state] for state in STATES if state in states},
         store_up=not (session.overdue() or stuck) if session is not None else None,
         lease_margin_s=session.expires_at - world.clock.monotonic() if session is not None else None,
+        certificate_ends_at=world.certificates.ends_s if world.certificates is not None else None,
         training=training_figures(training) if training is not None else None,
     )
 

@@ -13,6 +13,7 @@ from gossip_caffe.clock import SystemClock
 from gossip_caffe.errors import ExitCode
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.keys import checked_name
+from gossip_caffe.peer.core.certificates import name_by_certificate
 from gossip_caffe.peer.core.options import PeerOptions
 from gossip_caffe.peer.joining.waiting import Patience, wait_for_job
 from gossip_caffe.peer.leaving import Leaving
@@ -39,7 +40,8 @@ def run_peer(options: PeerOptions, say: Say) -> ExitCode:
 
 async def _run(options: PeerOptions, say: Say) -> ExitCode:
     clock, rng = SystemClock(), random.Random(secrets.randbits(64))
-    peer = checked_name(options.peer or f"p-{rng.getrandbits(24):06x}", "peer")
+    named = options.peer or name_by_certificate(options.security, options.listen, options.endpoints)
+    peer = checked_name(named or f"p-{rng.getrandbits(24):06x}", "peer")
     # The supervisor that collects snapshots also decides how long it waits for this peer's end.
     leaving = Leaving(peer, None if options.snapshots else options.grace_s, say)
     with own_name(options.run_dir, peer):  # before anything in the folder is written or removed

@@ -32,6 +32,13 @@ from gossip_caffe.observe.log.events import Event, EventLog
 from gossip_caffe.peer.agent import Agent
 from gossip_caffe.peer.checkpoints.snapshots import FOLDER as SNAPSHOTS
 from gossip_caffe.peer.core.address import Address, address_towards, choose_address, choose_metrics_address
+from gossip_caffe.peer.core.certificates import (
+    CertificateWatch,
+    advertised,
+    check_listener,
+    check_names,
+    is_insecure,
+)
 from gossip_caffe.peer.core.dependencies import PeerDependencies
 from gossip_caffe.peer.core.lifecycle import Cause, State
 from gossip_caffe.peer.core.options import PeerOptions
@@ -81,9 +88,7 @@ async def run_alone(
     overseer.listen()
     store = EtcdStore(options.endpoints, clock, rng, security=options.security)
     folder = _checkpoints_of(options, peer)
-    where = choose_address(
-        options.listen, options.advertise, options.endpoints, address_towards, _socket_name()
-    )
+    where = _where(options)
     metering = Metering(
         choose_metrics_address(
             options.metrics_listen, where, options.endpoints, address_towards, _socket_name()
@@ -97,12 +102,13 @@ async def run_alone(
         say(line)
         overseer.send(Trouble(line))
 
-    mpi = MpiOfPeer(peer, options.transport, say, warn, rng)
+    mpi = MpiOfPeer(peer, options.way, say, warn, rng)
     server = PeerServer(where.listen, folder, mpi.ranks, options.security)
     transport = GrpcTransport(store.sockets, mpi.ranks, options.security)
     try:
         spec = await job_or_only_one(store, options.job)
         check_code(spec, allowed=options.allow_code)
+        check_names(server.live, peer, spec.name)
         if not options.from_checkpoint and await _finished(store, spec, say):
             return ExitCode.OK
         local_spec = _local(spec, options)
@@ -116,14 +122,16 @@ async def run_alone(
                 return ExitCode.OK
         if (remote_store := remote_store_of(spec)) is not None:
             remote_store.connect()  # every peer may have to write checkpoints there, so one that cannot is refused
-        address = await _listen(server, where)
+        address = advertised(await _listen(server, where), peer, server.live)
         say(f"{peer}: joining job {spec.name}; other peers reach it at {address} ({where.why})")
         metrics = await metering.start(lambda line: say(f"{peer}: {line}"))
         ring = BatchRing.create(local_spec.data.tops, spec.data.batch_records, spec.ring_slots)
         log = OwnLog(options, peer, clock, warn)
         counted = metering.log(log.events, peer)
         record = _record(peer, options, placement, address, metrics)
-        record = replace(record, mpi=await mpi.begin(counted))
+        record = replace(
+            record, mpi=await mpi.begin(counted), insecure=is_insecure(say, peer, address, options.security)
+        )
         built_from = engine_spec(local_spec, options.engine, noise_seed, placement.device)
         world = PeerDependencies(
             spec=spec,
@@ -147,6 +155,7 @@ async def run_alone(
             ranks=mpi.ranks,
             grace_s=options.grace_s,
             is_script=options.script_fd >= 0,
+            certificates=CertificateWatch(peer, server, clock, warn, counted),
         )
         script = Script(options.script_fd, leaving)
         agent = Agent(
@@ -188,6 +197,15 @@ class Script:
         if self.trainer is not None:
             self.trainer.rests = True
         self._leaving.ask(reason)
+
+
+def _where(options: PeerOptions) -> Address:
+    """The address on which the peer is to listen. Raises UsageError, also for one that needs a certificate."""
+    where = choose_address(
+        options.listen, options.advertise, options.endpoints, address_towards, _socket_name()
+    )
+    check_listener(where, options.security)
+    return where
 
 
 async def _listen(server: PeerServer, where: Address) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from gossip_caffe.errors import EnvironmentProblem, UsageError
 from gossip_caffe.peer.core.address import address_towards, choose_address, choose_metrics_address, listening
+from gossip_caffe.security.security import Security
 
 ETCD = ("10.0.0.5:2379",)
 REACHED = "the address with which etcd is reached"
@@ -121,4 +122,4 @@ def test_with_one_etcd_on_a_port_there_is_a_port() -> None:
 def test_etcd_listens_at_an_address_by_which_others_reach_it(text: str) -> None:
     with pytest.raises(UsageError, match="--etcd-listen"):
         listening(text)
-    assert listening("10.0.0.5:0") == ("10.0.0.5", 0)
+    assert listening("10.0.0.5:0", Security(insecure=True)) == ("10.0.0.5", 0)

@@ -53,6 +53,7 @@ FIGURES = Figures(
     budget_samples=256,
     members={"training": 2},
     store_up=True,
+    certificate_ends_at=3600.0,
     lease_margin_s=3.0,
     training=TRAINING,
 )

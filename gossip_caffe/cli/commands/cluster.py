@@ -138,7 +138,7 @@ def up(
             "--etcd-listen is for the etcd that this command starts, and --etcd names another",
             remedy="leave --etcd out, or --etcd-listen",
         )
-    host, port = listening(etcd_listen) if etcd_listen else ("", 0)
+    host, port = listening(etcd_listen, security) if etcd_listen else ("", 0)
     state = ClusterState(name)
     state.lock().close()  # raises at once when this cluster is up; the supervisor locks it again, for its lifetime
     endpoints = parse_endpoints(etcd, security) if etcd else ()

@@ -104,7 +104,8 @@ def _job(
             spec = await job_or_only_one(store, name)
             keys = keys_of(spec.name)
             members = await list_members(store, keys, said_on_stderr)
-            return spec, await peer_checks(members, await announced(store, keys, said_on_stderr), clock)
+            held = await announced(store, keys, said_on_stderr)
+            return spec, await peer_checks(members, spec.name, held, clock, place.security)
         finally:
             await store.close()
 

@@ -54,6 +54,14 @@ class NoContact:
 
 
 _CAUSES = (
+    ("is not that of", "the certificate there is for another name"),
+    ("speaks no tls", "it speaks no TLS"),
+    ("has expired", "its certificate has expired"),
+    ("not valid yet", "its certificate is not valid yet"),
+    ("another ca than", "its certificate comes from another CA"),
+    ("accept this side's", "it does not accept this peer's certificate"),
+    ("has no certificate", "it has no certificate"),
+    ("asks for a certificate", "it asks for a certificate"),
     ("connection refused", "connection refused"),
     ("network is unreachable", "network is unreachable"),
     ("network unreachable", "network is unreachable"),

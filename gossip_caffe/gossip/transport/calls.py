@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gossip_caffe.addresses import name_in
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import Undelivered
 from gossip_caffe.gossip.transport.frame_codec import parsed, serialized
 from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.security.faults import fault_in, words_of
 from gossip_caffe.wire import gossip_pb2 as wire
 
 SERVICE = "gossip_caffe.v1.Peer"
@@ -62,4 +64,12 @@ def pull(channel: Any, request: Any, metadata: tuple[tuple[str, str], ...] = ())
 def failed(address: str, error: Any) -> ExchangeFailed:
     """The error of an exchange whose call ended with an AioRpcError."""
     kind = Busy if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else ExchangeFailed
-    return kind(f"{address}: {error.code().name.lower()} {error.details()}")
+    return kind(f"{address}: {said(address, error)}")
+
+
+def said(address: str, error: Any) -> str:
+    """The reason of an AioRpcError; where it is one of TLS, in words about the peer at that address."""
+    details = str(error.details() or "")
+    if (name := name_in(address)) and (fault := fault_in(details)) is not None:
+        return words_of(fault, name)
+    return f"{error.code().name.lower()} {details}"

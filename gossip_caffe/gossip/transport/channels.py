@@ -4,6 +4,8 @@ gRPC dials an address repeatedly as long as a channel to it exists, even if no c
 without a connection is closed when its last call ends; the next call makes a new one. A channel is also closed after
 its peer has departed (``forget``). If there are too many channels, the least recently used one is closed. No channel is
 closed while a call uses it.
+
+A channel keeps the certificate with which it was made. After a change of the files the next call makes a new channel.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gossip_caffe.addresses import name_in, place_of
 from gossip_caffe.background import DetachedTasks
+from gossip_caffe.gossip.codecs.message import Undelivered
 from gossip_caffe.grpc_runtime import NO_PROXY, grpc
-from gossip_caffe.system.unix_sockets import grpc_target
+from gossip_caffe.security.grpc_credentials import channel_credentials, named
+from gossip_caffe.security.live import LiveTls, Loaded
+from gossip_caffe.system.unix_sockets import grpc_target, socket_path
 
 MOST_CHANNELS = 256
 """The number of channels that stay open between calls; a further one closes the least recently used channel."""
@@ -35,12 +41,17 @@ OPTIONS = [
 
 
 class OpenChannel:
-    """A channel and the number of its calls. ``is_departed``: its peer has departed; it is closed after its calls."""
+    """A channel and the number of its calls. ``is_departed``: its peer has departed; it is closed after its calls.
 
-    def __init__(self, channel: Any) -> None:
+    ``made_with``: the certificate with which it was made.
+    """
+
+    def __init__(self, channel: Any, made_with: Loaded | None = None) -> None:
         self.channel = channel
+        self.made_with = made_with
         self.calls = 0
         self.is_departed = False
+        self.is_closed = False
 
     @property
     def is_connected(self) -> bool:
@@ -49,11 +60,28 @@ class OpenChannel:
         return state in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE}
 
 
-class Channels:
-    """One channel to each address that was called recently."""
+def opened(address: str, loaded: Loaded | None) -> Any:
+    """A channel to an address. With ``loaded`` files the certificate at its other end must be for the name in it.
 
-    def __init__(self) -> None:
+    Raises Undelivered if one side of the two would use TLS and the other would not.
+    """
+    name, target = name_in(address), grpc_target(place_of(address))
+    if socket_path(address) is not None or (loaded is None and not name):
+        return grpc.aio.insecure_channel(target, options=OPTIONS)
+    if loaded is None:
+        raise Undelivered(f"{address}: {name} asks for a certificate; start this one with --tls-dir, too")
+    if not name:
+        raise Undelivered(f"{address}: the peer there has no certificate, and this one speaks with no other")
+    return grpc.aio.secure_channel(target, channel_credentials(loaded), options=[*OPTIONS, *named(name)])
+
+
+class Channels:
+    """One channel to each address that was called recently. ``live``: the own certificate; None: there is none."""
+
+    def __init__(self, live: LiveTls | None = None) -> None:
+        self._live = live
         self._open: dict[str, OpenChannel] = {}
+        self._replaced: dict[OpenChannel, str] = {}
         self._closing = DetachedTasks()
 
     def __len__(self) -> int:
@@ -62,10 +90,15 @@ class Channels:
 
     @contextmanager
     def to(self, address: str) -> Iterator[Any]:
-        """The channel to an address, for one call. It stays open for the block."""
-        used = self._open.pop(address, None) or OpenChannel(
-            grpc.aio.insecure_channel(grpc_target(address), options=OPTIONS)
-        )
+        """The channel to an address, for one call. It stays open for the block. Raises Undelivered, as ``opened``."""
+        loaded = self._live.now() if self._live is not None else None
+        used = self._open.get(address)
+        if used is not None and used.made_with is not loaded:
+            self._replace(address, used)
+            used = None
+        if used is None:
+            used = OpenChannel(opened(address, loaded), loaded)
+        self._open.pop(address, None)
         self._open[address] = used
         used.calls += 1
         used.is_departed = False
@@ -76,6 +109,14 @@ class Channels:
             used.calls -= 1
             if not used.calls and (used.is_departed or not used.is_connected):
                 self._close(address, used)
+
+    def _replace(self, address: str, used: OpenChannel) -> None:
+        """Use a channel for no further call, and close it after those that it has."""
+        self._replaced[used] = address
+        del self._open[address]
+        used.is_departed = True
+        if not used.calls:
+            self._close(address, used)
 
     def forget(self, living: Container[str]) -> None:
         """Close the channels to all addresses that are not among ``living``, each once its calls are over."""
@@ -88,7 +129,7 @@ class Channels:
 
     async def close(self) -> None:
         """Close all channels, and end their calls."""
-        for address, used in list(self._open.items()):
+        for address, used in [*self._open.items(), *((where, old) for old, where in self._replaced.items())]:
             self._close(address, used)
         await self._closing.ended()
 
@@ -98,9 +139,12 @@ class Channels:
             self._close(address, self._open[address])
 
     def _close(self, address: str, used: OpenChannel) -> None:
-        if self._open.get(address) is not used:
-            return  # it was closed already
-        del self._open[address]
+        if used.is_closed:
+            return
+        used.is_closed = True
+        self._replaced.pop(used, None)
+        if self._open.get(address) is used:
+            del self._open[address]
         self._closing.begin(used.channel.close(), f"the end of the channel to {address}")
 
 

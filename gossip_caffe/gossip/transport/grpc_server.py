@@ -30,8 +30,11 @@ from gossip_caffe.gossip.transport.listener import Listener
 from gossip_caffe.gossip.transport.mpi.communicator import Rank
 from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.gossip.transport.replies import unless_gone
+from gossip_caffe.gossip.transport.secure.callers import Callers, Unauthorized, turn_away
 from gossip_caffe.gossip.transport.snapshot_serving import SnapshotServing
 from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.security.grpc_credentials import server_credentials
+from gossip_caffe.security.live import LiveTls
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import grpc_target, socket_path, unix_address
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -55,16 +58,20 @@ _OPTIONS = [
 class PeerServer:
     """The server of one peer. Before ``serve`` gives it an answerer, it refuses offers as NOT_TRAINING.
 
-    ``ranks``: the peers with which weights are swapped by MPI. ``security``: this peer's identity.
+    ``ranks``: the peers with which weights are swapped by MPI. ``security``: this peer's identity; with certificate
+    files every caller by TCP must show a certificate, too, and ``live`` is this peer's; None: there is none.
+    ``callers`` checks the callers.
     """
 
     def __init__(
         self, listen: str, files: FileHolder, ranks: Ranks | None = None, security: Security = PLAIN
     ) -> None:
-        self._security = security
         self._ranks: Ranks = ranks if ranks is not None else NoRanks()
         self._socket = socket_path(listen)
         self._host, self._port = split_address(listen, "--listen") if self._socket is None else ("", 0)
+        secured = security.tls if self._socket is None else None
+        self.live = LiveTls(secured, serves=True) if secured is not None else None
+        self.callers = Callers()
         self._answerer: Answerer = _NotYet()
         self._server: Any = None
         self._listener = Listener(self._host)
@@ -88,11 +95,6 @@ class PeerServer:
     async def start(self) -> int:
         """Bind and serve; returns the port, 0 for a Unix socket. Raises Conflict if the port is in use."""
         if self._socket is None:
-            if self._security.tls is not None:
-                raise UsageError(
-                    "peers do not use certificates yet",
-                    remedy="leave --tls-dir, --cacert, --cert and --key out",
-                )
             self._check_free()
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
         handlers = {
@@ -108,14 +110,14 @@ class PeerServer:
                 wire.RoundWord.SerializeToString,
             ),
             "Pull": grpc.unary_stream_rpc_method_handler(
-                unless_gone(self._file_serving.pull),
+                unless_gone(self._pull),
                 readable(wire.PullRequest.FromString),
                 wire.PullMessage.SerializeToString,
             ),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         try:
-            port = int(self._server.add_insecure_port(self._target))
+            port = self._bound()
         except RuntimeError:
             port = 0
         if not port:
@@ -125,6 +127,11 @@ class PeerServer:
         self._listener.start()
         await self._server.start()
         return 0 if self._socket is not None else port
+
+    def _bound(self) -> int:
+        if self.live is None:
+            return int(self._server.add_insecure_port(self._target))
+        return int(self._server.add_secure_port(self._target, server_credentials(self.live)))
 
     @property
     def _target(self) -> str:
@@ -176,7 +183,9 @@ class PeerServer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
             return
         allowed_s = context.time_remaining() or 0.0
-        if incoming.swaps:
+        if why := self.callers.objection_to_member("exchange", context, header.peer, header.job):
+            answer = _refused(header, Refusal.UNAUTHORIZED, why)
+        elif incoming.swaps:
             carry = partial(self._carry, context, incoming.rank)
             carrying = _Carrying(carry, allowed_s, connection(context.peer()))
             answer = await self._answerer.receive_swap(header, carrying)
@@ -221,12 +230,23 @@ class PeerServer:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this peer takes part in no rounds now")
             return
         try:
-            await answerer.attend(ServedLink(aiter(stream), context))
+            await answerer.attend(ServedLink(self.callers.words(stream, context), context))
+        except Unauthorized as error:
+            await turn_away(context, error.message)
         except FramesCorrupt as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
 
     async def _snapshot(self, request: Any, context: Any) -> None:
+        if why := self.callers.objection_to_viewer("snapshot", context, getattr(request, "job", "")):
+            await turn_away(context, why)
+            return
         await self._snapshot_serving.show(self._answerer, request, context)
+
+    async def _pull(self, request: Any, context: Any) -> None:
+        if why := self.callers.objection_to_viewer("pull", context, getattr(request, "job", "")):
+            await turn_away(context, why)
+            return
+        await self._file_serving.pull(request, context)
 
 
 class _Reading:
@@ -296,15 +316,13 @@ async def _forget_rest(incoming: Incoming) -> None:
         pass
 
 
+def _refused(asked: Message, refusal: Refusal, reason: str) -> Message:
+    """A refusal that says nothing of this peer: the caller is a stranger, or this peer has no weights yet."""
+    return Message(asked.exchange_id, "", asked.job, "", refusal=refusal, reason=reason)
+
+
 def _not_yet(asked: Message) -> Message:
-    return Message(
-        asked.exchange_id,
-        "",
-        asked.job,
-        "",
-        refusal=Refusal.NOT_TRAINING,
-        reason="this peer has not loaded the consensus yet",
-    )
+    return _refused(asked, Refusal.NOT_TRAINING, "this peer has not loaded the consensus yet")
 
 
 async def _soon(stream: AsyncIterator[Any]) -> Any:

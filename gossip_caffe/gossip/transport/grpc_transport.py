@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from gossip_caffe.addresses import name_in, place_of
 from gossip_caffe.background import within
 from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, NotFound
 from gossip_caffe.gossip.codecs.codec import largest_payload_bytes
@@ -26,6 +27,7 @@ from gossip_caffe.gossip.transport.frame_codec import RawFrame
 from gossip_caffe.gossip.transport.frames import Incoming, header_of, rank_of, to_frames
 from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.security.live import LiveTls
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import is_socket_in, socket_path
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -75,9 +77,9 @@ class GrpcTransport:
         self, sockets: Path | None = None, ranks: Ranks | None = None, security: Security = PLAIN
     ) -> None:
         self._sockets = sockets
-        self._security = security
         self._ranks: Ranks = ranks if ranks is not None else NoRanks()
-        self._channels = Channels()
+        self._live = LiveTls(security.tls) if security.tls is not None else None
+        self._channels = Channels(self._live)
         self._unswappable: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(2 * AT_ONCE, "offering")
 
@@ -116,7 +118,7 @@ class GrpcTransport:
         """
         if self._ranks.is_at(address):
             return True
-        if not is_large:
+        if not is_large or name_in(address):
             return False
         if (left := self._unswappable.get(address, 0)) == 0:
             return True
@@ -243,9 +245,7 @@ class GrpcTransport:
                         ) from error
                     busy = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not has_come
                     if not busy or loop.time() >= given_up_at:
-                        raise CheckpointRefused(
-                            f"{address} failed: {error.code().name} {error.details()}"
-                        ) from error
+                        raise CheckpointRefused(f"{address} failed: {calls.said(address, error)}") from error
                 finally:
                     call.cancel()
                 await asyncio.sleep(BUSY_PAUSE_S)
@@ -264,6 +264,10 @@ class GrpcTransport:
         Raises NotFound, CheckpointRefused if the holder fails, and OSError if the file cannot be written. A broken
         connection raises nothing: the file is then shorter.
         """
+        if name_in(address):  # a connection of its own would be plain
+            async for piece in self.pull(address, job, checkpoint, file, offset):
+                await into.take(piece)
+            return
         request = wire.PullRequest(job=job, checkpoint=checkpoint, file=file, offset=offset)
         with self._to_holder(address) as channel:
             call = calls.pull(channel, request, ((BULK, "1"),))
@@ -306,7 +310,7 @@ async def _shown_pieces(incoming: Incoming, address: str) -> AsyncIterator[Paylo
 
 def _host(address: str) -> str:
     """The TCP host of a peer's address; "" if the address is a Unix socket."""
-    return "" if socket_path(address) is not None else address.rpartition(":")[0]
+    return "" if socket_path(address) is not None else place_of(address).rpartition(":")[0]
 
 
 async def _last_word(answering: asyncio.Future[Message], broken: weights_socket.SwapInterrupted) -> Message:

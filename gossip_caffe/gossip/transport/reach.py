@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gossip_caffe.addresses import split_address
+from gossip_caffe.addresses import name_in, split_address
 from gossip_caffe.clock import Clock
+from gossip_caffe.gossip.codecs.message import Undelivered
 from gossip_caffe.gossip.transport import calls, weights_socket
-from gossip_caffe.gossip.transport.channels import OPTIONS
+from gossip_caffe.gossip.transport.channels import opened
 from gossip_caffe.grpc_runtime import grpc
-from gossip_caffe.system.unix_sockets import grpc_target, socket_path
+from gossip_caffe.security.live import LiveTls
+from gossip_caffe.system.unix_sockets import socket_path
 from gossip_caffe.wire import gossip_pb2 as wire
 
 DEADLINE_S = 5.0
@@ -29,25 +31,46 @@ class PortFacts:
     second_port: int = 0
 
 
-async def reach(address: str, checkpoint: str, file: str, clock: Clock) -> PortFacts:
+async def reach(
+    address: str, job: str, checkpoint: str, file: str, clock: Clock, live: LiveTls | None = None
+) -> PortFacts:
     """Call the peer at an address. Errors are facts: none is raised.
 
-    ``checkpoint``, ``file``: a file that the peer holds, with which the second port is asked for; ``checkpoint`` "":
-    there is none.
+    ``checkpoint``, ``file``: a file of the job that the peer holds, with which the second port is asked for;
+    ``checkpoint`` "": there is none. ``live``: the own certificate.
     """
-    channel = grpc.aio.insecure_channel(grpc_target(address), options=OPTIONS)
+    try:
+        channel = opened(address, live.now() if live is not None else None)
+    except Undelivered as error:
+        return PortFacts(error.message)
     try:
         try:
             async with clock.timeout(DEADLINE_S):
                 await channel.channel_ready()
         except TimeoutError:
-            return PortFacts(f"no answer within {DEADLINE_S:.0f} s")
-        if not checkpoint or socket_path(address) is not None:
+            return PortFacts(await _why(channel, address, clock))
+        if not checkpoint or socket_path(address) is not None or name_in(address):
             return PortFacts("")
-        request = wire.PullRequest(checkpoint=checkpoint, file=file, offset=0)
+        request = wire.PullRequest(job=job, checkpoint=checkpoint, file=file, offset=0)
         return await _second(channel, address, request, clock)
     finally:
         await channel.close()
+
+
+async def _why(channel: Any, address: str, clock: Clock) -> str:
+    """The reason why a channel gets no connection, by a call that does not wait for one."""
+    call = calls.pull(channel, wire.PullRequest())
+    try:
+        async with clock.timeout(DEADLINE_S):
+            await call.read()
+    except grpc.aio.AioRpcError as error:
+        if name_in(address):
+            return calls.said(address, error)
+    except TimeoutError:
+        pass
+    finally:
+        call.cancel()
+    return f"no answer within {DEADLINE_S:.0f} s"
 
 
 async def _second(channel: Any, address: str, request: wire.PullRequest, clock: Clock) -> PortFacts:

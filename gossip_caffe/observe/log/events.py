@@ -62,6 +62,10 @@ class Event(StrEnum):
     LOADER_DIED = "loader-died"  # cause
     PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_share
     WEIGHED = "weighed"  # weight, reason: the throughput by which others plan this peer's shard
+    CERTIFICATE = (
+        "certificate"  # names, job, issuer, serial, ends_s: in use from now on; or fault: files not used
+    )
+    UNAUTHORIZED = "unauthorized"  # call, caller, claims, reason: a call that its certificate does not allow
     LEASE_LOST = "lease-lost"  # reason
     STORE_FORGOT = (
         "store-forgot"  # written, found: the revision of its last write, and the older one that the store has

@@ -55,6 +55,7 @@ class Figures:
 
     * ``state``: one of ``table.STATES``. ``members``: state → the number of peers in it, as this peer sees the job.
     * ``store_up`` and ``lease_margin_s``: None while the peer has no lease.
+    * ``certificate_ends_at``: wall seconds; None: the peer has no certificate.
     * ``training``: None before the peer has weights.
     """
 
@@ -66,6 +67,7 @@ class Figures:
     members: Mapping[str, int] = field(default_factory=dict)
     store_up: bool | None = None
     lease_margin_s: float | None = None
+    certificate_ends_at: float | None = None
     training: TrainingFigures | None = None
 
     @property

@@ -274,6 +274,12 @@ SECTIONS = (
     Section(
         "The machine",
         (
+            Metric(
+                "certificate_expires_seconds",
+                _G,
+                "seconds",
+                "Time until this peer's certificate ends; absent without one.",
+            ),
             Metric("run_folder_free_bytes", _G, "bytes", "Free space on the disk of the run folder."),
             Metric("run_folder_size_bytes", _G, "bytes", "Size of the disk of the run folder."),
             Metric(

@@ -89,6 +89,8 @@ def _peer(figures: Figures, tally: Tally, around: Surroundings) -> Iterator[Valu
     yield Value(TABLE["job_budget_samples"], figures.budget_samples)
     for name, size in (("free", around.folder_free_bytes), ("size", around.folder_size_bytes)):
         yield from _known(f"run_folder_{name}_bytes", size)
+    if figures.certificate_ends_at is not None:
+        yield Value(TABLE["certificate_expires_seconds"], figures.certificate_ends_at - around.wall_s)
     yield Value(TABLE["peers_lost_total"], tally.peers_lost)
     for (state,) in _each("peers"):
         yield Value(TABLE["peers"], figures.members.get(state, 0), (state,))

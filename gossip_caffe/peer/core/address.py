@@ -10,8 +10,9 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gossip_caffe.addresses import split_address
+from gossip_caffe.addresses import is_loopback, split_address
 from gossip_caffe.errors import EnvironmentProblem, UsageError
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import folder_of_sockets, socket_path, unix_address
 
 LOOPBACK = "127.0.0.1"
@@ -85,17 +86,23 @@ def choose_metrics_address(
     return Address(listen, host, 0, f"as {METRICS_OPTION} says")
 
 
-def listening(text: str) -> tuple[str, int]:
+def listening(text: str, security: Security = PLAIN) -> tuple[str, int]:
     """Read ``--etcd-listen``: an address of this machine that other machines can reach, and a port.
 
     Raises UsageError for a text that is not an address, and for the address of all interfaces: peers advertise the
-    address with which they reach etcd, so it has to be a single one.
+    address with which they reach etcd, so it has to be a single one. Raises it also for an address that other machines
+    reach, unless there is a certificate or ``insecure``.
     """
     host, port = split_address(text, "--etcd-listen")
     if host in ANY_HOSTS:
         raise UsageError(
             f"--etcd-listen {text!r} is no address by which others reach this machine",
             remedy="give one of this machine's own addresses, for example that of its network interface",
+        )
+    if security.tls is None and not security.insecure and not is_loopback(host):
+        raise UsageError(
+            f"other machines reach --etcd-listen {text}, and this cluster has no certificate",
+            remedy="give --tls-dir DIR, or --insecure in a network of machines that you trust (docs/security.md)",
         )
     return host, port
 

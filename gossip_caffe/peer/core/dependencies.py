@@ -20,6 +20,7 @@ from gossip_caffe.membership.etcd.store import Store
 from gossip_caffe.membership.keys import JobKeys, keys_of
 from gossip_caffe.observe.log.events import EventLog, MemoryLog
 from gossip_caffe.observe.log.ignored import Ignored
+from gossip_caffe.peer.core.certificates import CertificateWatch
 from gossip_caffe.peer.core.lifecycle import GRACE_S
 from gossip_caffe.peer.core.overseer import Overseer, Trouble
 from gossip_caffe.peer.core.strategy import MakeStrategy
@@ -51,6 +52,7 @@ class PeerDependencies:
     * ``contact`` notes which of the other peers answer.
     * ``ranks`` are the peers of this peer's launch to which weights go by MPI.
     * ``grace_s``: the seconds that this peer has for leaving.
+    * ``certificates`` follows the files of this peer's certificate; None: it has none.
     * ``is_script``: the solver is a user's script, whose net may be another one than the job's.
     """
 
@@ -78,6 +80,7 @@ class PeerDependencies:
     ranks: Ranks = field(default_factory=NoRanks)
     grace_s: float = GRACE_S
     is_script: bool = False
+    certificates: CertificateWatch | None = None
     said: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

@@ -68,3 +68,8 @@ class PeerOptions:
     metrics_listen: str = ""
     transport: str = "auto"
     security: Security = PLAIN
+
+    @property
+    def way(self) -> str:
+        """``transport``; with a certificate MPI, which sends weights in clear, only where it is asked for."""
+        return "grpc" if self.security.tls is not None and self.transport == "auto" else self.transport

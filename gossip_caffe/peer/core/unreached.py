@@ -114,7 +114,7 @@ class Unreached:
 
     def _line(self, peer: str, found: _Peer, address: str) -> str:
         where = found.address or address
-        return (
-            f"{CANNOT_REACH} {peer} at {where} ({found.cause or NO_ANSWER}); check --advertise of {peer}, "
-            "the firewall, and the second port (bulk)"
-        )
+        remedy = f"check --advertise of {peer}, the firewall, and the second port (bulk)"
+        if "certificate" in found.cause or "TLS" in found.cause:
+            remedy = "compare the certificates of both with 'gossip-caffe tls show'"
+        return f"{CANNOT_REACH} {peer} at {where} ({found.cause or NO_ANSWER}); {remedy}"

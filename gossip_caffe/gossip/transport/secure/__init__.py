@@ -1,0 +1,1 @@
+"""Connections with certificates: who calls, and whether the caller may."""
