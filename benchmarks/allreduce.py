@@ -1,10 +1,11 @@
 """The cost of one synchronous round, beside gloo's all_reduce in the same run: some processes over loopback.
 
     python benchmarks/allreduce.py [--models 50,244] [--peers 4] [--repeats 12]
-                                   [--others-python /venv/with/torch/bin/python]
+                                   [--others-python /venv/with/torch/bin/python] [--mpi]
 
 A round is the product's own: it is formed, scattered, judged, committed, gathered, checked and applied, one after
-another without steps between them. Without --others-python only its own figures are told. docs/internals/benchmarks.md
+another without steps between them. Without --others-python only its own figures are told. --mpi: also rounds between
+ranks of one mpirun, beside MPI's own Allreduce. docs/internals/benchmarks.md
 says what each figure means.
 """
 
@@ -23,6 +24,7 @@ from statistics import median
 from typing import Any, cast
 
 import numpy as np
+from _mpi_ranks import mpirun_of
 from _plain_peer import NoFiles
 from numpy.typing import NDArray
 
@@ -81,22 +83,24 @@ class Times:
             self.others.append(fields)
 
 
-async def one_of(rank: int, peers: int, values: int, repeats: int) -> None:
-    """One process: prints its port, reads those of all, takes part in rounds, and prints the seconds of each."""
-    names = [f"p{index}" for index in range(peers)]
-    server, transport, log = PeerServer("127.0.0.1:0", NoFiles()), GrpcTransport(), Times()
-    print(await server.start(), flush=True)
-    line = await asyncio.to_thread(sys.stdin.readline)
-    addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, json.loads(line), strict=True)}
-    own = names[rank]
+def strategy_of(
+    rank: int,
+    addresses: dict[str, str],
+    board: PacelessBoard,
+    transport: GrpcTransport,
+    server: PeerServer,
+    log: Times,
+) -> SynchronousStrategy:
+    """The strategy of one of the peers, ready for rounds with all others."""
+    own = list(addresses)[rank]
     strategy = SynchronousStrategy(
         StrategyContext(
             peer=own,
             job="bench",
             fingerprint="bench",
             blobs=(),
-            board=cast(WeightBoard, PacelessBoard(values, rank)),
-            settings=JobSettings(strategy="sync", sync_start_peers=peers),
+            board=cast(WeightBoard, board),
+            settings=JobSettings(strategy="sync", sync_start_peers=len(addresses)),
             own=lambda: (own, ""),
             partners=lambda: {name: at for name, at in addresses.items() if name != own},
             zones=dict,
@@ -115,6 +119,17 @@ async def one_of(rank: int, peers: int, values: int, repeats: int) -> None:
     )
     server.serve(strategy.answerer)
     strategy.accept()
+    return strategy
+
+
+async def one_of(rank: int, peers: int, values: int, repeats: int) -> None:
+    """One process: prints its port, reads those of all, takes part in rounds, and prints the seconds of each."""
+    names = [f"p{index}" for index in range(peers)]
+    server, transport, log = PeerServer("127.0.0.1:0", NoFiles()), GrpcTransport(), Times()
+    print(await server.start(), flush=True)
+    line = await asyncio.to_thread(sys.stdin.readline)
+    addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, json.loads(line), strict=True)}
+    strategy = strategy_of(rank, addresses, PacelessBoard(values, rank), transport, server, log)
     async with within(strategy.run()) as (running,):
         while len(log.applied) < repeats + WARM_UP + 1:
             if running.done():
@@ -148,6 +163,16 @@ def rounds(peers: int, values: int, repeats: int) -> list[float]:
         for process in processes:
             tell(process, "")
         return cast(list[float], seconds[0])
+
+
+def over_mpi(mpirun: str, peers: int, values: int, repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of each round over MPI, and of each Allreduce and the division, by the same ranks."""
+    rank = Path(__file__).with_name("_allreduce_rank.py")
+    command = [mpirun, "--bind-to", "none", "--allow-run-as-root", "--oversubscribe", "-n", str(peers)]
+    command += [sys.executable, str(rank), str(values), str(repeats)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    ours, of_mpi = json.loads(ran.stdout.splitlines()[-1])
+    return ours, of_mpi
 
 
 def said(process: subprocess.Popen[str]) -> str:
@@ -187,6 +212,10 @@ def main() -> int:
     parser.add_argument("--peers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--others-python", default="")
+    parser.add_argument("--mpi", action="store_true")
+    parser.add_argument(
+        "--mpirun", default="", help="Open MPI's mpirun; default: beside this Python, or on $PATH"
+    )
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -208,6 +237,12 @@ def main() -> int:
         if of_gloo:
             told[f"gloo_s_{megabytes}"] = median(of_gloo)
             told[f"ratio_gloo_{megabytes}"] = median(of_gloo) / median(ours)
+        if options.mpi:
+            own, of_mpi = over_mpi(mpirun_of(options.mpirun), options.peers, values, options.repeats)
+            told[f"round_over_mpi_s_{megabytes}"] = median(own)
+            told[f"mpi_s_{megabytes}"] = median(of_mpi)
+            told[f"ratio_mpi_{megabytes}"] = median(of_mpi) / median(own)
+            print(f"{megabytes} MB: a round over MPI {median(own):.3f} s, Allreduce {median(of_mpi):.3f} s")
         print(
             f"{megabytes} MB: a round {median(ours):.3f} s",
             f"gloo {median(of_gloo):.3f} s" if of_gloo else "",

