@@ -39,13 +39,29 @@ class Launch:
     """The ranks r0, r1 … of one launch, which train a job."""
 
     def __init__(
-        self, run: ClusterRun, etcd: EtcdServer, job: TinyJob, launcher: list[str], folder: Path, count: int
+        self,
+        run: ClusterRun,
+        etcd: EtcdServer,
+        job: TinyJob,
+        launcher: list[str],
+        folder: Path,
+        count: int,
+        *settings: str,
     ) -> None:
         self.name = f"mpi-{run.marker[:8]}"
         self.folder = folder
         self.etcd = etcd.endpoint
+        chosen = [part for setting in settings for part in ("--set", setting)]
         done = run.run(
-            "job", "create", self.name, "--solver", str(job.solver), "--etcd", self.etcd, "--unchecked"
+            "job",
+            "create",
+            self.name,
+            "--solver",
+            str(job.solver),
+            "--etcd",
+            self.etcd,
+            "--unchecked",
+            *chosen,
         )
         assert done.returncode == 0, done.stderr
         folder.mkdir()
@@ -74,6 +90,13 @@ class Launch:
         return sum(
             event["outcome"] == "applied" and event.get("by") == by and partner in str(event["partner"])
             for event in self.events(rank, Event.EXCHANGED)
+        )
+
+    def rounds(self, rank: int, members: int) -> int:
+        """The rounds of so many members that a rank has applied."""
+        return sum(
+            event["outcome"] == "applied" and event["members"] == members
+            for event in self.events(rank, Event.ROUND)
         )
 
     def pid(self, rank: int) -> int:
@@ -109,6 +132,26 @@ def test_three_ranks_train_one_is_killed_and_the_others_finish_over_grpc(
     assert [line for line in said.splitlines() if "Traceback" in line] == [], said
     assert said.count("from now on weights go over gRPC") == 2, said
     assert [len(launch.events(rank, Event.LEFT)) for rank in range(3)] == [1, 1, 0], said
+    assert "0 lost" in launch.verified(run)
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.needs("openmpi")
+def test_ranks_train_in_rounds_one_is_killed_and_the_others_go_on(
+    run: ClusterRun, etcd: EtcdServer, tmp_path: Path
+) -> None:
+    job = write_job(tmp_path / "job", iterations=900, pace_ms=4)
+    launcher = [str(open_mpi().launcher), *OPEN_MPI]
+    launch = Launch(run, etcd, job, launcher, tmp_path / "run", 3, "strategy=sync", "sync_start_peers=3")
+    launch.wait_for("rounds of all", lambda: all(launch.rounds(rank, 3) >= 5 for rank in range(3)))
+    assert launch.said.count("weights go to the other ranks by MPI") == 3
+    os.kill(launch.pid(2), 9)
+    launch.wait_for("rounds of the others", lambda: all(launch.rounds(rank, 2) >= 5 for rank in range(2)))
+    job.hurry()
+    wait_for("the job is finished", lambda: launch.process.poll() is not None)
+    said = launch.said
+    assert [line for line in said.splitlines() if "Traceback" in line] == [], said
+    assert [len(launch.events(rank, Event.STARTED)) for rank in range(3)] == [1, 1, 1], said
     assert "0 lost" in launch.verified(run)
     run.assert_nothing_is_left()
 

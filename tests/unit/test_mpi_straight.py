@@ -114,10 +114,13 @@ def test_if_one_side_has_made_a_payload_both_use_messages() -> None:
     np.testing.assert_array_equal(a.leaving.mine, -b.leaving.mine)
 
 
+@pytest.mark.parametrize("one_machine", [False, True], ids=["messages", "straight"])
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 1 << 30), sizes=st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)))
-def test_rows_of_a_round_of_any_two_lengths_are_traded(seed: int, sizes: tuple[int, int]) -> None:
-    launch = Launch(one_machine=True)
+def test_rows_of_a_round_of_any_two_lengths_are_traded(
+    one_machine: bool, seed: int, sizes: tuple[int, int]
+) -> None:
+    launch = Launch(one_machine=one_machine)
     sent = [weights(rank, size) for rank, size in enumerate(sizes)]
     came = [np.empty(size, np.float32) for size in reversed(sizes)]
     swaps = [RowSwap(LeavingRow(leaving), Row(into)) for leaving, into in zip(sent, came, strict=True)]
