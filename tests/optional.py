@@ -21,7 +21,7 @@ from gossip_caffe.errors import EnvironmentProblem, NotInstalled
 
 PACKAGES = {
     "caffe": "make pycaffe",
-    "cryptography": "pip install 'gossip-caffe[tls]'",
+    "cryptography": "pip install cryptography",
     "cupy": "pip install 'gossip-caffe[cuda13]'",
     "cv2": "pip install 'gossip-caffe[images]'",
     "h5py": "pip install 'gossip-caffe[hdf5]'",

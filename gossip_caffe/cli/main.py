@@ -78,6 +78,7 @@ _COMMANDS = {
         "gossip_caffe.cli.from_caffe.timing:time_",
         "Measure the time of each layer, as 'caffe time' does.",
     ),
+    "tls": ("gossip_caffe.cli.commands.tls:tls", "Make and show certificates."),
     "top": ("gossip_caffe.cli.commands.views.top:top", "Show a job while it trains, with keys."),
     "train": ("gossip_caffe.cli.commands.train:train", "Train a solver.prototxt, as 'caffe train' does."),
     "tune": (

@@ -47,8 +47,11 @@ class LiveTls:
 
     def _renew(self) -> None:
         try:
-            self._loaded = self._load(self._loaded.number + 1)
-            self.fault = ""
+            loaded = self._load(self._loaded.number + 1)
+            if _stamp(self.files) != self._stamp:
+                self._stamp = ()  # a file was written meanwhile, and the three may not belong together: look again
+                return
+            self._loaded, self.fault = loaded, ""
         except UsageError as error:
             # Perhaps one of the files was written and the others follow: their writing changes the stamp again.
             self.fault = str(error)

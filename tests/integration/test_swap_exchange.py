@@ -1,4 +1,7 @@
-"""A large model's exchange over real sockets: both ways at once, whole or not at all, however a connection fares."""
+"""A large model's exchange over real sockets: both ways at once, whole or not at all, however a connection fares.
+
+All of it holds for plain connections, and for those between peers with certificates, which are sealed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from gossip_caffe.addresses import with_name
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.gossip.averaging.bound import Reach
 from gossip_caffe.gossip.codecs.codec import CODECS
@@ -23,6 +28,8 @@ from gossip_caffe.gossip.protocol.swap import PIECE_BYTES, PIECE_VALUES
 from gossip_caffe.gossip.transport import weights_socket
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
+from gossip_caffe.security import sealing
+from gossip_caffe.security.security import PLAIN
 from tests.descriptors import open_descriptors
 from tests.exchange_net import ExchangingPeer, Weights
 from tests.patience import be_patient
@@ -30,13 +37,27 @@ from tests.patience import be_patient
 SIZE = 12 * PIECE_VALUES + 77  # 6 MB as float32: more than a socket takes on before somebody reads
 
 
+@pytest.fixture(autouse=True, params=["plain", "sealed"])
+def authority(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CA of the peers' certificates; None where they have none."""
+    if request.param == "plain":
+        return
+    from tests.tls_files import Authority  # noqa: PLC0415 - it needs cryptography, and plain connections do not
+
+    monkeypatch.setattr(Peer, "authority", Authority.make())
+
+
 class Peer(ExchangingPeer):
     """A peer in its exchanges with its server and its transport, and what its watcher was told."""
 
+    authority: Any = None
+
     def __init__(self, name: str, folder: Path, seed: int, codec: str) -> None:
         self.weights = Weights(seed, SIZE)
-        self.server = PeerServer("127.0.0.1:0", CheckpointFolder(folder / name))
-        self.transport = GrpcTransport()
+        self.name = name
+        security = PLAIN if self.authority is None else self.authority.issue(folder / f"tls-{name}", name)
+        self.server = PeerServer("127.0.0.1:0", CheckpointFolder(folder / name), security=security)
+        self.transport = GrpcTransport(security=security)
         self.refusals: list[tuple[Refusal, str]] = []
         super().__init__(
             name, self.weights, self.transport, codec=codec, seed=seed, offload=asyncio.to_thread
@@ -55,6 +76,10 @@ class Peer(ExchangingPeer):
 
     async def start(self) -> None:
         self.address = f"127.0.0.1:{await self.server.start()}"
+        self.nearby = self.server._listener.nearby
+        if self.authority is not None:
+            self.address = with_name(self.address, self.name)
+            self.server.hide_nearby()  # what does not leave the machine is not sealed
         self.server.serve(self.answering)
 
     async def stop(self) -> None:
@@ -117,7 +142,7 @@ async def test_who_is_not_on_this_machine_connects_by_tcp(pair: tuple[Peer, Peer
         settled(wire)
 
     settled = weights_socket.ready
-    name = b.server._listener.nearby if nearby else "gossip-caffe-of-another-machine"
+    name = b.nearby if nearby else "gossip-caffe-of-another-machine"
     with patch.object(b.server._listener, "nearby", name), patch.object(weights_socket, "ready", ready):
         assert (await a.offer(b)).kind is OutcomeKind.APPLIED
     assert families == [socket.AF_UNIX if nearby else socket.AF_INET] * 2
@@ -371,6 +396,39 @@ async def test_an_offerer_that_gives_up_midway_leaves_nothing_behind(pair: tuple
     del between, offer
     await until(lambda: len(open_descriptors()) <= descriptors)
     assert (await a.offer(b)).kind is OutcomeKind.APPLIED
+
+
+async def test_nothing_of_sealed_weights_can_be_read_or_played_again(tmp_path: Path) -> None:
+    async with two(tmp_path) as (a, b):
+        a.weights.values[:] = 1.25
+        b.weights.values[:] = 1.25
+        seen = bytearray()
+
+        def note(data: bytes, before: int) -> bytes:
+            seen.extend(data)
+            return data
+
+        outcome = await through(Between(note, note), lambda: a.offer(b))
+        assert outcome.kind is OutcomeKind.APPLIED, outcome.reason
+        pattern = np.full(4, 1.25, dtype=np.float32).tobytes()
+        assert (pattern in seen) is (Peer.authority is None)
+
+        def twice(data: bytes, before: int) -> bytes:
+            return data if before else data + data
+
+        assert (await through(Between(twice, unspoilt), lambda: a.offer(b))).kind is not OutcomeKind.APPLIED
+
+
+async def test_where_nothing_can_be_sealed_weights_go_over_grpc(
+    pair: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    monkeypatch.setattr(sealing, "can_seal", lambda: False)
+    first = await a.offer(b)
+    if Peer.authority is not None:
+        assert "for the weights" in first.reason
+        assert (a.weights.applied, b.weights.applied) == (0, 0)
+        assert (await a.offer(b)).kind is OutcomeKind.APPLIED
 
 
 async def test_these_weights_are_many_enough_to_go_both_ways_at_once() -> None:

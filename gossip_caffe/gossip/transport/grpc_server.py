@@ -35,6 +35,7 @@ from gossip_caffe.gossip.transport.snapshot_serving import SnapshotServing
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.grpc_credentials import server_credentials
 from gossip_caffe.security.live import LiveTls
+from gossip_caffe.security.sealing import Seals, new_key
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import grpc_target, socket_path, unix_address
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -220,10 +221,15 @@ class PeerServer:
 
     async def _carry_over_connection(self, context: Any, prepare: Prepare) -> None:
         """Send the offerer the port and a ticket, and swap weights with it on the connection that it makes."""
+        key = new_key() if self.live is not None else b""
         with self._listener.expecting() as (ticket, connection):
-            ready = wire.Ready(port=self._listener.port, ticket=ticket, nearby=self._listener.nearby)
+            # Where a certificate is wanted and nothing can be sealed, only the Unix socket is left.
+            open_port = 0 if self.live is not None and not key else self._listener.port
+            ready = wire.Ready(port=open_port, ticket=ticket, nearby=self._listener.nearby, key=key)
             await context.write(wire.ExchangeMessage(ready=ready))
-            await weights_socket.swap_over(connection, prepare, self._threads)
+            connecting = connection if open_port else weights_socket.by_unix_socket_only(connection)
+            seals = Seals(key, answers=True) if key else None
+            await weights_socket.swap_over(connecting, prepare, self._threads, seals)
 
     async def _rounds(self, stream: AsyncIterator[Any], context: Any) -> None:
         if (answerer := answerer_of(self._answerer)) is None:

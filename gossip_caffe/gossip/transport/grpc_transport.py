@@ -28,6 +28,7 @@ from gossip_caffe.gossip.transport.frames import Incoming, header_of, rank_of, t
 from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.live import LiveTls
+from gossip_caffe.security.sealing import Seals, can_seal
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import is_socket_in, socket_path
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -118,7 +119,7 @@ class GrpcTransport:
         """
         if self._ranks.is_at(address):
             return True
-        if not is_large or name_in(address):
+        if not is_large:
             return False
         if (left := self._unswappable.get(address, 0)) == 0:
             return True
@@ -153,8 +154,12 @@ class GrpcTransport:
         """The swap of weights with a partner that is ready: by MPI if it says so, else over a connection."""
         if (partner := rank_of(ready)) is not None:
             return self._ranks.swap(partner, ready.tag, ready.ticket, prepare, answers=False)
-        connecting = weights_socket.connect(_host(address), ready.port, ready.ticket, ready.nearby)
-        return weights_socket.swap_over(connecting, prepare, self._threads)
+        seals = None
+        if is_secured := bool(name_in(address)):
+            seals = Seals(ready.key, answers=False) if ready.key and can_seal() else None
+        host = "" if is_secured and seals is None else _host(address)  # by TCP sealed, or not at all
+        connecting = weights_socket.connect(host, ready.port, ready.ticket, ready.nearby)
+        return weights_socket.swap_over(connecting, prepare, self._threads, seals)
 
     async def _both(
         self, address: str, carrying: Coroutine[Any, Any, None], answering: Coroutine[Any, Any, Message]

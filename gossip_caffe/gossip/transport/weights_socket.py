@@ -8,6 +8,10 @@ Peers on one machine (for example with several GPUs) connect by an abstract Unix
 TCP over loopback. Its name is random and not reachable from other machines; these use TCP. Each side ends a connection
 of another user of this machine at once.
 
+Between peers with certificates a connection by TCP is sealed (security/sealing.py) with a key that came with the
+ticket: each frame's data, also those of the last frame, are followed by a tag, and the place of the CRC-32 is 0. On the
+Unix socket nothing is sealed: it does not leave the machine, and both ends belong to one user.
+
 If a connection ends before its first byte has come, the weights, or the file, go over gRPC instead.
 """
 
@@ -19,6 +23,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,6 +34,7 @@ from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import FramesCorrupt
 from gossip_caffe.gossip.protocol.swap import PIECE_BYTES, BothWays
 from gossip_caffe.gossip.protocol.transport import Prepare
+from gossip_caffe.security.sealing import TAG_BYTES, SealBroken, Seals
 
 TICKET_BYTES = 16
 SILENCE_S = 10.0
@@ -42,6 +48,7 @@ MOST_STRANGERS = 16
 _HEAD = struct.Struct("<II")
 _TIME = struct.Struct("ll")
 _CREDENTIALS = struct.Struct("3i")
+_LAST = memoryview(b"")
 
 
 class CannotConnect(FramesCorrupt):
@@ -68,8 +75,11 @@ def ready(wire: socket.socket) -> None:
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
 
 
-def send(wire: socket.socket, pieces: Iterator[memoryview]) -> None:
+def send(wire: socket.socket, pieces: Iterator[memoryview], seals: Seals | None = None) -> None:
     """Send all pieces, and the frame that ends them. Raises OSError."""
+    if seals is not None:
+        _send_sealed(wire, pieces, seals)
+        return
     for piece in pieces:
         head = _HEAD.pack(len(piece), isal_zlib.crc32(piece))
         sent = wire.sendmsg((head, piece)) - len(head)
@@ -81,27 +91,46 @@ def send(wire: socket.socket, pieces: Iterator[memoryview]) -> None:
     wire.sendall(_HEAD.pack(0, 0))
 
 
-def receive(wire: socket.socket, take: Callable[[memoryview], None]) -> None:
+def _send_sealed(wire: socket.socket, pieces: Iterator[memoryview], seals: Seals) -> None:
+    frame = memoryview(bytearray(_HEAD.size + PIECE_BYTES + TAG_BYTES))
+    for piece in chain(pieces, (_LAST,)):
+        head, end = _HEAD.pack(len(piece), 0), _HEAD.size + len(piece) + TAG_BYTES
+        frame[: _HEAD.size] = head
+        seals.seal(piece, head, frame[_HEAD.size : end])
+        wire.sendall(frame[:end])
+
+
+def receive(wire: socket.socket, take: Callable[[memoryview], None], seals: Seals | None = None) -> None:
     """Call ``take`` with every received piece, until the last. The next piece overwrites the one before.
 
     Raises OSError, FramesCorrupt, and the errors of ``take``.
     """
-    scratch = np.empty(PIECE_BYTES, dtype=np.uint8).data
+    scratch = np.empty(PIECE_BYTES + TAG_BYTES, dtype=np.uint8).data
+    tag_bytes = TAG_BYTES if seals is not None else 0
     head = bytearray(_HEAD.size)
     taken = 0
     while True:
         _fill(wire, memoryview(head), taken, is_first=not taken)
         length, crc32 = _HEAD.unpack(head)
-        if length == 0:
-            return
         if length > PIECE_BYTES:
             raise FramesCorrupt(f"a frame of {length} bytes at {taken}, and the limit is {PIECE_BYTES}")
-        piece = scratch[:length]
+        piece = scratch[: length + tag_bytes]
         _fill(wire, piece, taken)
-        if isal_zlib.crc32(piece) != crc32:
+        if seals is not None:
+            piece = _opened(seals, piece, head, taken)
+        if length == 0:
+            return
+        if seals is None and isal_zlib.crc32(piece) != crc32:
             raise FramesCorrupt(f"the checksum of the frame at {taken} does not fit")
         take(piece)
         taken += length
+
+
+def _opened(seals: Seals, piece: memoryview, head: bytearray, taken: int) -> memoryview:
+    try:
+        return seals.open(piece, head)
+    except SealBroken:
+        raise FramesCorrupt(f"the seal of the frame at {taken} does not fit") from None
 
 
 def _fill(wire: socket.socket, view: memoryview, taken: int, is_first: bool = False) -> None:
@@ -124,8 +153,10 @@ def _fill(wire: socket.socket, view: memoryview, taken: int, is_first: bool = Fa
         here += count
 
 
-async def swap_over(connecting: Awaitable[socket.socket], prepare: Prepare, threads: Executor) -> None:
-    """Prepare the own weights while the connection is made, then ``carry`` them.
+async def swap_over(
+    connecting: Awaitable[socket.socket], prepare: Prepare, threads: Executor, seals: Seals | None = None
+) -> None:
+    """Prepare the own weights while the connection is made, then ``carry`` them, sealed if it is made by TCP.
 
     Raises the errors of these three, and CannotConnect if the connection takes too long.
     """
@@ -137,22 +168,22 @@ async def swap_over(connecting: Awaitable[socket.socket], prepare: Prepare, thre
                 wire = await connecting
         except TimeoutError:
             raise CannotConnect(f"no connection for the weights within {CONNECT_S:g} s") from None
-        await carry(wire, await preparing, threads)
+        await carry(wire, await preparing, threads, None if wire.family == socket.AF_UNIX else seals)
     finally:
         if wire is not None:
             wire.close()
         await surely_ended(preparing)  # a thread may still write into the snapshot
 
 
-async def carry(wire: socket.socket, swap: BothWays, threads: Executor) -> None:
+async def carry(wire: socket.socket, swap: BothWays, threads: Executor, seals: Seals | None = None) -> None:
     """Send and receive at the same time over a connected socket. Raises SwapInterrupted, and the errors of the swap."""
     loop = asyncio.get_running_loop()
     try:
         ready(wire)
     except OSError as error:
         raise _broken(error, None) from None
-    sending = loop.run_in_executor(threads, send, wire, swap.leaving.pieces())
-    receiving = loop.run_in_executor(threads, receive, wire, swap.arriving.take)
+    sending = loop.run_in_executor(threads, send, wire, swap.leaving.pieces(), seals)
+    receiving = loop.run_in_executor(threads, receive, wire, swap.arriving.take, seals)
     try:
         await asyncio.wait((sending, receiving), return_when=asyncio.FIRST_EXCEPTION)
     finally:
@@ -201,6 +232,14 @@ def _broken(sent: BaseException | None, received: BaseException | None) -> BaseE
     silence = isinstance(error, BlockingIOError)
     reason = f"the partner took nothing for {SILENCE_S:g} s" if silence else f"the connection broke ({error})"
     return SwapInterrupted(reason, all_sent, True)
+
+
+async def by_unix_socket_only(connecting: Awaitable[socket.socket]) -> socket.socket:
+    """The connection, if it does not leave this machine. Raises CannotConnect for one by TCP, which would be plain."""
+    wire = await connecting
+    if wire.family != socket.AF_UNIX:
+        raise CannotConnect("a connection by TCP cannot be sealed here: the package cryptography is missing")
+    return wire
 
 
 def is_own(wire: socket.socket) -> bool:
