@@ -21,6 +21,10 @@ class JobOptions(TypedDict, total=False):
     """Continue from a .solverstate file."""
     dataset: str
     """Your own data set, "MODULE:CALLABLE" (docs/data.md)."""
+    level: int
+    """The level of the trained net, for the include rules of its layers, in place of that of the solver file."""
+    stage: str | Sequence[str]
+    """Stages of the trained net, for the same rules, besides those of the solver file: names, or "NAME,NAME"."""
     unchecked: bool
     """Skip the check in which Caffe builds the nets once."""
 
@@ -48,10 +52,13 @@ class TrainOptions(JobOptions, total=False):
 
 def new_job(options: JobOptions) -> NewJob:
     """Return the options of a new job in the form that the command line has them."""
+    stage = options.get("stage", "")
     return NewJob(
         tuple(f"{name}={value}" for name, value in options.get("settings", {}).items()),
         str(options.get("weights", "")),
         str(options.get("snapshot", "")),
         options.get("dataset", ""),
         options.get("unchecked", False),
+        options.get("level"),
+        stage if isinstance(stage, str) else ",".join(stage),
     )

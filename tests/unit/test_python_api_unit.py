@@ -20,6 +20,8 @@ import gossip_caffe
 from gossip_caffe import aio
 from gossip_caffe.api import sync, sync_training
 from gossip_caffe.api.own_loop import LOOP
+from gossip_caffe.api.starting.job_options import NewJob
+from gossip_caffe.api.train_options import JobOptions, new_job
 from gossip_caffe.api.values.chart import LiveChart, chart, page
 from gossip_caffe.api.values.html import table
 from gossip_caffe.api.values.net_weights import load_blobs, load_file
@@ -44,6 +46,24 @@ def test_every_public_name_is_there_and_no_other() -> None:
     assert set(gossip_caffe.__all__) <= set(dir(gossip_caffe))
     with pytest.raises(AttributeError, match="nothing"):
         _ = gossip_caffe.nothing
+
+
+def test_each_option_of_a_new_job_is_a_keyword_argument_in_python() -> None:
+    options = JobOptions(
+        settings={"lr_scaling": "none"},
+        weights=Path("a.caffemodel"),
+        snapshot="b.solverstate",
+        dataset="mine:Records",
+        level=0,
+        stage=("deploy", "val"),
+        unchecked=True,
+    )
+    assert set(options) == set(JobOptions.__annotations__)
+    assert new_job(options) == NewJob(
+        ("lr_scaling=none",), "a.caffemodel", "b.solverstate", "mine:Records", True, 0, "deploy,val"
+    )
+    assert new_job({}) == NewJob()
+    assert new_job({"stage": "deploy,val"}).stage == "deploy,val"
 
 
 @pytest.mark.parametrize(
