@@ -70,6 +70,7 @@ CAFFES_PROCESSES = {
     "solver/engines/source_layer.py",
     "solver/checks/trial_child.py",
     "solver/evaluation/phase_net.py",
+    "demo/pace.py",
     "demo/plain_caffe.py",
     "sim/training_comparison.py",
 }

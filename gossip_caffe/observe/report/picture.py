@@ -180,6 +180,11 @@ def _draw_lives(axes: Axes, lives: Sequence[Lifeline], joined: frozenset[str]) -
                 "joins", (life.started_s, lane), xytext=(-6, 0), textcoords="offset points",
                 ha="right", va="center", fontsize=9, color=_LATE, fontweight="bold",
             )  # fmt: skip
+        if life.end is LifeEnd.LEFT and life.ended_s < last:
+            axes.annotate(
+                "leaves", (life.ended_s, lane), xytext=(6, 0), textcoords="offset points",
+                ha="left", va="center", fontsize=9, color=_QUIET, fontweight="bold",
+            )  # fmt: skip
         if life.end is LifeEnd.KILLED:
             axes.plot(
                 life.ended_s,
