@@ -1,7 +1,7 @@
 # gossip-caffe: `make` lists the targets. Each does first whatever is still missing (deploy/bootstrap.py).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate lint docs bench chaos chaos-long pycaffe clean
+.PHONY: help setup demo test test-system test-fresh simulate lint docs bench chaos chaos-long pycaffe clean
 
 PYTHON ?=
 BOOT := $(or $(PYTHON),python3)
@@ -29,6 +29,15 @@ demo: ## train a small model with peers that join and die, and show what came of
 test: ## all tests, or those that ARGS selects (make test ARGS="tests/unit -k plan")
 	$(SETUP) dev
 	@$(VENV)/python -m pytest -n auto --dist loadgroup $(ARGS)
+
+test-system: ## the tests of deploy/ with what it is for: Slurm, systemd and others; lists and installs these (LONG=1: all, minutes)
+	$(SETUP) dev
+	@$(VENV)/python deploy/system_packages.py $(if $(LONG),,--quick)
+	@GOSSIP_CAFFE_LONG_TESTS=$(LONG) $(VENV)/python -m pytest $(or $(ARGS),tests/system)
+
+test-fresh: ## README's two commands in fresh roots of Debian 12 and 13, by debootstrap: hours (FRESH_ARGS="--ca FILE")
+	@[ "$$(id -u)" = 0 ] && command -v debootstrap >/dev/null || { echo "test-fresh: run it as root, with debootstrap installed" >&2; exit 2; }
+	"$(BOOT)" deploy/fresh_root.py bookworm trixie --targets demo test $(FRESH_ARGS)
 
 simulate: ## 500 simulated clusters of 16 peers with all faults (make simulate SEEDS=10000)
 	$(SETUP) dev

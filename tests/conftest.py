@@ -27,7 +27,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _HERE = Path(__file__).parent
-_FOLDERS = ("unit", "integration", "chaos", "simulation", "gpu")
+_FOLDERS = ("unit", "integration", "chaos", "simulation", "gpu", "system")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,6 +7,7 @@ or fails to import; a test whose processes need something is marked with ``@pyte
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Generator
@@ -52,11 +53,16 @@ PROGRAMS = {
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "promtool": "prometheus",
+    "strace": "strace",
+    "systemd-analyze": "systemd",
     "tc": "iproute2",
     "tmux": "tmux",
 }
 """Program → the Debian package that has it."""
 
+
+LONG = "GOSSIP_CAFFE_LONG_TESTS"
+"""The variable without which tests with the mark ``long`` are skipped."""
 
 MPICH = Path(sys.prefix) / "mpich"
 """The folder of MPICH. It is not in the environment itself, where its programs would replace those of Open MPI."""
@@ -138,6 +144,8 @@ class SkipsWhatIsMissing:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Skip what is marked, and what meets something missing in its fixtures."""
+        if item.get_closest_marker("long") and os.environ.get(LONG) != "1":
+            pytest.skip(f"it is long; run it with {LONG}=1")
         for mark in item.iter_markers("needs"):
             for name in mark.args:
                 if reason := missing(name):

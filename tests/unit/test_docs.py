@@ -9,12 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
-from gossip_caffe.cli.main import cli
 from gossip_caffe.membership.keys import JobKeys
 from tests.doc_blocks import LANGUAGES, ROOT, SHELL, Block, blocks_of, pages
+from tests.known_words import unknown
 
 sys.path.insert(0, str(ROOT / "deploy"))
 
@@ -126,7 +125,7 @@ SOURCES = {".py", ".toml", ".proto", ".Dockerfile", ".c", ".cpp", ".md"}
 @pytest.mark.parametrize("page", PAGES)
 def test_each_command_of_a_page_is_one_of_the_programs_with_options_that_it_has(page: Path) -> None:
     commands = [(block.place, words) for block in blocks_of(page) for words in _program_calls(block)]
-    wrong = [f"{place}: {said}" for place, words in commands if (said := _unknown(words))]
+    wrong = [f"{place}: {said}" for place, words in commands if (said := unknown(words))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -135,23 +134,6 @@ def _program_calls(block: Block) -> list[list[str]]:
         return []
     lines = [line for line in block.commands if line.startswith("gossip-caffe ")]
     return [shlex.split(re.split(r"[|&>]", re.sub(r"\$\([^)]*\)", "X", line))[0])[1:] for line in lines]
-
-
-def _unknown(words: list[str]) -> str:
-    """The first word of a call of gossip-caffe that is no command or no option; "" where all are known."""
-    command: click.Command = cli
-    context = click.Context(command)
-    rest = list(words)
-    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        found = command.get_command(context, name)
-        if found is None:
-            return f"there is no command {name!r}"
-        command = found
-    options = {option for parameter in command.get_params(context) for option in parameter.opts}
-    options |= {option for parameter in command.get_params(context) for option in parameter.secondary_opts}
-    given = [word.partition("=")[0] for word in rest if word.startswith("-")]
-    return next((f"{command.name} has no option {word}" for word in given if word not in options), "")
 
 
 def test_the_page_of_the_settings_is_what_the_code_says() -> None:
