@@ -22,8 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import lmdb
@@ -84,6 +85,10 @@ WAYS = {
 USUAL = ("one", "allreduce", "sync", "default", "fixed", "churn", "allreduce_linear", "linear")
 
 
+Trained = tuple[TrainingResult, float]
+"""What a course learned, and the seconds that it took."""
+
+
 def write_fashion(source: Path, folder: Path) -> None:
     """Both LMDBs, in the order of the files."""
     for name, files, records in (("train", "train", TRAIN), ("test", "t10k", TEST)):
@@ -139,7 +144,7 @@ def digits_solver(data: Path, folder: Path, *, epochs: float, seed: int, clipped
 
 def trained(
     write: Callable[..., Path], data: Path, way: str, seed: int, epochs: float, peers: int
-) -> tuple[TrainingResult, float]:
+) -> Trained:
     """Train one way in this process; also the seconds that it took."""
     began = time.perf_counter()
     chosen = WAYS[way]
@@ -154,6 +159,30 @@ def trained(
             join_after_s=chosen.kill_every_s / 3,
         )
         return chosen.train(course), time.perf_counter() - began
+
+
+def apart(train: Callable[[], Trained]) -> Trained:
+    """Train in a process of its own: Caffe ends its process on an error, and the other courses go on."""
+    spawning = multiprocessing.get_context("spawn")  # Caffe's threads do not survive a fork
+    ours, its = spawning.Pipe(duplex=False)
+    process = spawning.Process(target=_send, args=(its, train))
+    process.start()
+    its.close()
+    try:
+        found: Trained | Exception = ours.recv()
+    except EOFError:
+        found = RuntimeError("its process ended before it had trained")
+    process.join()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _send(to: Connection, train: Callable[[], Trained]) -> None:
+    try:
+        to.send(train())
+    except Exception as error:
+        to.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def all_reduce_bytes(reduced: TrainingResult, peers: int) -> int:
@@ -217,10 +246,9 @@ def main() -> int:
         write = digits_solver if options.data is None else fashion_solver
         epochs = options.epochs or (DIGITS_EPOCHS if options.data is None else 5.0)
         train = functools.partial(trained, write, data, epochs=epochs, peers=options.peers)
-        spawning = multiprocessing.get_context("spawn")  # Caffe's threads do not survive a fork
-        with ProcessPoolExecutor(options.workers, spawning) as pool:
-            running: dict[Future[tuple[TrainingResult, float]], tuple[str, int]] = {
-                pool.submit(train, way=way, seed=seed): (way, seed)
+        with ThreadPoolExecutor(options.workers) as pool:
+            running: dict[Future[Trained], tuple[str, int]] = {
+                pool.submit(apart, functools.partial(train, way=way, seed=seed)): (way, seed)
                 for seed in range(1, options.seeds + 1)
                 for way in ways
             }
@@ -228,9 +256,7 @@ def main() -> int:
                 way, seed = running[done]
                 try:
                     learned, seconds = done.result()
-                except (
-                    Exception
-                ) as error:  # one course that diverged is a figure too, and no end of the others
+                except RuntimeError as error:  # the other courses go on
                     print(f"seed {seed} {way:16}: {error}", file=sys.stderr, flush=True)
                     continue
                 found[way][seed] = learned
@@ -239,6 +265,9 @@ def main() -> int:
                     f"{learned.payload_bytes / 1e6:8.1f} MB  distance {learned.distance:.2g}  {seconds:.0f} s",
                     flush=True,
                 )
+    if not any(found.values()):
+        print("no course has trained, so there is no figure", file=sys.stderr)
+        return 1
     told = figures({way: by_seed for way, by_seed in found.items() if by_seed}, options.peers)
     for name, value in told.items():
         print(f"{name:32} {value:.4f}")

@@ -37,13 +37,17 @@ stepvalue: {step}
 momentum: 0.9
 weight_decay: 0.0005
 max_iter: {iterations}
-snapshot_after_train: false
+snapshot: 100
+snapshot_prefix: "{folder}/nowhere/digits"
 random_seed: {seed}
 """
 
 
 def write_course(folder: Path, *, seed: int, epochs: int, rate: float = 0.05) -> Path:
-    """Write data (split by ``seed``), net and solver into ``folder``; returns the solver's path."""
+    """Write data (split by ``seed``), net and solver into ``folder``; returns the solver's path.
+
+    The folder of its snapshots is not there, which must disturb no course.
+    """
     write_digits(folder, seed)
     net, solver = folder / "net.prototxt", folder / "solver.prototxt"
     net.write_text(_NET.format(folder=folder, batch=BATCH, test_batch=TEST_BATCH, scale=1 / PIXEL_MAX))
@@ -51,6 +55,7 @@ def write_course(folder: Path, *, seed: int, epochs: int, rate: float = 0.05) ->
     solver.write_text(
         _SOLVER.format(
             net=net,
+            folder=folder,
             test_iter=TEST_RECORDS // TEST_BATCH,
             rate=rate,
             step=iterations * 3 // 4,
