@@ -207,7 +207,8 @@ class Injector:
 
     async def _open_slow_streams(self, injection: Injection, peer: PeerProcess) -> None:
         if (address := await self._supervisor.address_of(peer.name)) is not None:
-            await slow_streams(address, self._supervisor.job, injection.for_s)
+            security = self._supervisor.security
+            await slow_streams(address, self._supervisor.job, injection.for_s, security=security)
 
     def _fill_disk(self, injection: Injection, peer: PeerProcess) -> None:
         """Set the kernel's limit of a process's file sizes. This needs no privileges, and fills no disk."""

@@ -20,11 +20,13 @@ from gossip_caffe.chaos.accuracy import accuracy_of, points_below, why_none
 from gossip_caffe.chaos.injecting import Injector, Observer
 from gossip_caffe.chaos.leftovers import MARK, leases_left, processes_left
 from gossip_caffe.chaos.namespaces import Namespaces
-from gossip_caffe.chaos.network import Loopback
+from gossip_caffe.chaos.network import Loopback, PeersNetwork
 from gossip_caffe.chaos.peer_folders import PeerFolders
 from gossip_caffe.chaos.phases import PhaseWatch
+from gossip_caffe.chaos.poison import NAME as STRANGER
 from gossip_caffe.chaos.progress import ChaosProgress
 from gossip_caffe.chaos.scenario import NetworkKind, Scenario, schedule
+from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.state.folder import ClusterState
 from gossip_caffe.cluster.state.options import ClusterOptions
 from gossip_caffe.cluster.supervision.supervisor import Supervisor
@@ -34,8 +36,11 @@ from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.observe.checker.verdict import Verdict, verdict_of
 from gossip_caffe.observe.report.page import report_of
 from gossip_caffe.security.security import Security
+from gossip_caffe.security.temporary import TemporaryAuthority
 
 UNDISTURBED = "undisturbed"
+_CERTIFIED = 300
+"""The number of peers that a run's certificate names: a peer that replaces a killed one has a new name."""
 
 
 class ChaosRun:
@@ -58,6 +63,7 @@ class ChaosRun:
         self._say = say
         self._engine = engine
         self._schedule = schedule(scenario)
+        self._authority: TemporaryAuthority | None = None
         self._namespaces = Namespaces() if scenario.network is NetworkKind.NAMESPACES else None
         self._supervisor: Supervisor | None = None
         self._interrupted = False
@@ -99,6 +105,19 @@ class ChaosRun:
             await self._round(f"round-{progress.rounds}", disturbed=True)
         return self._code
 
+    def _security(self, network: PeersNetwork) -> Security:
+        """The identity of the peers of a round."""
+        if not self._scenario.tls_life_s:
+            # Among namespaces etcd and the peers listen at addresses of a network that no other process is in.
+            return Security(insecure=bool(network.etcd_host))
+        names = [*(f"p{number}" for number in range(_CERTIFIED)), STRANGER]
+        self._authority = TemporaryAuthority(self._folder / "tls", names, self._scenario.tls_life_s)
+        return self._authority.security
+
+    async def _renew(self) -> None:
+        if self._authority is not None:
+            await self._authority.keep_new(SystemClock())
+
     @property
     def _code(self) -> ExitCode:
         if self._interrupted:
@@ -127,13 +146,14 @@ class ChaosRun:
             before=network.command_prefix,
             etcd_host=network.etcd_host,
             of_peers=(OPTION,),  # no other process is in the run's network
-            security=Security(insecure=bool(network.etcd_host)),
+            security=self._security(network),
         )
         supervisor = self._supervisor = Supervisor(options, lambda _: None)
         watch = PhaseWatch(folders.events, folders.checkpoints)
         injector = Injector(supervisor, self._scenario, network, watch, observer, self._say)
         self._say(f"{name}: {self._scenario.peers} peers start")
         running = owned(supervisor.run(injector.look), "the cluster", checked_by_owner)
+        renewing = owned(self._renew(), "the certificates", checked_by_owner)
         injecting = owned(
             self._inject(injector) if disturbed else asyncio.sleep(0), "injections", checked_by_owner
         )
@@ -145,12 +165,13 @@ class ChaosRun:
             await asyncio.wait({running})
         finally:
             injecting.cancel()
+            renewing.cancel()
             injector.stop()
             supervisor.go_down("the round ends")
-            await asyncio.wait({running, injecting})
+            await asyncio.wait({running, injecting, renewing})
             await network.stop()
             self._supervisor = None
-        for task in (running, injecting):
+        for task in (running, injecting, renewing):
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 self.progress.failed.append(f"{name}: {type(error).__name__}: {error}")

@@ -65,6 +65,7 @@ _NEEDS_AMOUNT = {
     Act.DISK_FULL: "bytes",
 }
 PARTS = ("agent", "solver", "loader", "all")
+SHORTEST_LIFE_S = 5.0
 PHASES = (*JOINING, *EXCHANGING)
 
 
@@ -115,7 +116,8 @@ class Scenario:
     ``at_least``: the number of peers that must train before the next injection. ``every_s``: the wait before it, from …
     to. ``round_limit_s``: a round that takes longer has failed. ``settings``: those of the job, "name=value".
     ``accuracy_points``: the number of points (hundredths) by which the test accuracy of a round's model may be below
-    that of the undisturbed run.
+    that of the undisturbed run. ``tls_life_s``: the peers have certificates, each of which lasts so long and is
+    replaced when a third of that is over; 0: they have none.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Scenario:
     most_rounds: int = 20
     settings: tuple[str, ...] = ()
     accuracy_points: float = 1.0
+    tls_life_s: float = 0.0
     faults: tuple[PlannedActs, ...] = field(default=())
 
     @property
@@ -138,7 +141,8 @@ class Scenario:
     @property
     def needs_links(self) -> bool:
         """Whether the peers must be connected through proxies."""
-        return self.network is NetworkKind.LOOPBACK and any(fault.act in ON_LINKS for fault in self.faults)
+        on_links = any(fault.act in ON_LINKS for fault in self.faults)
+        return self.network is NetworkKind.LOOPBACK and (on_links or self.tls_life_s > 0)
 
 
 def schedule(scenario: Scenario) -> tuple[Injection, ...]:
@@ -205,6 +209,14 @@ def read_scenario(path: Path) -> Scenario:
         raise UsageError(f"{path}: at_least and peers do not fit", remedy="1 ≤ at_least ≤ peers ≤ 64")
     if made.accuracy_points < 0:
         raise UsageError(f"{path}: accuracy_points is below 0", remedy="write accuracy_points = 1.0")
+    if made.tls_life_s and network is NetworkKind.NAMESPACES:
+        raise UsageError(
+            f'{path}: tls_life_s needs network = "loopback"', remedy="write that, or leave it out"
+        )
+    if made.tls_life_s < 0 or 0 < made.tls_life_s < SHORTEST_LIFE_S:
+        raise UsageError(
+            f"{path}: tls_life_s is too short", remedy=f"write {SHORTEST_LIFE_S:g} or more, or 0 for no TLS"
+        )
     return made
 
 

@@ -18,12 +18,14 @@ from gossip_caffe.background import within
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import Message
 from gossip_caffe.gossip.protocol.answering import MOST_IN_FLIGHT
+from gossip_caffe.gossip.transport import channels
 from gossip_caffe.gossip.transport.calls import SERVICE
 from gossip_caffe.gossip.transport.channels import OPTIONS, Parts
 from gossip_caffe.gossip.transport.frame_codec import RawFrame, parsed, serialized
 from gossip_caffe.gossip.transport.frames import Incoming, header_of
 from gossip_caffe.grpc_runtime import grpc
-from gossip_caffe.system.unix_sockets import grpc_target
+from gossip_caffe.security.live import LiveTls
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.wire import gossip_pb2 as wire
 
 STREAMS = 2 * MOST_IN_FLIGHT
@@ -61,10 +63,12 @@ class _NetDescription:
     values: int
 
 
-async def slow_streams(address: str, job: str, seconds: float, crowd: Crowd = Crowd()) -> int:
+async def slow_streams(
+    address: str, job: str, seconds: float, crowd: Crowd = Crowd(), security: Security = PLAIN
+) -> int:
     """Keep the calls of ``crowd`` open at the peer of that address for ``seconds``; returns the number of opened calls.
 
-    They end earlier if the peer ends.
+    They end earlier if the peer ends. ``security``: the identity of the caller.
     """
     opened = 0
 
@@ -79,7 +83,8 @@ async def slow_streams(address: str, job: str, seconds: float, crowd: Crowd = Cr
                     raise
             await asyncio.sleep(AGAIN_S)
 
-    async with grpc.aio.insecure_channel(grpc_target(address), options=_APART) as channel:
+    loaded = LiveTls(security.tls).now() if security.tls is not None else None
+    async with channels.opened(address, loaded, _APART) as channel:
         try:
             async with asyncio.timeout(seconds):
                 told = await _told(channel, job, counted=crowd.offers > 0)

@@ -54,6 +54,7 @@ def _view(record: PeerRecord, status: PeerStatus | None, weight: float | None, w
         host=record.host,
         pid=record.pid,
         address=record.address,
+        insecure=record.insecure,
         zone=record.zone,
         version=record.version,
         share=None if weight is None or whole <= 0 else weight / whole,

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from gossip_caffe.addresses import is_address_of, is_loopback, name_in, place_of, with_name
+from gossip_caffe.doctor.certificate_checks import certificate_checks
+from gossip_caffe.doctor.check_result import CheckResult
 from gossip_caffe.errors import UsageError
 from gossip_caffe.gossip.policy.contact import cause_of
 from gossip_caffe.gossip.transport.secure.callers import Callers, caller_of
@@ -196,6 +198,28 @@ def test_an_address_that_other_machines_reach_needs_a_certificate_or_insecure(tm
     for host in ("0.0.0.0", "[::]", "gpu3.example", "[fe80::1%eth0]"):
         assert not is_loopback(host)
     check_listener(Address("unix:/run/x/s", "", 0, ""), PLAIN)
+
+
+def test_doctor_judges_the_certificate(tmp_path: Path) -> None:
+    authority, now = Authority.make(), time.time()
+
+    def check(name: str, *uris: str, life_s: float = 7200.0, job: str = "") -> CheckResult:
+        (found,) = certificate_checks(
+            authority.issue(tmp_path / name, name, uris=uris, life_s=life_s), job, now
+        )
+        return found
+
+    assert certificate_checks(PLAIN, "", now) == []
+    assert "plain" in certificate_checks(Security(insecure=True), "", now)[0].found
+    good = check("p0", uri_of(Role.PEER, "p0", "j"), job="j")
+    assert good.good
+    assert "p0, peer of j, by test CA, until" in good.found
+    assert "not for job k" in check("p0", uri_of(Role.PEER, "p0", "j"), job="k").found
+    assert "no peer can be started with it" in check("v", uri_of(Role.VIEWER, "v")).found
+    assert "less than a third of its life is left" in check("p0", life_s=60).found
+    expired = check("p0", life_s=-60)
+    assert (expired.good, expired.needed) == (False, True)
+    assert "has expired" in expired.found
 
 
 def test_a_peer_is_called_as_its_certificate_says(tmp_path: Path) -> None:

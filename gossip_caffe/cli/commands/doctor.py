@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,9 @@ def doctor(
     """Check that this machine has all that a peer needs, and print a remedy for each lack.
 
     With --etcd or --name, each member of that etcd is checked: version, leader, space, alarms, clock, speed, and
-    whether this machine may write. With --job, the job is checked from here: its data by number and fingerprint, its
-    store of checkpoints, the memory of a peer, and whether its living peers can be reached on both ports.
+    whether this machine may write. With --tls-dir or --cert, the certificate is checked: its authority, dates, names,
+    role and job. With --job, the job is checked from here: its data by number and fingerprint, its store of
+    checkpoints, the memory of a peer, and whether its living peers can be reached on both ports.
 
     Exit code 6: something is missing that every peer needs.
 
@@ -56,10 +58,11 @@ def doctor(
     gossip-caffe doctor --json
     gossip-caffe doctor --etcd 10.0.0.5:2379 --job mnist --data-root /data=/mnt/data
     """
+    from gossip_caffe.doctor.certificate_checks import certificate_checks
     from gossip_caffe.doctor.check_result import can_train
     from gossip_caffe.doctor.machine import machine_checks
 
-    found = machine_checks()
+    found = machine_checks() + certificate_checks(place.security, job_name or "", time.time())
     if place.etcd is not None or place.cluster or job_name is not None:
         where = endpoints(place)
         found += _etcd(where, place.security)

@@ -258,7 +258,7 @@ def list_(job: str, as_json: bool, place: EtcdPlace) -> None:
             peer.name,
             peer.state,
             peer.record.device,
-            peer.record.address,
+            peer.record.address + (" (insecure)" if peer.record.insecure else ""),
             peer.record.host,
             str(peer.record.pid),
         )

@@ -36,6 +36,9 @@ def troubles(watched: Watched) -> list[str]:
     """Return one line, with the remedy, for each trouble that a peer or etcd reports."""
     snapshot = watched.snapshot
     found = dict.fromkeys(status.trouble for status in snapshot.statuses if status.trouble)
+    is_open = ", ".join(peer.peer for peer in snapshot.peers if peer.insecure)
+    if is_open:
+        found[f"--insecure: every program that reaches {is_open} can read and change the weights"] = None
     return [*found, *([snapshot.refuses] if snapshot.refuses else [])]
 
 

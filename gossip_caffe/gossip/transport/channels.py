@@ -10,7 +10,7 @@ A channel keeps the certificate with which it was made. After a change of the fi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Iterator
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,19 +60,19 @@ class OpenChannel:
         return state in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE}
 
 
-def opened(address: str, loaded: Loaded | None) -> Any:
+def opened(address: str, loaded: Loaded | None, options: Sequence[tuple[str, Any]] = OPTIONS) -> Any:
     """A channel to an address. With ``loaded`` files the certificate at its other end must be for the name in it.
 
     Raises Undelivered if one side of the two would use TLS and the other would not.
     """
     name, target = name_in(address), grpc_target(place_of(address))
     if socket_path(address) is not None or (loaded is None and not name):
-        return grpc.aio.insecure_channel(target, options=OPTIONS)
+        return grpc.aio.insecure_channel(target, options=options)
     if loaded is None:
         raise Undelivered(f"{address}: {name} asks for a certificate; start this one with --tls-dir, too")
     if not name:
         raise Undelivered(f"{address}: the peer there has no certificate, and this one speaks with no other")
-    return grpc.aio.secure_channel(target, channel_credentials(loaded), options=[*OPTIONS, *named(name)])
+    return grpc.aio.secure_channel(target, channel_credentials(loaded), options=[*options, *named(name)])
 
 
 class Channels:

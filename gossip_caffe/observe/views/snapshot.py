@@ -17,7 +17,7 @@ class PeerView:
     """One living peer. ``incarnation``: differs between two peers that have the same name one after the other.
 
     ``share``: the part of the data that is planned for it, from 0 to 1; None unless it trains. ``status``: its newest
-    figures; None before the first.
+    figures; None before the first. ``insecure``: other machines reach it without a certificate.
     """
 
     peer: str
@@ -28,6 +28,7 @@ class PeerView:
     host: str = ""
     pid: int = 0
     address: str = ""
+    insecure: bool = False
     zone: str = ""
     version: str = ""
     share: float | None = None

@@ -61,7 +61,7 @@ def details(peer: PeerView) -> list[tuple[str, str]]:
         ("state", peer.state),
         ("device", f"{peer.device}{gpu}"),
         ("place", f"pid {peer.pid} on {peer.host}" + (f", zone {peer.zone}" if peer.zone else "")),
-        ("address", peer.address),
+        ("address", peer.address + (" (insecure)" if peer.insecure else "")),
         ("version", peer.version),
     ]
     if peer.share is not None:
