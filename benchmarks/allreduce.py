@@ -1,12 +1,12 @@
 """The cost of one synchronous round, beside gloo's all_reduce in the same run: some processes over loopback.
 
     python benchmarks/allreduce.py [--models 50,244] [--peers 4] [--repeats 12]
-                                   [--others-python /venv/with/torch/bin/python] [--mpi]
+                                   [--far] [--others-python /venv/with/torch/bin/python] [--mpi]
 
 A round is the product's own: it is formed, scattered, judged, committed, gathered, checked and applied, one after
-another without steps between them. Without --others-python only its own figures are told. --mpi: also rounds between
-ranks of one mpirun, beside MPI's own Allreduce. docs/internals/benchmarks.md
-says what each figure means.
+another without steps between them. Without --others-python only its own figures are told. --far: the processes meet
+over TCP, as peers of several machines do. --mpi: also rounds between ranks of one mpirun, beside MPI's own Allreduce.
+docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -122,11 +123,13 @@ def strategy_of(
     return strategy
 
 
-async def one_of(rank: int, peers: int, values: int, repeats: int) -> None:
+async def one_of(rank: int, peers: int, values: int, repeats: int, far: int) -> None:
     """One process: prints its port, reads those of all, takes part in rounds, and prints the seconds of each."""
     names = [f"p{index}" for index in range(peers)]
     server, transport, log = PeerServer("127.0.0.1:0", NoFiles()), GrpcTransport(), Times()
     print(await server.start(), flush=True)
+    if far:
+        server.hide_nearby()
     line = await asyncio.to_thread(sys.stdin.readline)
     addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, json.loads(line), strict=True)}
     strategy = strategy_of(rank, addresses, PacelessBoard(values, rank), transport, server, log)
@@ -135,20 +138,20 @@ async def one_of(rank: int, peers: int, values: int, repeats: int) -> None:
             if running.done():
                 running.result()
             await asyncio.sleep(0.01)
-        seconds = [later - earlier for earlier, later in zip(log.applied, log.applied[1:], strict=False)]
+        seconds = [later - earlier for earlier, later in pairwise(log.applied)]
         print(json.dumps(seconds[WARM_UP : WARM_UP + repeats]), flush=True)
         await asyncio.to_thread(sys.stdin.readline)  # the others may still need this one's answers
     await server.stop()
     await transport.close()
 
 
-def rounds(peers: int, values: int, repeats: int) -> list[float]:
+def rounds(peers: int, values: int, repeats: int, *, far: bool = False) -> list[float]:
     """Seconds of each round, of ``peers`` processes."""
     with ExitStack() as started:
         processes = [
             started.enter_context(
                 subprocess.Popen(
-                    [sys.executable, __file__, "--worker", f"{rank},{peers},{values},{repeats}"],
+                    [sys.executable, __file__, "--worker", f"{rank},{peers},{values},{repeats},{far:d}"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -211,6 +214,7 @@ def main() -> int:
     parser.add_argument("--models", default="50,244", help="megabytes of float32, with commas")
     parser.add_argument("--peers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--far", action="store_true", help="meet over TCP")
     parser.add_argument("--others-python", default="")
     parser.add_argument("--mpi", action="store_true")
     parser.add_argument(
@@ -221,14 +225,14 @@ def main() -> int:
     if options.worker:
         asyncio.run(one_of(*map(int, options.worker.split(","))))
         return 0
-    told: dict[str, Any] = {"peers": options.peers, "repeats": options.repeats}
+    told: dict[str, Any] = {"peers": options.peers, "repeats": options.repeats, "far": options.far}
     for megabytes in map(int, options.models.split(",")):
         values = megabytes * 1_000_000 // 4
         # By turns: what else the machine does falls on both alike.
         ours: list[float] = []
         of_gloo: list[float] = []
         for _ in range(3):
-            ours += rounds(options.peers, values, options.repeats // 3 or 1)
+            ours += rounds(options.peers, values, options.repeats // 3 or 1, far=options.far)
             if options.others_python:
                 of_gloo += gloo(options.others_python, options.peers, values, options.repeats // 3 or 1) or []
         told[f"round_s_{megabytes}"] = median(ours)

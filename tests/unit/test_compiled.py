@@ -114,3 +114,37 @@ def test_buffers_of_different_lengths_are_refused() -> None:
         arithmetic.narrow(three, np.zeros(4, np.float16))
     with pytest.raises(ValueError, match="not of as many values"):
         arithmetic.widen(np.zeros(4, np.float16), three)
+
+
+@given(st.integers(1, 5).flatmap(lambda count: arrays(anything, count)))
+def test_means_are_the_same_to_the_bit(parts: list[np.ndarray]) -> None:
+    def mean() -> tuple[np.ndarray, list[float]]:
+        out = np.empty_like(parts[0])
+        _, figures = compiled.mean(parts, out)
+        return out, [most for _, most in figures]
+
+    (out, most), (plain_out, plain_most) = both(mean)
+    np.testing.assert_array_equal(out, plain_out)
+    np.testing.assert_array_equal(np.isfinite(most), np.isfinite(plain_most))
+    np.testing.assert_array_equal(most, plain_most)
+
+
+@given(st.integers(1, 5), st.integers(1, 10_000), st.integers(0, 2**31))
+def test_the_figures_of_a_mean_are_those_of_float64(count: int, values: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [rng.standard_normal(values).astype(np.float32) for _ in range(count)]
+    out = np.empty(values, np.float32)
+    for square, figures in both(compiled.mean, parts, out):
+        wide = out.astype(np.float64)
+        assert square == pytest.approx(float(wide @ wide), rel=1e-9)
+        for part, (apart, most) in zip(parts, figures, strict=True):
+            assert apart == pytest.approx(float(((part - wide) ** 2).sum()), rel=1e-9, abs=1e-12)
+            assert most == np.abs(part).max()
+
+
+def test_a_mean_of_nothing_and_of_unequal_lengths_is_refused() -> None:
+    out = np.empty(4, np.float32)
+    with pytest.raises(ValueError, match="no "):
+        compiled.mean([], out)
+    with pytest.raises(ValueError, match="as many"):
+        compiled.mean([np.ones(4, np.float32), np.ones(3, np.float32)], out)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip_caffe.gossip.codecs.message import FramesCorrupt
-from gossip_caffe.gossip.rounds.room import Room, Row
+from gossip_caffe.gossip.rounds.room import Room, RoundMemory
+from gossip_caffe.gossip.rounds.rows import Row
 from gossip_caffe.gossip.rounds.segments import calls_of, segments
 
 
@@ -27,18 +28,30 @@ def test_every_pair_trades_once_and_nobody_calls_itself(members: int) -> None:
     assert len(set(called)) == len(called) == members * (members - 1) // 2
 
 
+def room_of(own: np.ndarray, index: int, members: int) -> Room:
+    memory = RoundMemory(own.size)
+    memory.snapshot[:] = own
+    return Room(memory, index, members)
+
+
+def row_of(values: np.ndarray) -> Row:
+    row = Row(np.empty_like(values), is_summed=True)
+    row.take(values.view(np.uint8).data)
+    return row
+
+
 def all_steps(weights: list[np.ndarray], counting: list[int]) -> list[np.ndarray]:
     """The steps of all members of a round that trade by hand."""
-    rooms = [Room(own.copy(), index, len(weights)) for index, own in enumerate(weights)]
+    rooms = [room_of(own, index, len(weights)) for index, own in enumerate(weights)]
     for room in rooms:
         for other in rooms:
             if other is not room:
-                np.copyto(room.row(other.index, room.index), other.part_for(room.index))
+                room.parts[other.index] = row_of(other.part_for(room.index))
     checksums = [room.mean(counting).checksum for room in rooms]
     for room in rooms:
         for other in rooms:
-            np.copyto(room.row(other.index, other.index), other.row(other.index, other.index))
-            assert room.checksum(other.index) == checksums[other.index]
+            room.means[other.index] = row_of(other.own_mean)
+            assert room.means[other.index].checksum == checksums[other.index]
     for room in rooms:
         room.step()
     return [room.snapshot for room in rooms]
@@ -56,31 +69,39 @@ def test_all_members_go_to_the_mean_of_those_that_count(members: int, values: in
 
 def test_the_figures_name_the_member_that_is_far_away() -> None:
     weights = [np.ones(64, np.float32), np.ones(64, np.float32), np.full(64, 10.0, np.float32)]
-    room = Room(weights[0].copy(), 0, 3)
+    room = room_of(weights[0], 0, 3)
     for other in (1, 2):
-        np.copyto(room.row(other, 0), weights[other][room.segments[0]])
+        room.parts[other] = row_of(weights[other][room.segments[0]])
     found = room.mean([0, 1, 2])
     assert found.apart[2] == pytest.approx(4 * found.apart[0])
     assert found.apart[0] == pytest.approx(found.apart[1])
+    assert not found.wild
 
 
-def test_a_row_takes_no_more_than_it_holds_and_says_what_is_wild() -> None:
-    row = Row(np.empty(4, np.float32))
-    row.take(np.array([1.0, np.nan], np.float32).view(np.uint8).data)
-    assert row.is_wild
+def test_a_row_takes_no_more_than_it_holds() -> None:
+    row = Row(np.empty(4, np.float32), is_summed=False)
+    row.take(np.ones(2, np.float32).view(np.uint8).data)
     assert not row.is_whole
     with pytest.raises(FramesCorrupt):
         row.take(np.ones(3, np.float32).view(np.uint8).data)
+    row.take(np.ones(2, np.float32).view(np.uint8).data)
+    assert row.is_whole
 
 
-def test_a_part_of_absurd_size_is_wild_too() -> None:
-    row = Row(np.empty(1, np.float32))
-    row.take(np.array([1e30], np.float32).view(np.uint8).data)
-    assert row.is_wild
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_member_with_a_wild_value_is_named(value: float, own: bool) -> None:
+    weights = [np.ones(64, np.float32), np.ones(64, np.float32)]
+    weights[0 if own else 1][7] = value
+    room = room_of(weights[0], 0, 2)
+    room.parts[1] = row_of(weights[1][room.segments[0]])
+    assert room.mean([0, 1]).wild == {0 if own else 1}
 
 
-def test_the_memory_of_a_room_is_used_again_where_it_is_large_enough() -> None:
-    own = np.ones(100, np.float32)
-    first = Room(own, 0, 4)
-    assert Room(own, 0, 4, first.memory).memory is first.memory
-    assert Room(own, 0, 4, np.empty(3, np.float32)).memory.size == first.memory.size
+def test_the_memory_of_rounds_is_used_again() -> None:
+    memory = RoundMemory(100)
+    first = Room(memory, 0, 4)
+    second = Room(memory, 0, 4)
+    assert np.shares_memory(first.row(1, 0), second.row(1, 0))
+    assert np.shares_memory(first.own_mean, second.own_mean)
+    assert Room(memory, 1, 7).row(6, 1).size == 16

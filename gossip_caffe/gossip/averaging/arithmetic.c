@@ -245,6 +245,62 @@ FAST static float magnitude(const char *values, Py_ssize_t count)
     return as_float;
 }
 
+#define MEAN_BLOCK 2048 /* values: a block of each part stays in the core's nearest cache */
+
+PIECE v8f eight_at(const char *from, Py_ssize_t at, Py_ssize_t count)
+{
+    v8f loaded;
+    if (at + 8 > count)
+        return some_floats(from, at, count - at, 0);
+    memcpy(&loaded, from + 4 * at, sizeof loaded);
+    return loaded;
+}
+
+/* What one part of a mean is measured by: its squared distance from the mean, and its largest magnitude. */
+typedef struct {
+    double apart;
+    float most;
+} PartFigures;
+
+FAST static double squares_apart(const char *part, const char *mean, Py_ssize_t count)
+{
+    v4d sum_low = {0}, sum_high = {0};
+    for (Py_ssize_t at = 0; at < count; at += 8) {
+        v8f others = eight_at(part, at, count), made = eight_at(mean, at, count);
+        v4d low = doubles(first_four(others)) - doubles(first_four(made));
+        v4d high = doubles(last_four(others)) - doubles(last_four(made));
+        sum_low = plus_square(sum_low, low);
+        sum_high = plus_square(sum_high, high);
+    }
+    return added(sum_low, sum_high);
+}
+
+/* The mean of some parts, added in their order, in float32. Returns its squared length. */
+FAST static double mean_of(const char **parts, Py_ssize_t many, char *out, Py_ssize_t count, PartFigures *figures)
+{
+    v4d square_low = {0}, square_high = {0};
+    for (Py_ssize_t from = 0; from < count; from += MEAN_BLOCK) {
+        Py_ssize_t here = count - from < MEAN_BLOCK ? count - from : MEAN_BLOCK;
+        char *made = out + 4 * from;
+        for (Py_ssize_t at = 0; at < here; at += 8) {
+            v8f sum = eight_at(parts[0] + 4 * from, at, here);
+            for (Py_ssize_t part = 1; part < many; part++)
+                sum += eight_at(parts[part] + 4 * from, at, here);
+            sum /= (float)many;
+            square_low = plus_square(square_low, doubles(first_four(sum)));
+            square_high = plus_square(square_high, doubles(last_four(sum)));
+            memcpy(made + 4 * at, &sum, 4 * (here - at < 8 ? here - at : 8));
+        }
+        for (Py_ssize_t part = 0; part < many; part++) {
+            float most = magnitude(parts[part] + 4 * from, here);
+            figures[part].apart += squares_apart(parts[part] + 4 * from, made, here);
+            if (!(most <= figures[part].most)) /* NaN stays: no number is larger */
+                figures[part].most = figures[part].most == figures[part].most ? most : figures[part].most;
+        }
+    }
+    return added(square_low, square_high);
+}
+
 static int lengths_fit(Py_ssize_t values_bytes, Py_ssize_t halves_bytes)
 {
     if (values_bytes % 4 == 0 && halves_bytes * 2 == values_bytes)
@@ -325,10 +381,69 @@ static PyObject *py_magnitude(PyObject *self, PyObject *args)
     return PyFloat_FromDouble(found);
 }
 
+/* Holds the buffers of a tuple, and counts them in ``got``; 0 with an error if one does not fit. */
+static int hold_all(PyObject *tuple, Py_ssize_t many, Py_buffer *held, Py_ssize_t *got, Py_ssize_t length)
+{
+    for (; *got < many; (*got)++) {
+        if (PyObject_GetBuffer(PyTuple_GetItem(tuple, *got), &held[*got], PyBUF_SIMPLE) < 0)
+            return 0;
+        if (held[*got].len != length || length % 4) {
+            (*got)++;
+            PyErr_SetString(PyExc_ValueError, "the buffers are not of as many values");
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static PyObject *figures_of(const PartFigures *figures, Py_ssize_t many, double square)
+{
+    PyObject *listed = PyList_New(many);
+    for (Py_ssize_t part = 0; listed && part < many; part++) {
+        PyObject *one = Py_BuildValue("df", figures[part].apart, figures[part].most);
+        if (!one || PyList_SetItem(listed, part, one) < 0)
+            Py_CLEAR(listed);
+    }
+    return listed ? Py_BuildValue("dN", square, listed) : NULL;
+}
+
+static PyObject *py_mean(PyObject *self, PyObject *args)
+{
+    PyObject *tuple, *result = NULL;
+    Py_buffer out;
+    if (!PyArg_ParseTuple(args, "O!w*", &PyTuple_Type, &tuple, &out))
+        return NULL;
+    Py_ssize_t many = PyTuple_Size(tuple), got = 0;
+    Py_buffer *held = PyMem_Calloc(many + 1, sizeof *held);
+    const char **parts = PyMem_Calloc(many + 1, sizeof *parts);
+    PartFigures *figures = PyMem_Calloc(many + 1, sizeof *figures);
+    if (!held || !parts || !figures) {
+        PyErr_NoMemory();
+    } else if (!many) {
+        PyErr_SetString(PyExc_ValueError, "no buffers have no mean");
+    } else if (hold_all(tuple, many, held, &got, out.len)) {
+        double square;
+        for (Py_ssize_t part = 0; part < many; part++)
+            parts[part] = held[part].buf;
+        Py_BEGIN_ALLOW_THREADS
+        square = mean_of(parts, many, out.buf, out.len / 4, figures);
+        Py_END_ALLOW_THREADS
+        result = figures_of(figures, many, square);
+    }
+    while (got--)
+        PyBuffer_Release(&held[got]);
+    PyMem_Free(held);
+    PyMem_Free(parts);
+    PyMem_Free(figures);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyMethodDef METHODS[] = {
     {"halve", py_halve, METH_VARARGS, "(mine, other, out, other_is_half, rounds_mine) -> squares, own, total"},
     {"narrow", py_narrow, METH_VARARGS, "float32 values into float16, rounded to nearest"},
     {"widen", py_widen, METH_VARARGS, "float16 values into float32"},
+    {"mean", py_mean, METH_VARARGS, "(parts, out) -> square of the mean, (squared distance, magnitude) of each part"},
     {"magnitude", py_magnitude, METH_VARARGS, "the largest magnitude of float32 values; NaN is larger than all"},
     {NULL, NULL, 0, NULL},
 };

@@ -5,6 +5,8 @@ The results of both are equal to the bit, except that the figures of a half are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,6 +69,36 @@ def widen(halves: Half, out: Flat) -> None:
         arithmetic.widen(halves, out)
     else:
         np.copyto(out, halves)
+
+
+def mean(parts: Sequence[Flat], out: Flat) -> tuple[float, list[tuple[float, float]]]:
+    """Write the mean of some vectors to ``out``, summed in their order in float32.
+
+    Returns the squared length of the mean; and for each part its squared distance from the mean, and its ``magnitude``.
+    All have the same shape (values,), and ``out`` is none of them. Raises ValueError if there are no parts.
+    """
+    if not parts:
+        raise ValueError("no vectors have no mean")
+    if arithmetic is not None:
+        return arithmetic.mean(tuple(parts), out)
+    apart, most = [0.0] * len(parts), [0.0] * len(parts)
+    square, count = 0.0, np.float32(len(parts))
+    for start in range(0, out.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        made = out[block]
+        np.copyto(made, parts[0][block])
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in parts[1:]:
+                made += part[block]
+            made /= count
+            square += sum_of_squares(made)
+            for index, part in enumerate(parts):
+                wide = part[block].astype(np.float64) - made
+                apart[index] += float(np.einsum("i,i->", wide, wide))
+                found = magnitude(part[block])
+                if not found <= most[index] and most[index] == most[index]:
+                    most[index] = found
+    return square, list(zip(apart, most, strict=True))
 
 
 def magnitude(values: Flat) -> float:

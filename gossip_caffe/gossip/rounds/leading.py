@@ -6,38 +6,21 @@ keeps what they read, and tells the members. The leader is a member of its own r
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from gossip_caffe.background import within
 from gossip_caffe.clock import Clock
-from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import Refusal
 from gossip_caffe.gossip.policy.partners import AvoidedPartners
+from gossip_caffe.gossip.rounds.applied import AppliedRounds
+from gossip_caffe.gossip.rounds.awaiting import Awaiting
 from gossip_caffe.gossip.rounds.forming import Formation, Situation, Standing, formation, unreachable
 from gossip_caffe.gossip.rounds.judging import judged
+from gossip_caffe.gossip.rounds.streams import Attending, Streams
 from gossip_caffe.gossip.rounds.words import Member, RoundLink, Word, WordKind
 
-AWAITED_S = 1.0
-"""A peer that trains by the view, and has not attended this leader yet, is waited for so long."""
-FIRST_WORD_S = 5.0
-MOST_ATTENDING = 1024
-MOST_ROUNDS = 64
-"""The number of newest rounds whose appliers are remembered."""
 LOOK_S = 0.05
-
-
-@dataclass(slots=True)
-class _Attending:
-    """One stream to a member. ``words``: those that are still to be sent; None ends the stream."""
-
-    peer: str
-    words: asyncio.Queue[Word | None] = field(default_factory=asyncio.Queue)
-    ready: Word | None = None
-    ready_at: float = 0.0
-    in_view: bool = False
 
 
 @dataclass(slots=True)
@@ -68,7 +51,7 @@ class Leading:
         address_of: Callable[[str], str | None],
         training: Callable[[], Mapping[str, str]],
         half_limit: Callable[[], float],
-        avoided: Callable[[], Container[str]],
+        avoided: Callable[[], Collection[str]],
         noted: Callable[[str, str], None],
         patience_s: float,
         start_peers: int,
@@ -79,8 +62,6 @@ class Leading:
         """Whether this peer attends itself, so that it may form rounds."""
         self.reason = "it has not led yet"
         self._peer = peer
-        self._job = job
-        self._fingerprint = fingerprint
         self._address_of = address_of
         self._training = training
         self._half_limit = half_limit
@@ -90,12 +71,14 @@ class Leading:
         self._start_peers = start_peers
         self._clock = clock
         self._rng = rng
-        self._attending: dict[str, _Attending] = {}
-        self._seen_at: dict[str, float] = {}
-        self._gone: set[str] = set()
+        self._streams = Streams(
+            peer, job, fingerprint, address_of, heard=self._hear, left=self._left, clock=clock
+        )
+        self._attending = self._streams.attending
+        self._awaiting = Awaiting()
         self._round: _Round | None = None
         self._committed: _Round | None = None
-        self._appliers: dict[str, set[str]] = {}
+        self._applied = AppliedRounds()
         self._reports: dict[str, frozenset[str]] = {}
         self._unreached = AvoidedPartners()
         self._excluded: set[str] = set()
@@ -105,59 +88,18 @@ class Leading:
         """Whether any other peer attends, or is awaited."""
         return any(peer != self._peer for peer in self._attending) or bool(self._awaited())
 
-    # ── streams ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── members come, speak and go ────────────────────────────────────────────────────────────────────────────────
 
     async def attend(self, link: RoundLink) -> None:
         """Speak with one member until its stream ends."""
-        try:
-            async with self._clock.timeout(FIRST_WORD_S):
-                first = await link.receive()
-            if objection := self._objection(first):
-                await link.send(Word(WordKind.REFUSED, reason=objection))
-                return
-        except (ExchangeFailed, TimeoutError):
-            return
-        self._end(first.peer)
-        mine = self._attending[first.peer] = _Attending(first.peer)
-        self._gone.discard(first.peer)
-        try:
-            async with within(self._send(link, mine), self._receive(link, mine)) as streams:
-                await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            link.close()
-            if self._attending.get(first.peer) is mine:
-                del self._attending[first.peer]
-                self._left(first.peer)
+        await self._streams.attend(link, self._begin)
 
-    def _objection(self, word: Word) -> str:
-        if word.kind is not WordKind.ATTEND:
-            return "the first word is not ATTEND"
-        if word.job != self._job or word.fingerprint != self._fingerprint:
-            return f"{self._peer} trains another job or another net"
-        if self._address_of(word.peer) is None:
-            return f"{self._peer} does not know {word.peer[:64]} yet"
-        if len(self._attending) >= MOST_ATTENDING and word.peer not in self._attending:
-            return f"{MOST_ATTENDING} peers attend already"
-        return ""
+    def _begin(self, peer: str) -> None:
+        """Take in that a member begins to attend, perhaps anew."""
+        self._end(peer)
+        self._awaiting.came(peer)
 
-    async def _send(self, link: RoundLink, mine: _Attending) -> None:
-        while (word := await mine.words.get()) is not None:
-            try:
-                await link.send(word)
-            except ExchangeFailed:
-                return
-            if word.kind is WordKind.REFUSED:
-                return
-
-    async def _receive(self, link: RoundLink, mine: _Attending) -> None:
-        while True:
-            try:
-                word = await link.receive()
-            except ExchangeFailed:
-                return
-            self._hear(mine, word)
-
-    def _hear(self, mine: _Attending, word: Word) -> None:
+    def _hear(self, mine: Attending, word: Word) -> None:
         match word.kind:
             case WordKind.READY:
                 if not self.leads:
@@ -168,9 +110,7 @@ class Leading:
                 mine.ready, mine.ready_at = word, self._clock.monotonic()
                 self._excluded.discard(mine.peer)  # the round from which it was left out is over by now
                 if word.last:
-                    self._appliers.setdefault(word.last, set()).add(mine.peer)
-                    while len(self._appliers) > MOST_ROUNDS:
-                        del self._appliers[next(iter(self._appliers))]
+                    self._applied.note(word.last, mine.peer)
                 if word.lost:
                     self._reports[mine.peer] = frozenset(word.lost)
                 if self._is_in_round(mine.peer):
@@ -188,30 +128,26 @@ class Leading:
         committed = self._committed
         if committed is None or word.round != committed.id or word.last == committed.id:
             return
-        for member in committed.members:
-            if member.peer != peer and (other := self._attending.get(member.peer)) is not None:
-                other.words.put_nowait(Word(WordKind.LOST, peer=peer))
+        others = [member.peer for member in committed.members if member.peer != peer]
+        self._streams.tell(others, Word(WordKind.LOST, peer=peer))
 
     def _is_in_round(self, peer: str) -> bool:
         return self._round is not None and any(member.peer == peer for member in self._round.members)
 
-    def _left(self, peer: str, *, silent: bool = False) -> None:
+    def _left(self, peer: str, *, silently: bool = False) -> None:
         """Take in that a member's stream has ended."""
-        self._gone.add(peer)
+        self._awaiting.went(peer)
         self._reports.pop(peer, None)
         if self._is_in_round(peer):
             self._abort(f"{peer} is gone")
-        for other in self._attending.values():
-            other.words.put_nowait(Word(WordKind.LOST, peer=peer))
-        if not silent:
+        self._streams.tell(self._attending, Word(WordKind.LOST, peer=peer))
+        if not silently:
             self.look()
 
     def _end(self, peer: str) -> None:
         """End a member's stream."""
-        if (old := self._attending.pop(peer, None)) is not None:
-            old.words.put_nowait(None)
-            if self._is_in_round(peer):
-                self._abort(f"{peer} attends anew")
+        if self._streams.end(peer) and self._is_in_round(peer):
+            self._abort(f"{peer} attends anew")
 
     def rest(self) -> None:
         """Lead no more: all streams end, and their members look for another leader."""
@@ -219,8 +155,7 @@ class Leading:
         self._round = None
         for peer in list(self._attending):
             self._end(peer)
-        self._seen_at.clear()
-        self._gone.clear()
+        self._awaiting.clear()
         self._excluded.clear()
         self._reports.clear()
 
@@ -255,26 +190,12 @@ class Leading:
             was, mine.in_view = mine.in_view, peer in training
             if was and not mine.in_view and mine.ready is None and peer != self._peer:
                 self._end(peer)
-                self._left(peer, silent=True)
+                self._left(peer, silently=True)
 
     def _awaited(self) -> list[str]:
         """The peers that train by the view, and have not attended yet, since a short time."""
-        now_s, training = self._clock.monotonic(), self._training()
-        for peer in [peer for peer in self._seen_at if peer not in training]:
-            del self._seen_at[peer]
-            self._gone.discard(peer)
-        for peer in training:
-            self._seen_at.setdefault(peer, now_s)
-        avoided = self._avoided()
-        return [
-            peer
-            for peer, seen_at in self._seen_at.items()
-            if peer not in self._attending
-            and peer != self._peer
-            and peer not in self._gone
-            and peer not in avoided
-            and now_s - seen_at < AWAITED_S
-        ]
+        without = {self._peer, *self._attending, *self._avoided()}
+        return self._awaiting.now(self._training(), without, self._clock.monotonic())
 
     def _situation(self) -> Situation:
         now_s, training = self._clock.monotonic(), self._training()
@@ -330,7 +251,7 @@ class Leading:
             last=decision.base,
             everyone=decision.everyone,
             started=decision.started,
-            confirmed=self._confirmed(),
+            confirmed=self._applied.confirmed,
             reason=decision.reason,
         )
         self._round, self._committed = _Round(formed.round, members), None
@@ -342,15 +263,12 @@ class Leading:
             mine.ready = None
             mine.words.put_nowait(formed)
 
-    def _confirmed(self) -> tuple[str, ...]:
-        return tuple(name for name, peers in self._appliers.items() if len(peers) > 1)
-
     def _confirm(self) -> None:
         """Tell the members that wait for it which rounds two peers have applied."""
         for mine in self._attending.values():
-            if mine.ready is not None and mine.ready.wants and mine.ready.last in self._confirmed():
+            if mine.ready is not None and mine.ready.wants and mine.ready.last in self._applied.confirmed:
                 mine.ready = replace(mine.ready, wants=False)
-                mine.words.put_nowait(Word(WordKind.CONFIRMED, confirmed=self._confirmed()))
+                mine.words.put_nowait(Word(WordKind.CONFIRMED, confirmed=self._applied.confirmed))
 
     def _look_at_round(self, forming: _Round) -> None:
         """Commit a round of which all segments are means, or leave out the members that are wrong."""
@@ -370,14 +288,12 @@ class Leading:
             checksums=tuple(word.checksums[0] for word in words),
         )
         self._round, self._committed = None, forming
-        for member in forming.members:
-            self._attending[member.peer].words.put_nowait(committed)
+        self._streams.tell((member.peer for member in forming.members), committed)
 
     def _abort(self, reason: str) -> None:
         """End the round that is not committed: nothing of it is applied."""
         if (forming := self._round) is None:
             return
         self._round = None
-        for member in forming.members:
-            if (mine := self._attending.get(member.peer)) is not None:
-                mine.words.put_nowait(Word(WordKind.ABORTED, round=forming.id, reason=reason))
+        aborted = Word(WordKind.ABORTED, round=forming.id, reason=reason)
+        self._streams.tell((member.peer for member in forming.members), aborted)

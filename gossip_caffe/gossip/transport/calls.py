@@ -43,6 +43,15 @@ def rounds(channel: Any) -> Any:
     )()
 
 
+def keep(channel: Any, request: Any, deadline_s: float) -> Any:
+    """Call Keep: where to make a connection that is kept for trades, and its ticket."""
+    return channel.unary_unary(
+        f"/{SERVICE}/Keep",
+        request_serializer=wire.KeepRequest.SerializeToString,
+        response_deserializer=wire.Ready.FromString,
+    )(request, timeout=deadline_s)
+
+
 def snapshot(channel: Any, request: Any, deadline_s: float) -> Any:
     """Call Snapshot: the peer's newest weights."""
     return channel.unary_stream(

@@ -80,6 +80,13 @@ def message_of(header: Any) -> Message:
     )
 
 
+def message_within(header: Any) -> Message:
+    """As ``message_of``. Raises FramesCorrupt for a header that is too long to be kept in memory."""
+    if (objection := _too_long(header)) is not None:
+        raise FramesCorrupt(objection)
+    return message_of(header)
+
+
 def to_frames(
     message: Message, frame_bytes: int = FRAME_BYTES, first_bytes: int = FRAME_BYTES
 ) -> Generator[Any, None, None]:
@@ -121,12 +128,10 @@ class Incoming:
     def _begun_with(self, part: Any) -> Message:
         if part is None or not _is_header(part):
             raise FramesCorrupt("the stream does not begin with a header")
-        if (objection := _too_long(part.header)) is not None:
-            raise FramesCorrupt(objection)
+        self._header = message_within(part.header)
         self.payload_bytes = part.header.payload_bytes
         self.swaps = part.header.swaps
         self.rank = rank_of(part.header)
-        self._header = message_of(part.header)
         return self._header
 
     async def header_or_ready(self) -> Any:

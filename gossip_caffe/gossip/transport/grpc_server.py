@@ -32,6 +32,7 @@ from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.gossip.transport.replies import unless_gone
 from gossip_caffe.gossip.transport.secure.callers import Callers, Unauthorized, turn_away
 from gossip_caffe.gossip.transport.snapshot_serving import SnapshotServing
+from gossip_caffe.gossip.transport.trade_serving import TradeServing
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.grpc_credentials import server_credentials
 from gossip_caffe.security.live import LiveTls
@@ -79,6 +80,9 @@ class PeerServer:
         self._threads = ThreadPoolExecutor(2 * MOST_IN_FLIGHT, "answering")
         self._file_serving = FileServing(files, self._listener)
         self._snapshot_serving = SnapshotServing()
+        self._trade_serving = TradeServing(
+            self._listener, lambda: self._answerer, self.callers, self._threads
+        )
 
     def serve(self, answerer: Answerer) -> None:
         """Let ``answerer`` answer from now on."""
@@ -109,6 +113,11 @@ class PeerServer:
                 unless_gone(self._rounds),
                 readable(wire.RoundWord.FromString),
                 wire.RoundWord.SerializeToString,
+            ),
+            "Keep": grpc.unary_unary_rpc_method_handler(
+                self._trade_serving.keep,
+                readable(wire.KeepRequest.FromString),
+                wire.Ready.SerializeToString,
             ),
             "Pull": grpc.unary_stream_rpc_method_handler(
                 unless_gone(self._pull),
@@ -171,6 +180,7 @@ class PeerServer:
             await self._server.stop(2.0)
             if self._socket is not None:
                 self._socket.unlink(missing_ok=True)
+        self._trade_serving.stop()
         await self._listener.stop()
         self._threads.shutdown(wait=False)
         self._file_serving.stop()

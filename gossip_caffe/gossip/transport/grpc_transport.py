@@ -26,6 +26,8 @@ from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S, FileSink
 from gossip_caffe.gossip.transport.frame_codec import RawFrame
 from gossip_caffe.gossip.transport.frames import Incoming, header_of, rank_of, to_frames
 from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
+from gossip_caffe.gossip.transport.trade_calling import KeptConnections, open_kept
+from gossip_caffe.gossip.transport.trade_wire import TradeWire
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.live import LiveTls
 from gossip_caffe.security.sealing import Seals, can_seal
@@ -46,7 +48,7 @@ BUSY_S = 30.0
 FIRST_WORD_S = 60.0
 """The time that a holder with many joiners may take before its first word. A lost connection is noticed sooner."""
 AT_ONCE = 2
-"""The number of swaps that this peer makes at one time: one as an exchange, two in a round (rounds/attempt.py)."""
+"""The number of swaps that this peer makes at one time: one as an exchange, two in a round (rounds/trades.py)."""
 LAST_WORD_S = 1.0
 """The time to wait for a partner's refusal after a swap was interrupted."""
 
@@ -83,6 +85,7 @@ class GrpcTransport:
         self._channels = Channels(self._live)
         self._unswappable: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(2 * AT_ONCE, "offering")
+        self._kept = KeptConnections(self._threads)
 
     async def exchange(self, address: str, offer: Message, deadline_s: float) -> Message:
         """Stream the offer to the partner, and the answer back."""
@@ -127,7 +130,12 @@ class GrpcTransport:
         return False
 
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
-        """Send the header and receive the answer over gRPC; swap the weights by MPI or over a separate connection."""
+        """Send the header and receive the answer over gRPC; swap the weights by MPI or over a separate connection.
+
+        A trade of a round goes over a connection that is kept, with no call over gRPC.
+        """
+        if offer.phase and not self._ranks.is_at(address):
+            return await self._trade(address, offer, prepare, deadline_s)
         with self._to(address) as channel:
             header = header_of(offer, swaps=True, rank=self._ranks.own)
             call = calls.exchange(channel, iter((header,)), deadline_s)
@@ -149,6 +157,22 @@ class GrpcTransport:
                 raise calls.failed(address, error) from error
             finally:
                 call.cancel()  # has no effect once the call is over
+
+    async def _trade(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
+        async def opened() -> TradeWire:
+            with self._to(address) as channel:
+                return await open_kept(channel, _host(address), offer)
+
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._kept.trade(address, offer, prepare, opened)
+        except TimeoutError:
+            raise ExchangeFailed(f"{address}: no answer within {deadline_s:g} s") from None
+        except weights_socket.CannotConnect as error:
+            remember(self._unswappable, address, UNSWAPPABLE_FOR)
+            raise Undelivered(f"{error.message}; the next trades go over gRPC") from error
+        except grpc.aio.AioRpcError as error:
+            raise calls.failed(address, error) from error
 
     def _carrying(self, address: str, ready: Any, prepare: Prepare) -> Coroutine[Any, Any, None]:
         """The swap of weights with a partner that is ready: by MPI if it says so, else over a connection."""
@@ -297,10 +321,12 @@ class GrpcTransport:
     async def forget(self, living: Container[str]) -> None:
         """Close the channels to all addresses that are not among ``living``, each once its calls are over."""
         self._channels.forget(living)
+        self._kept.forget(living)
         forget_departed(self._unswappable, living)
 
     async def close(self) -> None:
-        """Close all channels."""
+        """Close all channels and connections."""
+        self._kept.close()
         await self._channels.close()
         self._threads.shutdown(wait=False)
 

@@ -110,14 +110,14 @@ def receive(wire: socket.socket, take: Callable[[memoryview], None], seals: Seal
     head = bytearray(_HEAD.size)
     taken = 0
     while True:
-        _fill(wire, memoryview(head), taken, is_first=not taken)
+        fill(wire, memoryview(head), taken, is_first=not taken)
         length, crc32 = _HEAD.unpack(head)
         if length > PIECE_BYTES:
             raise FramesCorrupt(f"a frame of {length} bytes at {taken}, and the limit is {PIECE_BYTES}")
         piece = scratch[: length + tag_bytes]
-        _fill(wire, piece, taken)
+        fill(wire, piece, taken)
         if seals is not None:
-            piece = _opened(seals, piece, head, taken)
+            piece = opened(seals, piece, head, taken)
         if length == 0:
             return
         if seals is None and isal_zlib.crc32(piece) != crc32:
@@ -126,14 +126,22 @@ def receive(wire: socket.socket, take: Callable[[memoryview], None], seals: Seal
         taken += length
 
 
-def _opened(seals: Seals, piece: memoryview, head: bytearray, taken: int) -> memoryview:
+def opened(seals: Seals, piece: memoryview, head: bytes | bytearray, taken: int) -> memoryview:
+    """Open a piece in its place, and return it without its tag. Raises FramesCorrupt.
+
+    ``taken``: the bytes of weights before it.
+    """
     try:
         return seals.open(piece, head)
     except SealBroken:
         raise FramesCorrupt(f"the seal of the frame at {taken} does not fit") from None
 
 
-def _fill(wire: socket.socket, view: memoryview, taken: int, is_first: bool = False) -> None:
+def fill(wire: socket.socket, view: memoryview, taken: int, is_first: bool = False) -> None:
+    """Receive as many bytes as ``view`` has. Raises OSError, and ConnectionClosed if they do not come.
+
+    ``taken``: the bytes of weights before them. ``is_first``: none has come over this connection yet.
+    """
     here = 0
     while here < len(view):
         try:
@@ -184,6 +192,16 @@ async def carry(wire: socket.socket, swap: BothWays, threads: Executor, seals: S
         raise _broken(error, None) from None
     sending = loop.run_in_executor(threads, send, wire, swap.leaving.pieces(), seals)
     receiving = loop.run_in_executor(threads, receive, wire, swap.arriving.take, seals)
+    await both(wire, swap, sending, receiving)
+
+
+async def both(
+    wire: socket.socket, swap: BothWays, sending: asyncio.Future[None], receiving: asyncio.Future[Any]
+) -> None:
+    """Wait for the threads that send and receive. They have ended at the end, and so has the connection after an error.
+
+    Raises SwapInterrupted, and the errors of the swap.
+    """
     try:
         await asyncio.wait((sending, receiving), return_when=asyncio.FIRST_EXCEPTION)
     finally:

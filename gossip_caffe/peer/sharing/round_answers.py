@@ -46,7 +46,7 @@ class RoundAnswers:
             attempt = await self._attempt_of(header)
             if payload_bytes > self._peer.weights.exchanged * 4:
                 raise Refused(Refusal.CORRUPT_FRAME, f"{payload_bytes} bytes announced for a segment")
-            return await attempt.answer(header, read)
+            return await attempt.trades.answer(header, read)
         except Refused as error:
             return self._refusal(header, error.refusal, error.reason)
         except FramesCorrupt as error:
@@ -64,7 +64,7 @@ class RoundAnswers:
         """Answer a call of a round whose weights ``carry`` brings."""
         try:
             attempt = await self._attempt_of(header)
-            return await attempt.answer_swap(header, carry)
+            return await attempt.trades.answer_swap(header, carry)
         except Refused as error:
             return self._refusal(header, error.refusal, error.reason)
         except FramesCorrupt as error:

@@ -1,0 +1,42 @@
+"""The peers for which the leader of rounds waits, although they have not attended it yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container
+
+AWAITED_S = 1.0
+"""A peer that trains by the view, and has not attended this leader yet, is waited for so long."""
+
+
+class Awaiting:
+    """Since when each peer trains by the view (``monotonic`` seconds), and which have attended and gone since."""
+
+    def __init__(self) -> None:
+        self._seen_at: dict[str, float] = {}
+        self._gone: set[str] = set()
+
+    def came(self, peer: str) -> None:
+        """Take in that a peer attends."""
+        self._gone.discard(peer)
+
+    def went(self, peer: str) -> None:
+        """Take in that a peer's stream has ended: it is not waited for."""
+        self._gone.add(peer)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._seen_at.clear()
+        self._gone.clear()
+
+    def now(self, training: Collection[str], without: Container[str], now_s: float) -> list[str]:
+        """The peers that are waited for. ``training``: those that train by the view; ``without``: not these."""
+        for peer in [peer for peer in self._seen_at if peer not in training]:
+            del self._seen_at[peer]
+            self._gone.discard(peer)
+        for peer in training:
+            self._seen_at.setdefault(peer, now_s)
+        return [
+            peer
+            for peer, seen_at in self._seen_at.items()
+            if peer not in without and peer not in self._gone and now_s - seen_at < AWAITED_S
+        ]
