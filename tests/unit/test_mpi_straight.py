@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gossip_caffe.gossip.averaging.average import HalfStats
 from gossip_caffe.gossip.protocol.swap import PIECE_VALUES, BothWays, IncomingWeights, OutgoingWeights, Swap
-from gossip_caffe.gossip.rounds.room import LeavingRow, Row, RowSwap
+from gossip_caffe.gossip.rounds.rows import LeavingRow, Row, RowSwap
 from gossip_caffe.gossip.transport.mpi import straight
 from gossip_caffe.gossip.transport.mpi.straight import AHEAD
 from gossip_caffe.gossip.transport.mpi.transfer import Transfer
@@ -123,7 +123,10 @@ def test_rows_of_a_round_of_any_two_lengths_are_traded(
     launch = Launch(one_machine=one_machine)
     sent = [weights(rank, size) for rank, size in enumerate(sizes)]
     came = [np.empty(size, np.float32) for size in reversed(sizes)]
-    swaps = [RowSwap(LeavingRow(leaving), Row(into)) for leaving, into in zip(sent, came, strict=True)]
+    swaps = [
+        RowSwap(LeavingRow(leaving, leaving, None), Row(into, is_summed=False))
+        for leaving, into in zip(sent, came, strict=True)
+    ]
     sides = Sides(launch, swaps)
     sides.carry(seed)
     assert sides.errors == [None, None]

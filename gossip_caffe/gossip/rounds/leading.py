@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.codecs.message import Refusal
 from gossip_caffe.gossip.policy.partners import AvoidedPartners
-from gossip_caffe.gossip.rounds.applied import AppliedRounds
-from gossip_caffe.gossip.rounds.awaiting import Awaiting
 from gossip_caffe.gossip.rounds.forming import Formation, Situation, Standing, formation, unreachable
 from gossip_caffe.gossip.rounds.judging import judged
+from gossip_caffe.gossip.rounds.remembered import AppliedRounds, Awaiting
 from gossip_caffe.gossip.rounds.streams import Attending, Streams
 from gossip_caffe.gossip.rounds.words import Member, RoundLink, Word, WordKind
 

@@ -32,7 +32,7 @@ from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.gossip.transport.replies import unless_gone
 from gossip_caffe.gossip.transport.secure.callers import Callers, Unauthorized, turn_away
 from gossip_caffe.gossip.transport.snapshot_serving import SnapshotServing
-from gossip_caffe.gossip.transport.trade_serving import TradeServing
+from gossip_caffe.gossip.transport.trades.serving import TradeServing
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.grpc_credentials import server_credentials
 from gossip_caffe.security.live import LiveTls

@@ -26,8 +26,8 @@ from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S, FileSink
 from gossip_caffe.gossip.transport.frame_codec import RawFrame
 from gossip_caffe.gossip.transport.frames import Incoming, header_of, rank_of, to_frames
 from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
-from gossip_caffe.gossip.transport.trade_calling import KeptConnections, open_kept
-from gossip_caffe.gossip.transport.trade_wire import TradeWire
+from gossip_caffe.gossip.transport.trades.calling import KeptConnections, open_kept
+from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.live import LiveTls
 from gossip_caffe.security.sealing import Seals, can_seal

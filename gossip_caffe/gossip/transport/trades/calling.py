@@ -12,7 +12,7 @@ from gossip_caffe.gossip.codecs.message import Message
 from gossip_caffe.gossip.protocol.swap import Arriving, BothWays
 from gossip_caffe.gossip.protocol.transport import Prepare
 from gossip_caffe.gossip.transport import calls, weights_socket
-from gossip_caffe.gossip.transport.trade_wire import TradeWire, header_bytes
+from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire, header_bytes
 from gossip_caffe.wire import gossip_pb2 as wire
 
 Open = Callable[[], Awaitable[TradeWire]]

@@ -16,7 +16,7 @@ from gossip_caffe.gossip.transport import weights_socket
 from gossip_caffe.gossip.transport.frame_codec import FrameUnreadable
 from gossip_caffe.gossip.transport.listener import Listener
 from gossip_caffe.gossip.transport.secure.callers import Callers, turn_away
-from gossip_caffe.gossip.transport.trade_wire import TradeWire, header_bytes
+from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire, header_bytes
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.wire import gossip_pb2 as wire
 
@@ -65,15 +65,10 @@ class TradeServing:
             if older is not None:
                 older.cancel()
         self._kept[request.peer] = task
-        task.add_done_callback(lambda _: self._ended(request.peer, task))
         return wire.Ready(port=self._listener.port, ticket=ticket, nearby=self._listener.nearby)
 
     def _too_many(self) -> list[asyncio.Task[None]]:
         return [self._kept.pop(peer) for peer in list(self._kept)[: max(0, len(self._kept) - MOST_KEPT + 1)]]
-
-    def _ended(self, peer: str, task: asyncio.Task[None]) -> None:
-        if self._kept.get(peer) is task:
-            del self._kept[peer]
 
     async def _serve(self, caller: Any, told: asyncio.Future[bytes]) -> None:
         """Wait for the connection, and answer its calls until it ends."""
@@ -88,6 +83,9 @@ class TradeServing:
                     pass
             except (OSError, FramesCorrupt, TimeoutError):
                 pass  # the caller has gone, or sends nonsense: it makes a new connection if it needs one
+            finally:
+                if self._kept.get(caller.peer) is asyncio.current_task():
+                    del self._kept[caller.peer]
 
     async def _answer_one(self, caller: Any, kept: TradeWire) -> bool:
         """Answer the next call. Returns whether the connection may have another."""

@@ -1,4 +1,4 @@
-"""The peers for which the leader of rounds waits, although they have not attended it yet."""
+"""What the leader of rounds remembers of peers: which it waits for, and which rounds they say they have applied."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Collection, Container
 
 AWAITED_S = 1.0
 """A peer that trains by the view, and has not attended this leader yet, is waited for so long."""
+MOST_ROUNDS = 64
+"""The number of newest rounds that are remembered."""
 
 
 class Awaiting:
@@ -40,3 +42,21 @@ class Awaiting:
             for peer, seen_at in self._seen_at.items()
             if peer not in without and peer not in self._gone and now_s - seen_at < AWAITED_S
         ]
+
+
+class AppliedRounds:
+    """The peers that have applied each of the newest rounds."""
+
+    def __init__(self) -> None:
+        self._appliers: dict[str, set[str]] = {}
+
+    def note(self, round_id: str, peer: str) -> None:
+        """Take in that a peer has applied a round."""
+        self._appliers.setdefault(round_id, set()).add(peer)
+        while len(self._appliers) > MOST_ROUNDS:
+            del self._appliers[next(iter(self._appliers))]
+
+    @property
+    def confirmed(self) -> tuple[str, ...]:
+        """The rounds that two peers have applied."""
+        return tuple(round_id for round_id, peers in self._appliers.items() if len(peers) > 1)

@@ -1,0 +1,1 @@
+"""The connections that two peers keep for their trades of rounds."""
