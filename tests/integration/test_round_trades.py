@@ -12,6 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from gossip_caffe.addresses import with_name
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.errors import ExchangeFailed
 from gossip_caffe.gossip.codecs.message import Message, Refusal
@@ -23,6 +24,7 @@ from gossip_caffe.gossip.rounds.words import RoundLink
 from gossip_caffe.gossip.transport import calls
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
+from gossip_caffe.security.security import PLAIN, Security
 from tests.descriptors import open_descriptors
 
 VALUES = 3 * PIECE_VALUES + 7
@@ -32,20 +34,24 @@ DEADLINE_S = 30.0
 class Trader:
     """A peer that trades its whole snapshot with each peer that asks."""
 
-    def __init__(self, name: str, folder: Path, seed: int, *, nearby: bool) -> None:
+    def __init__(
+        self, name: str, folder: Path, seed: int, *, nearby: bool, security: Security = PLAIN
+    ) -> None:
         self.name = name
         self.folder = folder / name
         self.nearby = nearby
         self.refuses = False
         self.memory = RoundMemory(VALUES)
         self.memory.snapshot[:] = np.random.default_rng(seed).standard_normal(VALUES)
-        self.transport = GrpcTransport()
+        self.security = security
+        self.transport = GrpcTransport(security=security)
         self.rows: list[Row] = []
         self.address = ""
 
     async def start(self, listen: str = "127.0.0.1:0") -> None:
-        self.server = PeerServer(listen, CheckpointFolder(self.folder))
-        self.address = f"127.0.0.1:{await self.server.start()}"
+        self.server = PeerServer(listen, CheckpointFolder(self.folder), security=self.security)
+        place = f"127.0.0.1:{await self.server.start()}"
+        self.address = place if self.server.live is None else with_name(place, self.name)
         if not self.nearby:
             self.server.hide_nearby()
         self.server.serve(self)
@@ -100,8 +106,18 @@ class Trader:
 
 
 @asynccontextmanager
-async def two(folder: Path, *, nearby: bool) -> AsyncIterator[tuple[Trader, Trader]]:
-    a, b = (Trader(name, folder, seed, nearby=nearby) for seed, name in enumerate("ab"))
+async def two(folder: Path, *, way: str = "unix") -> AsyncIterator[tuple[Trader, Trader]]:
+    """Two peers that meet by a Unix socket ("unix"), by TCP ("tcp"), or by TCP with certificates ("tls")."""
+    security = dict.fromkeys("ab", PLAIN)
+    if way == "tls":
+        from tests.tls_files import Authority  # noqa: PLC0415 - cryptography may be missing
+
+        authority = Authority.make()
+        security = {name: authority.issue(folder / "tls" / name, name) for name in "ab"}
+    a, b = (
+        Trader(name, folder, seed, nearby=way == "unix", security=security[name])
+        for seed, name in enumerate("ab")
+    )
     await a.start()
     await b.start()
     try:
@@ -111,9 +127,9 @@ async def two(folder: Path, *, nearby: bool) -> AsyncIterator[tuple[Trader, Trad
         await b.stop()
 
 
-@pytest.mark.parametrize("nearby", [True, False], ids=["unix", "tcp"])
-async def test_many_trades_take_one_call_and_bring_both_rows_whole(tmp_path: Path, nearby: bool) -> None:
-    async with two(tmp_path, nearby=nearby) as (a, b):
+@pytest.mark.parametrize("way", ["unix", "tcp", "tls"])
+async def test_many_trades_take_one_call_and_bring_both_rows_whole(tmp_path: Path, way: str) -> None:
+    async with two(tmp_path, way=way) as (a, b):
         with patch.object(calls, "keep", wraps=calls.keep) as keep:
             for number in range(5):
                 a.memory.begin()
@@ -124,12 +140,12 @@ async def test_many_trades_take_one_call_and_bring_both_rows_whole(tmp_path: Pat
                 np.testing.assert_array_equal(row.values, b.memory.snapshot)
                 np.testing.assert_array_equal(b.rows[-1].values, np.full(VALUES, number, np.float32))
                 assert b.rows[-1].is_still
-                assert b.rows[-1].is_pointed is row.is_pointed is nearby
+                assert b.rows[-1].is_pointed is row.is_pointed is (way == "unix")
         assert keep.call_count == 1
 
 
 async def test_a_partner_that_was_started_again_is_called_anew_at_once(tmp_path: Path) -> None:
-    async with two(tmp_path, nearby=True) as (a, b):
+    async with two(tmp_path) as (a, b):
         await a.ask(b)
         address = b.address
         await b.server.stop()
@@ -139,9 +155,9 @@ async def test_a_partner_that_was_started_again_is_called_anew_at_once(tmp_path:
         np.testing.assert_array_equal(row.values, b.memory.snapshot)
 
 
-@pytest.mark.parametrize("nearby", [True, False], ids=["unix", "tcp"])
-async def test_a_refusal_reaches_the_caller_and_the_next_trade_goes_on(tmp_path: Path, nearby: bool) -> None:
-    async with two(tmp_path, nearby=nearby) as (a, b):
+@pytest.mark.parametrize("way", ["unix", "tcp", "tls"])
+async def test_a_refusal_reaches_the_caller_and_the_next_trade_goes_on(tmp_path: Path, way: str) -> None:
+    async with two(tmp_path, way=way) as (a, b):
         await a.ask(b)
         b.refuses = True
         answer, _ = await a.ask(b, "r2")
@@ -153,7 +169,7 @@ async def test_a_refusal_reaches_the_caller_and_the_next_trade_goes_on(tmp_path:
 
 
 async def test_a_call_in_the_name_of_another_ends_the_connection(tmp_path: Path) -> None:
-    async with two(tmp_path, nearby=True) as (a, b):
+    async with two(tmp_path) as (a, b):
         await a.ask(b)
         kept = a.transport._kept._idle[b.address]
         with (
@@ -168,7 +184,7 @@ async def test_a_call_in_the_name_of_another_ends_the_connection(tmp_path: Path)
 async def test_a_row_in_a_partners_memory_is_void_once_the_partner_has_begun_another_round(
     tmp_path: Path,
 ) -> None:
-    async with two(tmp_path, nearby=True) as (a, b):
+    async with two(tmp_path) as (a, b):
         _, row = await a.ask(b)
         assert row.is_still
         b.memory.begin()
@@ -176,7 +192,7 @@ async def test_a_row_in_a_partners_memory_is_void_once_the_partner_has_begun_ano
 
 
 async def test_departed_partners_leave_no_connection_behind(tmp_path: Path) -> None:
-    async with two(tmp_path, nearby=True) as (a, b):
+    async with two(tmp_path) as (a, b):
         await a.ask(b)
         with_connection = len(open_descriptors())
         await a.transport.forget(())
@@ -185,3 +201,10 @@ async def test_departed_partners_leave_no_connection_behind(tmp_path: Path) -> N
                 await asyncio.sleep(0.01)
         answer, _ = await a.ask(b, "r2")
         assert answer.refusal is Refusal.NONE
+
+
+async def test_who_has_another_certificate_gets_no_connection_for_trades(tmp_path: Path) -> None:
+    async with two(tmp_path, way="tls") as (a, b):
+        with pytest.raises(ExchangeFailed, match="certificate"):
+            await a.ask(b, peer="c")
+        assert not b.rows

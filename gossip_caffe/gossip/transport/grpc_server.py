@@ -81,7 +81,11 @@ class PeerServer:
         self._file_serving = FileServing(files, self._listener)
         self._snapshot_serving = SnapshotServing()
         self._trade_serving = TradeServing(
-            self._listener, lambda: self._answerer, self.callers, self._threads
+            self._listener,
+            lambda: self._answerer,
+            self.callers,
+            self._threads,
+            is_secured=self.live is not None,
         )
 
     def serve(self, answerer: Answerer) -> None:

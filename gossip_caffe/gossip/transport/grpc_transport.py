@@ -161,7 +161,7 @@ class GrpcTransport:
     async def _trade(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
         async def opened() -> TradeWire:
             with self._to(address) as channel:
-                return await open_kept(channel, _host(address), offer)
+                return await open_kept(channel, _host(address), offer, is_secured=bool(name_in(address)))
 
         try:
             async with asyncio.timeout(deadline_s):

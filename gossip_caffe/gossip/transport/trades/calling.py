@@ -12,7 +12,8 @@ from gossip_caffe.gossip.codecs.message import Message
 from gossip_caffe.gossip.protocol.swap import Arriving, BothWays
 from gossip_caffe.gossip.protocol.transport import Prepare
 from gossip_caffe.gossip.transport import calls, weights_socket
-from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire, header_bytes
+from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire
+from gossip_caffe.security.sealing import Seals, can_seal
 from gossip_caffe.wire import gossip_pb2 as wire
 
 Open = Callable[[], Awaitable[TradeWire]]
@@ -23,16 +24,20 @@ KEEP_S = 5.0
 """A partner that does not answer the call for a new connection within this time is called again later."""
 
 
-async def open_kept(channel: Any, host: str, offer: Message) -> TradeWire:
+async def open_kept(channel: Any, host: str, offer: Message, *, is_secured: bool) -> TradeWire:
     """Make a new connection for the trades with a partner. ``host``: its TCP host, "" if it has none.
 
-    Raises CannotConnect and AioRpcError.
+    ``is_secured``: the partner has a certificate, so that a connection by TCP is sealed, or not made at all. Raises
+    CannotConnect and AioRpcError.
     """
     asked = wire.KeepRequest(peer=offer.peer, job=offer.job, fingerprint=offer.fingerprint)
     ready = await calls.keep(channel, asked, KEEP_S)
+    seals = Seals(ready.key, answers=False) if is_secured and ready.key and can_seal() else None
+    if is_secured and seals is None:
+        host = ""
     connected = await weights_socket.connect(host, ready.port, ready.ticket, ready.nearby)
     weights_socket.ready(connected)
-    return TradeWire(connected)
+    return TradeWire(connected, seals)
 
 
 class KeptConnections:
@@ -60,7 +65,9 @@ class KeptConnections:
     async def _over(self, kept: TradeWire, address: str, offer: Message, swap: BothWays) -> Message:
         loop, is_whole = asyncio.get_running_loop(), False
         try:
-            sending = loop.run_in_executor(self._threads, kept.send_call, header_bytes(offer), swap.leaving)
+            sending = loop.run_in_executor(
+                self._threads, kept.send_call, kept.header_bytes(offer), swap.leaving
+            )
             receiving = loop.run_in_executor(self._threads, _answer, kept, swap.arriving)
             try:
                 await weights_socket.both(kept.connected, swap, sending, receiving)

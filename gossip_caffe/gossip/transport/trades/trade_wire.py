@@ -8,6 +8,8 @@ its CRC-32. Weights are received where they are needed, without a copy.
 Between peers of one machine and one user the connection is a Unix socket. Then one frame with the place of the weights
 in shared memory stands for all frames, and also has the place of the mean that will be there once the round is
 committed; the first such frame carries the memory's descriptor (``rounds/shared_rows``).
+
+Between peers with certificates everything on a connection by TCP is sealed, headers too (``weights_socket``).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import asyncio
 import os
 import socket
 import struct
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from google.protobuf.message import DecodeError
 from isal import isal_zlib
@@ -28,6 +30,7 @@ from gossip_caffe.gossip.rounds.rows import LeavingRow, Row
 from gossip_caffe.gossip.rounds.shared_rows import Place, TheirRows
 from gossip_caffe.gossip.transport import weights_socket
 from gossip_caffe.gossip.transport.frames import MOST_HEADER_BYTES, header_of, message_within
+from gossip_caffe.security.sealing import TAG_BYTES, Seals
 from gossip_caffe.wire import gossip_pb2 as wire
 
 _HEAD = struct.Struct("<II")
@@ -52,23 +55,29 @@ class Placed(Protocol):
         ...
 
 
-def header_bytes(message: Message) -> bytes:
-    """The header of a message as it goes over the connection."""
-    body = bytes(header_of(message).header.SerializeToString())
-    return _HEAD.pack(_IS_HEADER | len(body), isal_zlib.crc32(body)) + body
-
-
 class TradeWire:
     """One kept connection. Its methods block, but for ``read_header``.
 
-    ``is_near``: the two sides are on one machine, and read each other's rows where they are.
+    ``is_near``: the two sides are on one machine, and read each other's rows where they are. ``seals``: the seals of
+    this side, None for no seals; a connection on one machine needs none.
     """
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, seals: Seals | None = None) -> None:
         self.connected = connected
         self.is_near = connected.family == socket.AF_UNIX
+        self._seals = None if self.is_near else seals
+        self._tag_bytes = TAG_BYTES if self._seals is not None else 0
         self._told: int | None = None
         self._theirs: dict[int, TheirRows] = {}
+
+    def header_bytes(self, message: Message) -> bytes:
+        """The header of a message as it goes over the connection. It has to be the next that is sent."""
+        body = bytes(header_of(message).header.SerializeToString())
+        if self._seals is None:
+            return _HEAD.pack(_IS_HEADER | len(body), isal_zlib.crc32(body)) + body
+        head, sealed = _HEAD.pack(_IS_HEADER | len(body), 0), bytearray(len(body) + TAG_BYTES)
+        self._seals.seal(body, head, memoryview(sealed))
+        return head + sealed
 
     def send_call(self, header: bytes, leaving: Leaving) -> None:
         """Send the message of the calling side. Raises OSError."""
@@ -78,7 +87,7 @@ class TradeWire:
     def send(self, leaving: Leaving) -> None:
         """Send all weights, or their place; and the frame that ends them. Raises OSError."""
         if not self.is_near or not isinstance(leaving, LeavingRow) or (places := leaving.pointed()) is None:
-            weights_socket.send(self.connected, leaving.pieces())
+            weights_socket.send(self.connected, leaving.pieces(), self._seals)
             return
         place, mean = places
         body = _PLACE.pack(place.memory, place.stamp, place.offset, place.length, mean.offset, mean.length)
@@ -90,49 +99,60 @@ class TradeWire:
 
     def receive_answer(self, arriving: Arriving) -> Message:
         """Receive the message of the answering side. Raises OSError, FramesCorrupt, and the errors of ``arriving``."""
-        length, crc32 = self._receive(arriving, goes_on=True)
-        return _message(self._body(length), crc32)
+        head = self._receive(arriving, goes_on=True)
+        return self._message(head, self._body(head))
 
     def receive(self, arriving: Arriving) -> None:
         """Receive all weights, or their place. Raises OSError, FramesCorrupt, and the errors of ``arriving``."""
         self._receive(arriving, goes_on=False)
 
-    def _receive(self, arriving: Arriving, *, goes_on: bool) -> tuple[int, int]:
-        """Receive the frames. ``goes_on``: up to the header after or instead of them: returns its length and CRC-32."""
-        scratch = memoryview(bytearray(0 if isinstance(arriving, Placed) else PIECE_BYTES))
+    def _receive(self, arriving: Arriving, *, goes_on: bool) -> bytes:
+        """Receive the frames. ``goes_on``: up to the header after or instead of them: returns its head."""
+        in_place = isinstance(arriving, Placed) and self._seals is None
+        scratch = memoryview(bytearray(0 if in_place else PIECE_BYTES + TAG_BYTES))
         is_first = True
         while True:
-            length, crc32, fd = self._head(arriving.came_bytes, is_first)
+            head, fd = self._head(arriving.came_bytes, is_first)
             is_first = False
-            if length & _IS_PLACE:
-                self._point(length & ~_IS_PLACE, crc32, fd, arriving)
+            length, _ = _HEAD.unpack(head)
+            if length & _IS_PLACE and self.is_near and not length & _IS_HEADER:
+                self._point(head, fd, arriving)
                 continue
             if fd >= 0:
                 os.close(fd)
                 raise FramesCorrupt("a descriptor came with no place")
             if length & _IS_HEADER and goes_on:
-                return _header_length(length), crc32
+                return head
             if length == 0:
-                if goes_on:
-                    continue
-                return 0, 0
-            self._piece(length, crc32, arriving, scratch)
+                if self._seals is not None:
+                    weights_socket.fill(self.connected, scratch[:TAG_BYTES], arriving.came_bytes)
+                    weights_socket.opened(self._seals, scratch[:TAG_BYTES], head, arriving.came_bytes)
+                if not goes_on:
+                    return head
+                continue
+            self._piece(head, arriving, scratch)
 
-    def _piece(self, length: int, crc32: int, arriving: Arriving, scratch: memoryview) -> None:
+    def _piece(self, head: bytes, arriving: Arriving, scratch: memoryview) -> None:
+        length, crc32 = _HEAD.unpack(head)
         taken = arriving.came_bytes
         if length > PIECE_BYTES:
             raise FramesCorrupt(f"a frame of {length} bytes at {taken}, and the limit is {PIECE_BYTES}")
-        piece = arriving.place(length) if isinstance(arriving, Placed) else scratch[:length]
-        weights_socket.fill(self.connected, piece, taken)
-        if isal_zlib.crc32(piece) != crc32:
-            raise FramesCorrupt(f"the checksum of the frame at {taken} does not fit")
-        if isinstance(arriving, Placed):
+        if isinstance(arriving, Placed) and self._seals is None:
+            piece = arriving.place(length)
+            weights_socket.fill(self.connected, piece, taken)
+            _check(piece, crc32, f"the frame at {taken}")
             arriving.placed(piece)
+            return
+        piece = scratch[: length + self._tag_bytes]
+        weights_socket.fill(self.connected, piece, taken)
+        if self._seals is not None:
+            piece = weights_socket.opened(self._seals, piece, head, taken)
         else:
-            arriving.take(piece)
+            _check(piece, crc32, f"the frame at {taken}")
+        arriving.take(piece)
 
-    def _head(self, taken: int, is_first: bool) -> tuple[int, int, int]:
-        """The head of the next frame: its length, its CRC-32, and the descriptor that came with it, or -1."""
+    def _head(self, taken: int, is_first: bool) -> tuple[bytes, int]:
+        """The head of the next frame, and the descriptor that came with it, or -1."""
         head, fd = bytearray(_HEAD.size), -1
         view = memoryview(head)
         if self.is_near:
@@ -153,31 +173,28 @@ class TradeWire:
             if fd >= 0:
                 os.close(fd)
             raise
-        return *_HEAD.unpack(head), fd
+        return bytes(head), fd
 
-    def _point(self, length: int, crc32: int, fd: int, arriving: Arriving) -> None:
+    def _point(self, head: bytes, fd: int, arriving: Arriving) -> None:
         """Take the place of the weights in the partner's memory."""
         theirs = TheirRows(fd) if fd >= 0 else None
-        body = self._body(length)
-        if length != _PLACE.size or isal_zlib.crc32(body) != crc32 or not isinstance(arriving, Row):
+        body = self._body(head)
+        _, crc32 = _HEAD.unpack(head)
+        _check(body, crc32, "a place of weights")
+        if len(body) != _PLACE.size or not isinstance(arriving, Row):
             raise FramesCorrupt("a place of weights cannot be read")
         memory, stamp, offset, length, mean_offset, mean_length = _PLACE.unpack(body)
-        place, mean = (
-            Place(memory, stamp, offset, length),
-            Place(memory, stamp, mean_offset, mean_length),
-        )
+        place, mean = Place(memory, stamp, offset, length), Place(memory, stamp, mean_offset, mean_length)
         if theirs is not None:
-            self._theirs[place.memory] = theirs
+            self._theirs[memory] = theirs
             while len(self._theirs) > MOST_MEMORIES:
                 del self._theirs[next(iter(self._theirs))]
-        if (known := self._theirs.get(place.memory)) is None:
+        if (known := self._theirs.get(memory)) is None:
             raise FramesCorrupt("a place in a memory that did not come")
         arriving.point(known, place, mean)
 
-    def _body(self, length: int) -> bytearray:
-        if length > MOST_HEADER_BYTES:
-            raise FramesCorrupt(f"a header of {length} bytes, and the limit is {MOST_HEADER_BYTES}")
-        body = bytearray(length)
+    def _body(self, head: bytes) -> bytearray:
+        body = bytearray(_length(head) + self._tag_bytes)
         weights_socket.fill(self.connected, memoryview(body), 0)
         return body
 
@@ -188,10 +205,20 @@ class TradeWire:
         """
         if not (head := await self._exactly(_HEAD.size)):
             return None
-        length, crc32 = _HEAD.unpack(head)
-        if not length & _IS_HEADER:
+        if not _HEAD.unpack(head)[0] & _IS_HEADER:
             raise FramesCorrupt("a call does not begin with a header")
-        return _message(await self._exactly(_header_length(length)), crc32)
+        return self._message(head, bytearray(await self._exactly(_length(head) + self._tag_bytes)))
+
+    def _message(self, head: bytes, body: bytearray) -> Message:
+        if self._seals is not None:
+            read = bytes(weights_socket.opened(self._seals, memoryview(body), head, 0))
+        else:
+            read = bytes(body)
+            _check(read, _HEAD.unpack(head)[1], "a header")
+        try:
+            return message_within(wire.ExchangeHeader.FromString(read))
+        except DecodeError as error:
+            raise FramesCorrupt(f"a header cannot be read ({error})") from None
 
     async def _exactly(self, length: int) -> bytes:
         """So many bytes; none if the connection ends before."""
@@ -201,16 +228,13 @@ class TradeWire:
         return came if len(came) == length else b""
 
 
-def _header_length(length: int) -> int:
-    if (length := length & ~_IS_HEADER) > MOST_HEADER_BYTES:
+def _length(head: bytes) -> int:
+    """The length of the body of a header or of a place."""
+    if (length := _HEAD.unpack(head)[0] & ~(_IS_HEADER | _IS_PLACE)) > MOST_HEADER_BYTES:
         raise FramesCorrupt(f"a header of {length} bytes, and the limit is {MOST_HEADER_BYTES}")
-    return length
+    return int(length)
 
 
-def _message(body: Any, crc32: int) -> Message:
-    if isal_zlib.crc32(body) != crc32:
-        raise FramesCorrupt("the checksum of a header does not fit")
-    try:
-        return message_within(wire.ExchangeHeader.FromString(bytes(body)))
-    except DecodeError as error:
-        raise FramesCorrupt(f"a header cannot be read ({error})") from None
+def _check(data: bytes | bytearray | memoryview, crc32: int, name: str) -> None:
+    if isal_zlib.crc32(data) != crc32:
+        raise FramesCorrupt(f"the checksum of {name} does not fit")
