@@ -156,6 +156,7 @@ async def run_alone(
             grace_s=options.grace_s,
             is_script=options.script_fd >= 0,
             certificates=CertificateWatch(peer, server, clock, warn, counted),
+            authenticated=server.live is not None,
         )
         script = Script(options.script_fd, leaving)
         agent = Agent(

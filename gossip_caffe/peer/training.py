@@ -124,6 +124,7 @@ class Training:
                 serve=world.serve,
                 exhausted=self._is_exhausted,
                 restarting=lambda: trainer.is_restarting,
+                authenticated=world.authenticated,
             )
         )
         self.checkpointing = Checkpointing(self)

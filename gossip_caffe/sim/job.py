@@ -72,7 +72,8 @@ def _say_nothing(line: str) -> None:
 class SimulatedJob:
     """One job. ``seed`` determines everything random; ``message_s``: the range of the messages' latency (s).
 
-    ``poisoners``: the machines whose offers and answers are spoilt. Create and use it in a VirtualTimeLoop.
+    ``poisoners``: the machines whose offers and answers are spoilt. ``authenticated``: the peers are as with
+    certificates. Create and use it in a VirtualTimeLoop.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class SimulatedJob:
         message_s: tuple[float, float] = MESSAGE_S,
         strategy: MakeStrategy = pairwise,
         poisoners: Poisoners | None = None,
+        authenticated: bool = False,
     ) -> None:
         self.spec = spec
         self.clock = VirtualClock()
@@ -98,6 +100,7 @@ class SimulatedJob:
         self._etcd = MemoryEtcd(self.clock)
         self._files = Folders()
         self._poisoners = poisoners
+        self._authenticated = authenticated
         self._network = MemoryNetwork(
             before_offer=self._on_the_way,
             before_answer=self._on_the_way,
@@ -146,6 +149,7 @@ class SimulatedJob:
             log=log,
             say=_say_nothing,
             strategy=self._strategy,
+            authenticated=self._authenticated,
         )
         peer = SimulatedPeer(world, store, self._sources, self._make_engine, name, pace)
         self.peers[name] = peer

@@ -49,7 +49,8 @@ class TrainingComparison:
 
     ``steps_s``: for each peer the seconds of its iterations. With ``kill_every_s`` the peer that has trained longest
     is killed at that interval, and another peer joins ``join_after_s`` later. ``poison``: the way (a Poison) in which
-    ``poisoned_share`` of all offers and answers are spoilt; "": none are.
+    ``poisoned_share`` of all offers and answers are spoilt; "": none are. ``certified``: the peers are as with
+    certificates: halves that are too long are cut, and offers that are too many are refused.
     """
 
     solver: Path
@@ -61,6 +62,7 @@ class TrainingComparison:
     join_after_s: float = 0.0
     poison: str = ""
     poisoned_share: float = 0.25
+    certified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ async def _gossiped(course: TrainingComparison) -> TrainingResult:
             message_s=course.message_s,
             strategy=strategy_of(spec.settings),
             poisoners=poisoners,
+            authenticated=course.certified,
         )
         try:
             for index, step_s in enumerate(course.steps_s):

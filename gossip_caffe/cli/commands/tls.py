@@ -49,7 +49,7 @@ def tls() -> None:
 def init(authority: Path, name: str, ttl: str) -> None:
     """Make an authority (CA): the files ca.crt and ca.key.
 
-    Whoever has ca.key can make a certificate for any name, so keep the folder on one machine.
+    A program that can read ca.key can make a certificate for any name, so keep the folder on one machine.
 
     \b
     gossip-caffe tls init

@@ -149,6 +149,9 @@ class Answering:
         """The reason to refuse an offer before its weights are received, or None."""
         if (objection := self._peer.objection(header)) is not None:
             return objection
+        rates = self._peer.rates
+        if rates is not None and (often := rates.objection(header.peer, self._peer.clock.monotonic())):
+            return Refusal.OVERLOADED, often
         if not (found := self._receiving.admission(caller_of(header.peer, transfer))).is_admitted:
             return Refusal.OVERLOADED, found.reason
         return None
@@ -212,9 +215,16 @@ class Answering:
                 self.watcher.too_far(offer, reach)
             return Refusal.TOO_FAR, f"it would move {peer.name} by {reach.words}"
         withdraws = peer.crossing.accept(offer)
-        peer.apply(half, figures.distance)
+        share = peer.apply_half(offer.peer, half, figures)
         applied = AppliedHalf(
-            offer.exchange_id, offer.peer, figures.distance, figures.total, figures.norm, reach, figures.by
+            offer.exchange_id,
+            offer.peer,
+            figures.distance,
+            figures.total,
+            figures.norm,
+            reach,
+            figures.by,
+            share,
         )
         self.one_sided.applied(applied)
         if self.watcher is not None:

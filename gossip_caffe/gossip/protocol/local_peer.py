@@ -16,7 +16,9 @@ from gossip_caffe.gossip.averaging.bound import Bound, Reach
 from gossip_caffe.gossip.averaging.buffers import Buffers
 from gossip_caffe.gossip.codecs.codec import CODECS
 from gossip_caffe.gossip.codecs.message import Message, Refusal
+from gossip_caffe.gossip.policy.clip import Clip
 from gossip_caffe.gossip.policy.health import running_mean
+from gossip_caffe.gossip.policy.offer_rate import OfferRates
 from gossip_caffe.gossip.protocol.crossing_offers import Crossing
 from gossip_caffe.gossip.protocol.payload import Reason, objection_to_layout
 from gossip_caffe.gossip.protocol.ports import Offload, Weights
@@ -49,7 +51,8 @@ class LocalPeer:
     """One peer in all its exchanges.
 
     ``mean_distance`` is the running consensus distance, None before the first exchange. ``blobs`` are the sizes of the
-    exchanged blobs, in values. ``half_limit`` and ``warm`` are explained at ``Bound``.
+    exchanged blobs, in values. ``half_limit`` and ``warm`` are explained at ``Bound``, ``half_clip`` at ``Clip``.
+    ``limits_rate``: a partner that offers too often is refused.
 
     A new peer refuses offers as NOT_TRAINING until ``accepting`` is set to None.
     """
@@ -66,6 +69,8 @@ class LocalPeer:
         offload: Offload | None = None,
         blobs: Sequence[int] = (),
         half_limit: float = 0.0,
+        half_clip: float = 0.0,
+        limits_rate: bool = False,
         warm: Callable[[], bool] = lambda: True,
     ) -> None:
         self._accepting: Refusal | None = Refusal.NOT_TRAINING
@@ -83,6 +88,8 @@ class LocalPeer:
         self.buffers = Buffers(weights.exchanged)
         self.compute = Offloader(offload, weights.size)
         self.bound = Bound(half_limit, weights.exchanged, warm)
+        self.clip = Clip(half_clip)
+        self.rates = OfferRates() if limits_rate else None
 
     @property
     def accepting(self) -> Refusal | None:
@@ -97,11 +104,24 @@ class LocalPeer:
         if refusal is not None:
             self.generation += 1
             self.bound.start_over()
+            self.clip.start_over()
         self._accepting = refusal
 
     def rounding(self, codec: str) -> np.random.Generator | None:
         """A generator for one encoding: encodings may run in threads, in any order. None if the codec needs none."""
         return np.random.default_rng(self.rng.getrandbits(64)) if CODECS[codec].stochastic else None
+
+    def apply_half(self, partner: str, own_half: Flat, figures: HalfStats) -> float:
+        """Let the solver add a half, as ``apply`` does, but cut if it is too long. Returns the share that is added.
+
+        ``own_half`` is cut in its place.
+        """
+        share = self.clip.share(figures.norm) if not self.bound.warming else 1.0
+        if share < 1.0:
+            own_half *= np.float32(share)
+        self.apply(own_half, figures.distance)
+        self.clip.note(partner, figures.norm, figures.total, share)
+        return share
 
     def apply(self, own_half: Flat, apart: float) -> None:
         """Let the solver add a half, shape (exchanged,), float32. ``apart``: the distance of the two sides."""

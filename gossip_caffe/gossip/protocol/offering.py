@@ -80,6 +80,8 @@ class Offering:
         if peer.crossing.own is not None:
             raise ExchangeFailed("an exchange that this peer offered is still in flight")
         own = peer.crossing.begin(exchange_id or self.new_id(), partner)
+        if peer.rates is not None:
+            peer.rates.note_own(peer.clock.monotonic())
         try:
             outcome = await self._offered(own, address)
         except asyncio.CancelledError:
@@ -113,7 +115,7 @@ class Offering:
         elif isinstance(ended, HalfStats) and (reach := peer.reach(ended)).too_far:
             ended = OutcomeKind.REJECTED, Refusal.TOO_FAR, f"it would move {peer.name} by {reach.words}"
         if isinstance(ended, HalfStats):
-            peer.apply(half, ended.distance)
+            share = peer.apply_half(own.partner, half, ended)
             return Outcome(
                 OutcomeKind.APPLIED,
                 own.exchange_id,
@@ -124,6 +126,7 @@ class Offering:
                 half_norm=ended.norm,
                 reach=reach,
                 by=ended.by,
+                share=share,
             )
         kind, refusal, reason = ended
         if kind is OutcomeKind.REJECTED:

@@ -24,7 +24,7 @@ class AppliedHalf:
     """A half that was added to this peer's weights: ``total`` is the sum of its values, ``norm`` its length ‖δ‖.
 
     ``distance`` is that of the two sides, ``reach`` the half's length in lengths of the own weights.
-    ``by`` is the carrier of the weights, if a log is to name it.
+    ``by`` is the carrier of the weights, if a log is to name it; ``share`` the part that was added, if it was cut.
     """
 
     exchange_id: str
@@ -34,6 +34,7 @@ class AppliedHalf:
     norm: float
     reach: Reach = UNMEASURED
     by: str = ""
+    share: float = 1.0
 
 
 class GivenUp:

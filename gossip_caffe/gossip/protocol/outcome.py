@@ -26,7 +26,8 @@ class Outcome:
 
     ``snapshot`` is the snapshot that was offered. ``half_sum`` and ``half_norm`` are the sum and the length of the half
     that was applied. ``reach`` is the relative length of the half that was applied, or that was refused as too long.
-    ``by`` is the carrier of the weights, if a log is to name it.
+    ``by`` is the carrier of the weights, if a log is to name it; ``share`` the part of the half that was added, if it
+    was cut.
     """
 
     kind: OutcomeKind
@@ -40,6 +41,7 @@ class Outcome:
     half_norm: float = 0.0
     reach: Reach = UNMEASURED
     by: str = ""
+    share: float = 1.0
 
 
 def kind_of(refusal: Refusal) -> OutcomeKind:

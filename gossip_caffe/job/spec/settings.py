@@ -45,6 +45,9 @@ class JobSettings:
     half_limit: float = 0.25
     """The most that one exchange may move a peer, in lengths of the peer's own weights; wider while the job warms up
     (docs/internals/protocol.md#how-far-an-exchange-may-move-a-peer). 0: no limit."""
+    half_clip: float = 4.0
+    """Between peers with certificates a half longer than so many usual ones is cut to that
+    (docs/internals/protocol.md#a-member-that-stays-under-the-bound). 0: none is."""
     partners: str = "uniform"
     """Which partners a peer asks: docs/internals/protocol.md#partners."""
     lr_scaling: str = "sqrt"
@@ -107,6 +110,7 @@ RANGES = {
     "exchange_jitter": (0.0, 0.9),
     "cadence_distance": (1e-9, 1.0),
     "half_limit": (0.0, 10.0),
+    "half_clip": (0.0, 1000.0),
     "warmup": (0.0, 1.0),
     "lease_ttl_s": (2.0, 600.0),
     "checkpoint_every_samples": (0, 2**62),

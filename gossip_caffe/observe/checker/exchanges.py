@@ -131,7 +131,8 @@ def _corrections(life: Life) -> Iterator[Violation]:
 
 def _same(added: Line, event: Line) -> bool:
     kind = "step" if event["event"] == Event.ROUND else "half"
-    total, norm = float(event[f"{kind}_sum"]), float(event[f"{kind}_norm"])
+    share = float(event.get("share", 1.0))  # of a half that was too long
+    total, norm = share * float(event[f"{kind}_sum"]), share * float(event[f"{kind}_norm"])
     apart = max(abs(added["half_sum"] - total), abs(added["half_norm"] - norm))
     return bool(apart <= APART * norm)
 

@@ -151,7 +151,10 @@ SECTIONS = (
                 "Exchanges of which this peer applied its half and the offering peer did not.",
             ),
             Metric(
-                "mass_error", _G, "", "Shift of the sum of all weights by exchanges that were half applied."
+                "mass_error",
+                _G,
+                "",
+                "Shift of the sum of all weights by exchanges that were half applied, and by halves that were cut.",
             ),
             Metric(
                 "exchange_bytes_total",

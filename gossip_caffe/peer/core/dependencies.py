@@ -52,7 +52,8 @@ class PeerDependencies:
     * ``contact`` notes which of the other peers answer.
     * ``ranks`` are the peers of this peer's launch to which weights go by MPI.
     * ``grace_s``: the seconds that this peer has for leaving.
-    * ``certificates`` follows the files of this peer's certificate; None: it has none.
+    * ``certificates`` follows the files of this peer's certificate; None: it has none. ``authenticated``: every
+      caller has shown a certificate.
     * ``is_script``: the solver is a user's script, whose net may be another one than the job's.
     """
 
@@ -81,6 +82,7 @@ class PeerDependencies:
     grace_s: float = GRACE_S
     is_script: bool = False
     certificates: CertificateWatch | None = None
+    authenticated: bool = False
     said: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

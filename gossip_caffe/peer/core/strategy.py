@@ -52,6 +52,7 @@ class StrategyContext:
     * ``address`` returns this peer's own address, ``address_of`` that of any peer that has a record, else None.
     * ``serve`` lets an answerer answer other peers, for a strategy that needs this before its peer trains.
     * ``exhausted`` returns True if every claimed record is trained, and none can be claimed now.
+    * ``authenticated``: every caller's name is that of its certificate.
     * ``restarting`` returns True while no solver runs, because one has died.
     """
 
@@ -82,14 +83,16 @@ class StrategyContext:
     serve: Callable[[Answerer], None] = lambda answerer: None  # noqa: ARG005
     exhausted: Callable[[], bool] = lambda: False
     restarting: Callable[[], bool] = lambda: False
+    authenticated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SharingFigures:
     """The figures of a strategy in a peer's status: this peer's exchanges by outcome, and the one-sided ones.
 
-    ``half_applied``: exchanges whose half only this side applied, with their ``mass_error``. ``distance``: the running
-    mean of the consensus distance, None before the first exchange.
+    ``half_applied``: exchanges whose half only this side applied. ``mass_error``: the shift of the sum of all weights
+    by these, and by what was cut from halves that were too long. ``distance``: the running mean of the consensus
+    distance, None before the first exchange.
     """
 
     applied: int

@@ -46,6 +46,7 @@ class AnswersLogged:
             ratio=rounded(half.reach.ratio),
             limit=rounded(half.reach.limit),
             **carrier_of(half.by),
+            **share_of(half.share),
         )
         self._half_added(half.partner, half.exchange_id)
 
@@ -86,6 +87,11 @@ def carrier_of(by: str) -> dict[str, object]:
     return {"by": by} if by else {}
 
 
+def share_of(share: float) -> dict[str, object]:
+    """The field that says how much of a half was added; none if all was."""
+    return {"share": rounded(share)} if share < 1.0 else {}
+
+
 def half_of(outcome: Outcome) -> dict[str, object]:
     """The fields that the log holds of this peer's half.
 
@@ -99,6 +105,7 @@ def half_of(outcome: Outcome) -> dict[str, object]:
             "half_norm": rounded(outcome.half_norm),
             "batches": outcome.snapshot.batches,
             **carrier_of(outcome.by),
+            **share_of(outcome.share),
             **reach,
         }
     said: dict[str, object] = {}

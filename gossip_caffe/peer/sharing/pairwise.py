@@ -133,7 +133,7 @@ class PairwiseStrategy:
             applied=outcomes[OutcomeKind.APPLIED],
             failed=outcomes[OutcomeKind.FAILED] + outcomes[OutcomeKind.REJECTED],
             half_applied=one_sided.count,
-            mass_error=one_sided.mass_error,
+            mass_error=one_sided.mass_error + self._peer.clip.mass_error,
             distance=self._peer.mean_distance,
         )
 
@@ -241,6 +241,9 @@ class PairwiseStrategy:
         """Forget the partners whose record is gone, also one to which an offer is in flight."""
         living = self._members()
         self._suspects.forget(living)
+        self._peer.clip.forget(living)
+        if self._peer.rates is not None:
+            self._peer.rates.forget(living)
         self._offering.forget(living)
 
     def _complain(self, outcome: Outcome) -> None:
@@ -272,6 +275,8 @@ def pairwise(around: StrategyContext) -> Strategy:
         offload=around.offload,
         blobs=around.blobs,
         half_limit=around.settings.half_limit,
+        half_clip=around.settings.half_clip if around.authenticated else 0.0,
+        limits_rate=around.authenticated,
         warm=around.warm,
     )
     return PairwiseStrategy(
