@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gossip_caffe import aio
+    from gossip_caffe.api.checking import Checks
     from gossip_caffe.api.evaluating import Evaluation
     from gossip_caffe.api.joined import Batch, JoinedPeer, join
-    from gossip_caffe.api.sync import Checkpoint, Checkpoints, Connection, connect, evaluate
+    from gossip_caffe.api.sync import Checkpoint, Checkpoints, Connection, check, connect, evaluate
     from gossip_caffe.api.sync_training import Run, start, train
     from gossip_caffe.api.values.chart import LiveChart
     from gossip_caffe.api.values.result import Result
@@ -27,6 +28,7 @@ __all__ = [
     "Batch",
     "Checkpoint",
     "Checkpoints",
+    "Checks",
     "Connection",
     "Evaluation",
     "GossipCaffeError",
@@ -44,6 +46,7 @@ __all__ = [
     "Status",
     "__version__",
     "aio",
+    "check",
     "connect",
     "evaluate",
     "identity",
@@ -60,7 +63,8 @@ _PLACES = {
     "identity": "security.given",
     "Shards": "api.values.shards_view",
     **dict.fromkeys(("Job", "JobEvent", "Jobs", "Peer", "Peers", "Status"), "api.values.views"),
-    **dict.fromkeys(("Checkpoint", "Checkpoints", "Connection", "connect", "evaluate"), "api.sync"),
+    **dict.fromkeys(("Checkpoint", "Checkpoints", "Connection", "check", "connect", "evaluate"), "api.sync"),
+    "Checks": "api.checking",
     **dict.fromkeys(("Run", "start", "train"), "api.sync_training"),
     **dict.fromkeys(("Batch", "JoinedPeer", "join"), "api.joined"),
 }

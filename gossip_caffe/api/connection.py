@@ -21,7 +21,8 @@ from gossip_caffe.api.evaluating import (
     weights_of_file,
 )
 from gossip_caffe.api.job_creation import created
-from gossip_caffe.api.job_events import events_of
+from gossip_caffe.api.looking.discovering import targets_of
+from gossip_caffe.api.looking.job_events import events_of
 from gossip_caffe.api.places import endpoints, is_allowed, is_local
 from gossip_caffe.api.train_options import JobOptions, new_job
 from gossip_caffe.api.values.shards_view import Shards
@@ -42,6 +43,7 @@ from gossip_caffe.errors import GossipCaffeError, NotFound, UsageError
 from gossip_caffe.job.code import check_code
 from gossip_caffe.job.relocation import DataRoot, relocated
 from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.membership.discovery import Target
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import job_or_only_one, list_jobs, load_job
 from gossip_caffe.membership.keys import JobKeys
@@ -212,6 +214,13 @@ class Connection:
             nets = nets_to_test(relocated(spec, roots), iterations)
             test = partial(evaluated, spec, nets, chosen)
             return await (test(on_pass) if on_pass is not None else test())
+
+    async def targets(self, say: Callable[[str], None] = lambda _: None) -> list[Target]:
+        """Return the peers that Prometheus can scrape, as ``gossip-caffe discover`` lists them.
+
+        ``say`` is told why each other peer cannot be scraped.
+        """
+        return await targets_of(self.store, (await self.spec()).name, say, self._ignored)
 
     async def stop_peer(self, name: str, *, wait: bool = True, by: str = "asked from Python") -> None:
         """Ask a peer, on any machine, to leave in good order: it shares its weights, and other peers go on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.api import checkpoints, connection
+from gossip_caffe.api.checking import Checks
+from gossip_caffe.api.checking import check as aio_check
 from gossip_caffe.api.checkpoints import HEADINGS, OnBytes
 from gossip_caffe.api.evaluating import Evaluation
 from gossip_caffe.api.file_evaluation import evaluate as aio_evaluate
@@ -23,6 +25,7 @@ from gossip_caffe.api.values.views import JobEvent, Jobs, Peers, Status
 from gossip_caffe.checkpoint.pull import silent
 from gossip_caffe.errors import NotFound
 from gossip_caffe.job.spec.spec import JobSpec
+from gossip_caffe.membership.discovery import Target
 from gossip_caffe.security.security import Security
 
 
@@ -202,6 +205,13 @@ class Connection:
         )
         return LOOP.call(testing)
 
+    def targets(self, say: Callable[[str], None] = lambda _: None) -> list[Target]:
+        """Return the peers that Prometheus can scrape, as ``gossip-caffe discover`` lists them.
+
+        ``say`` is told why each other peer cannot be scraped.
+        """
+        return LOOP.call(self._twin.targets(say))
+
     def stop_peer(self, name: str, *, wait: bool = True, by: str = "asked from Python") -> None:
         """Ask a peer, on any machine, to leave in good order: it shares its weights, and other peers go on.
 
@@ -234,6 +244,28 @@ def connect(
     """
     connected = connection.connect(etcd, job=job, cluster=cluster, security=security)
     return Connection(LOOP.call(connected))
+
+
+def check(
+    etcd: str | None = None,
+    *,
+    cluster: str = "",
+    job: str | None = None,
+    data_roots: Sequence[str] = (),
+    allow_code: bool | None = None,
+    security: Security | None = None,
+) -> Checks:
+    """Check that this machine has all that a peer needs, as ``gossip-caffe doctor`` does.
+
+    With ``etcd`` or ``cluster``, which are those of ``connect``, each member of that etcd is checked, too. With
+    ``job`` ("": the only one) the job's data, store and memory are checked from here, and the ports of its peers.
+    ``data_roots``, ``allow_code``: as for ``Connection.evaluate``. Raises UsageError when etcd is not clear; a fault
+    is a result.
+    """
+    checking = aio_check(
+        etcd, cluster=cluster, job=job, data_roots=data_roots, allow_code=allow_code, security=security
+    )
+    return LOOP.call(checking)
 
 
 def evaluate(solver: str | Path, weights: str | Path, *, iterations: int = 0) -> Evaluation:

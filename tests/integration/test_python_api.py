@@ -51,6 +51,17 @@ def run(job: TinyJob, etcd: EtcdServer) -> Iterator[gc.Run]:
             run.wait()
 
 
+def test_a_machine_an_etcd_and_a_job_are_checked(run: gc.Run, etcd: EtcdServer) -> None:
+    found = gc.check(etcd.endpoint, job=run.job, allow_code=True)
+    states = {entry.what: entry.good for entry in found}
+    assert found.can_train
+    assert states["pycaffe"]
+    assert states["etcd: writes"]
+    assert states["job: data of layer data"]
+    assert "<table>" in found._repr_html_()
+    assert "FAULT" in gc.check(etcd.endpoint, job="none")._repr_html_()
+
+
 def test_a_training_is_watched_disturbed_and_read_while_it_runs(
     run: gc.Run, job: TinyJob, tmp_path: Path
 ) -> None:
@@ -83,6 +94,9 @@ def test_a_training_is_watched_disturbed_and_read_while_it_runs(
             == connected.evaluate(latest.name, allow_code=True)["accuracy"]
         )
         assert connected.evaluate(live=True, allow_code=True)["accuracy"] > 0.2
+        why_not: list[str] = []
+        assert not connected.targets(why_not.append)
+        assert all("serves no metrics" in line for line in why_not), "a training's peers serve none"
         assert connected.shards().open
         assert connected.status().done_samples > 0
         with pytest.raises(NotFound, match="no checkpoint"):

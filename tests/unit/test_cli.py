@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 import gossip_caffe
 from gossip_caffe import __version__
-from gossip_caffe.api import connection
+from gossip_caffe.api import checking, connection
 from gossip_caffe.cli import main
 from gossip_caffe.cli.main import cli
 from gossip_caffe.cli.options import etcd as etcd_options
@@ -29,7 +29,6 @@ from gossip_caffe.cli.options.new_job import named_after
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.state.folder import ClusterState
 from gossip_caffe.cluster.supervision import control
-from gossip_caffe.doctor import machine
 from gossip_caffe.doctor.check_result import CheckResult
 from gossip_caffe.errors import ExitCode, GossipCaffeError, ModelError
 from gossip_caffe.job.spec.spec import DataSpec
@@ -294,7 +293,7 @@ NO_CAFFE = CheckResult(
 def test_the_doctor_says_what_to_do_and_is_content_when_only_a_choice_is_absent(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "machine_checks", lambda: FOUND)
+    monkeypatch.setattr(checking, "machine_checks", lambda: [*FOUND])
     code, out, _ = run("doctor")
     assert code == 0
     assert re.search(
@@ -305,7 +304,7 @@ def test_the_doctor_says_what_to_do_and_is_content_when_only_a_choice_is_absent(
 def test_the_doctor_ends_with_the_environments_code_when_something_is_missing(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "machine_checks", lambda: [*FOUND, NO_CAFFE])
+    monkeypatch.setattr(checking, "machine_checks", lambda: [*FOUND, NO_CAFFE])
     code, out, _ = run("doctor")
     assert code == ExitCode.ENVIRONMENT
     assert re.search(r"^pycaffe +FAULT .*run 'make pycaffe'$", out, re.MULTILINE)

@@ -44,7 +44,7 @@ FLOORS = (
 )
 INNER_FLOORS = {
     "cli": ("terminal", "options", "top", "commands", "from_caffe"),
-    "api": ("values", "starting"),
+    "api": ("values", "looking", "starting"),
     "cluster": ("state", "etcd", "fleet", "supervision"),
     "sim": ("faults",),
     "peer": ("core", "registration", "sharing", "work", "checkpoints", "joining"),

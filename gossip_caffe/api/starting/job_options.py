@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+PEERS_OF_A_CLUSTER = 2
+"""The number of peers of ``cluster up`` where none is given."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewJob:

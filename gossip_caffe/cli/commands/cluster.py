@@ -7,32 +7,31 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gossip_caffe.api.starting.job_options import PEERS_OF_A_CLUSTER
 from gossip_caffe.begin import python_command
 from gossip_caffe.cli.commands.peer import from_checkpoint_option
 from gossip_caffe.cli.options.allow_code import allow_code_arguments, allow_code_option
 from gossip_caffe.cli.options.data_root import data_root_option
 from gossip_caffe.cli.options.detach import run_detached
-from gossip_caffe.cli.options.etcd import EtcdPlace, with_store
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
-from gossip_caffe.cli.options.gpus import gpus_of, gpus_option
+from gossip_caffe.cli.options.gpus import gpus_option
 from gossip_caffe.cli.options.grace import grace_option
 from gossip_caffe.cli.options.local_cluster import (
     data_root_arguments,
     go_down_on_signals,
 )
-from gossip_caffe.cli.options.metrics import metrics_of, metrics_option
-from gossip_caffe.cli.options.new_job import NewJob, named_after, new_job_options, read_spec
+from gossip_caffe.cli.options.metrics import metrics_option
+from gossip_caffe.cli.options.new_job import NewJob, new_job_options, teller
 from gossip_caffe.cli.options.security import security_options
 from gossip_caffe.cli.terminal.output import print_json, print_table
-from gossip_caffe.cli.terminal.screen import screen
+from gossip_caffe.cli.terminal.screen import Screen, screen
 from gossip_caffe.cli.terminal.streams import say
-from gossip_caffe.cluster.view import HEADINGS, Remembering, headline, remarks, rows
-from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound, UsageError
+from gossip_caffe.cluster.view import HEADINGS, headline, remarks, rows
+from gossip_caffe.errors import ExitCode, GossipCaffeError, NotFound
 from gossip_caffe.peer.core.lifecycle import GRACE_S
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 MORE_S = 48.0
 """The time that a command may take beside the leaving of its peers."""
-PEERS = 2
 
 name_option = click.option("--name", default="local", show_default=True, help="The cluster's name.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -64,7 +62,7 @@ def cluster() -> None:
 @click.option(
     "--peers",
     type=click.IntRange(1, 256),
-    help=f"The number of peers to start.  [default: {PEERS}, or one for each GPU of --gpu]",
+    help=f"The number of peers to start.  [default: {PEERS_OF_A_CLUSTER}, or one for each GPU of --gpu]",
 )
 @gpus_option
 @click.option("--solver", default="", help="Create the job from this solver.prototxt.")
@@ -121,62 +119,37 @@ def up(
     \b
     gossip-caffe cluster up --peers 4 --solver examples/mnist/lenet_solver.prototxt
     """
-    from gossip_caffe.cluster.state.folder import ClusterState
-    from gossip_caffe.cluster.state.options import ClusterOptions
-    from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
-    from gossip_caffe.membership.jobs import only_job
-    from gossip_caffe.peer.core.address import listening
+    from gossip_caffe.api.starting.kept_cluster import ClusterRequest, planned_cluster
 
-    if not solver and not job_name and not etcd:
-        raise UsageError(
-            "there is nothing to train", remedy="give --solver FILE, or --job NAME of a job in etcd"
-        )
-    if new.arguments and not solver:
-        raise UsageError(f"{new.arguments[0]} belongs to a new job", remedy="give --solver FILE with it")
-    if etcd and etcd_listen:
-        raise UsageError(
-            "--etcd-listen is for the etcd that this command starts, and --etcd names another",
-            remedy="leave --etcd out, or --etcd-listen",
-        )
-    host, port = listening(etcd_listen, security) if etcd_listen else ("", 0)
-    state = ClusterState(name)
-    state.lock().close()  # raises at once when this cluster is up; the supervisor locks it again, for its lifetime
-    endpoints = parse_endpoints(etcd, security) if etcd else ()
-    job_name = job_name or (
-        named_after(solver) if solver else with_store(EtcdPlace(etcd, security=security), only_job)
-    )
-    gpu_numbers, peers = gpus_of(gpus, peers, PEERS, engine)
-    metrics_listen = metrics_of(metrics_listen, peers)
-    checked = engine == "pycaffe"
-    spec = None
-    if solver:
-        spec = read_spec(job_name, solver, new, checked=checked, on_gpus=bool(gpu_numbers), peers=peers)
     of_peers = (
         *data_root_arguments(data_roots),
         *allow_code_arguments(allow_code),
         *event_log.arguments,
     )
-    options = ClusterOptions(
-        state,
-        peers,
+    request = ClusterRequest(
+        name,
+        solver,
         job_name,
-        spec,
-        endpoints,
-        engine,
-        restart,
+        peers,
+        gpus,
+        new,
+        etcd,
+        etcd_listen,
+        metrics_listen,
         of_peers,
         from_checkpoint,
-        gpus=gpu_numbers,
-        etcd_host=host,
-        etcd_port=port,
-        metrics_listen=metrics_listen,
-        grace_s=grace_s,
-        security=security,
+        restart,
+        grace_s,
+        engine,
+        security,
     )
+    options = planned_cluster(request, teller())
     if not detach:
-        sys.exit(asyncio.run(_supervise(options, solver)))
-    command = python_command("gossip_caffe", "cluster", "up", "--name", name, "--peers", str(peers))
-    command += ["--job", job_name, "--engine", engine, "--unchecked"]  # this process has checked it
+        with screen() as shown:
+            code = asyncio.run(_supervised(options, solver, shown))
+        sys.exit(code)
+    command = python_command("gossip_caffe", "cluster", "up", "--name", name, "--peers", str(options.peers))
+    command += ["--job", options.job, "--engine", engine, "--unchecked"]  # this process has checked it
     command += ["--solver", solver] if solver else []
     command += ["--etcd", etcd] if etcd else []
     command += ["--etcd-listen", etcd_listen] if etcd_listen else []
@@ -186,29 +159,13 @@ def up(
     command += ["--grace", str(grace_s)]
     command += ["--from-checkpoint", from_checkpoint] if from_checkpoint else []
     command += [*of_peers, *new.arguments, *security.arguments]
-    run_detached(state, command)
+    run_detached(options.state, command)
 
 
-async def _supervise(options: ClusterOptions, solver: str) -> ExitCode:
-    from gossip_caffe.cluster.supervision.rescue import Rescue
-    from gossip_caffe.cluster.supervision.snapshot_files import SnapshotFiles
-    from gossip_caffe.cluster.supervision.supervisor import Supervisor
-    from gossip_caffe.job.prototxts.snapshots import snapshots_of
+async def _supervised(options: ClusterOptions, solver: str, shown: Screen) -> ExitCode:
+    from gossip_caffe.api.starting.kept_cluster import supervise
 
-    with screen() as shown:
-        supervisor = Supervisor(options, shown.say)
-        rescue = None
-        if options.spec is not None:
-            plan = snapshots_of(options.spec, default_prefix=str(Path(solver).with_suffix("")))
-            files = SnapshotFiles(plan, options.state.run, Path(solver).parent)
-            rescue = Rescue(supervisor, files, in_trouble=True)
-        go_down_on_signals(supervisor)
-        code = await supervisor.run(Remembering(shown.look))
-        if rescue is not None and not supervisor.checkpoint and (living := rescue.newest) is not None:
-            shown.say(f"the weights of {', '.join(living.contributors)} are in {files.save(living)}")
-        if supervisor.checkpoint:
-            shown.say(f"job {options.job} is finished: {supervisor.model}")
-        return code
+    return await supervise(options, solver, shown, go_down_on_signals)
 
 
 @cluster.command()

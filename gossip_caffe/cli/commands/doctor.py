@@ -5,24 +5,16 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import sys
-import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
-from gossip_caffe.cli.options.allow_code import allow_code_option, is_allowed
+from gossip_caffe.cli.options.allow_code import allow_code_option
 from gossip_caffe.cli.options.data_root import data_root_option
-from gossip_caffe.cli.options.etcd import EtcdPlace, endpoints, etcd_options
+from gossip_caffe.cli.options.etcd import EtcdPlace, etcd_options
 from gossip_caffe.cli.terminal.output import print_json, print_table, said_on_stderr
-from gossip_caffe.errors import ExitCode, GossipCaffeError
-
-if TYPE_CHECKING:
-    from gossip_caffe.doctor.check_result import CheckResult
-    from gossip_caffe.job.spec.spec import JobSpec
-    from gossip_caffe.security.security import Security
+from gossip_caffe.errors import ExitCode
 
 
 @click.command()
@@ -58,64 +50,22 @@ def doctor(
     gossip-caffe doctor --json
     gossip-caffe doctor --etcd 10.0.0.5:2379 --job mnist --data-root /data=/mnt/data
     """
-    from gossip_caffe.doctor.certificate_checks import certificate_checks
-    from gossip_caffe.doctor.check_result import can_train
-    from gossip_caffe.doctor.machine import machine_checks
+    from gossip_caffe.api.checking import HEADINGS, check
 
-    found = machine_checks() + certificate_checks(place.security, job_name or "", time.time())
-    if place.etcd is not None or place.cluster or job_name is not None:
-        where = endpoints(place)
-        found += _etcd(where, place.security)
-        if job_name is not None:
-            found += _job(place, where, job_name, data_roots, is_allowed(allow_code, ours=place.is_local))
+    found = asyncio.run(
+        check(
+            place.etcd,
+            cluster=place.cluster,
+            job=job_name,
+            data_roots=data_roots,
+            allow_code=allow_code,
+            security=place.security,
+            ignored=said_on_stderr,
+        )
+    )
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
-        rows = [(entry.what, entry.mark, entry.found, "" if entry.good else entry.remedy) for entry in found]
-        print_table(("WHAT", "", "FOUND", "WHAT TO DO"), rows)
-    if not can_train(found):
+        print_table(HEADINGS, found.rows())
+    if not found.can_train:
         sys.exit(int(ExitCode.ENVIRONMENT))
-
-
-def _etcd(where: tuple[str, ...], security: Security) -> list[CheckResult]:
-    from gossip_caffe.clock import SystemClock
-    from gossip_caffe.doctor.etcd_checks import etcd_checks
-    from gossip_caffe.doctor.etcd_facts import gather_facts
-
-    return etcd_checks(asyncio.run(gather_facts(where, SystemClock(), random.Random(), security)))
-
-
-def _job(
-    place: EtcdPlace, where: tuple[str, ...], name: str, data_roots: tuple[str, ...], allow_code: bool
-) -> list[CheckResult]:
-    from gossip_caffe.checkpoint.announce import announced
-    from gossip_caffe.clock import SystemClock
-    from gossip_caffe.doctor.check_result import CheckResult
-    from gossip_caffe.doctor.job_checks import job_checks
-    from gossip_caffe.doctor.peer_checks import peer_checks
-    from gossip_caffe.job.relocation import DataRoot, relocated
-    from gossip_caffe.membership.etcd.etcd_store import EtcdStore
-    from gossip_caffe.membership.jobs import job_or_only_one
-    from gossip_caffe.membership.keys import keys_of
-    from gossip_caffe.membership.members import list_members
-
-    clock = SystemClock()
-
-    async def ask() -> tuple[JobSpec, list[CheckResult]]:
-        store = EtcdStore(where, clock, random.Random(), security=place.security)
-        try:
-            spec = await job_or_only_one(store, name)
-            keys = keys_of(spec.name)
-            members = await list_members(store, keys, said_on_stderr)
-            held = await announced(store, keys, said_on_stderr)
-            return spec, await peer_checks(members, spec.name, held, clock, place.security)
-        finally:
-            await store.close()
-
-    try:
-        spec, peers = asyncio.run(ask())
-    except GossipCaffeError as error:
-        return [CheckResult.of_error("job", error)]
-    here = relocated(spec, tuple(map(DataRoot.parse, data_roots)))
-    on_this_machine = all(endpoint.startswith("unix:") for endpoint in where)
-    return [*job_checks(here, allow_code=allow_code, is_local=on_this_machine), *peers]
