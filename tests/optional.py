@@ -48,11 +48,15 @@ PROGRAMS = {
     "chromium": "chromium",
     "g++": "g++",
     "git": "git",
+    "munged": "munge",
     "ip": "iproute2",
     "make": "make",
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "promtool": "prometheus",
+    "sbatch": "slurm-client",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
     "strace": "strace",
     "systemd-analyze": "systemd",
     "tc": "iproute2",
@@ -61,6 +65,8 @@ PROGRAMS = {
 """Program → the Debian package that has it."""
 
 
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+"""Daemons are beside the path of users."""
 LONG = "GOSSIP_CAFFE_LONG_TESTS"
 """The variable without which tests with the mark ``long`` are skipped."""
 
@@ -101,7 +107,11 @@ def missing(name: str) -> str:
         )
         return "" if found.library.exists() else f"{name} is not installed; {remedy}"
     if name in PROGRAMS:
-        return "" if shutil.which(name) else f"{name} is not installed; apt-get install {PROGRAMS[name]}"
+        return (
+            ""
+            if shutil.which(name, path=PATH)
+            else f"{name} is not installed; apt-get install {PROGRAMS[name]}"
+        )
     remedy = PACKAGES[name]
     return "" if _is_there(name) else f"{name} is not installed; {remedy}"
 

@@ -45,13 +45,14 @@ _COMMANDS = {
         "Show the GPUs of this machine.",
     ),
     "discover": (
-        "gossip_caffe.cli.commands.discover:discover",
+        "gossip_caffe.cli.commands.services.discover:discover",
         "Tell Prometheus where the peers of a job serve their metrics.",
     ),
     "doctor": (
         "gossip_caffe.cli.commands.doctor:doctor",
         "Check that this machine has all that a peer needs.",
     ),
+    "etcd": ("gossip_caffe.cli.commands.services.etcd:etcd", "Run an etcd for peers of other machines."),
     "events": ("gossip_caffe.cli.commands.views.events:events", "Print the events of this machine's peers."),
     "evaluate": ("gossip_caffe.cli.commands.evaluate:evaluate", "Test a job's weights on its test data."),
     "job": ("gossip_caffe.cli.commands.job:job", "Create, check, list and show jobs."),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from gossip_caffe.checkpoint.duty import HeldDuty
 from gossip_caffe.errors import EnvironmentProblem, ExchangeFailed, StoreError
 from gossip_caffe.peer.checkpoints.checkpointing import Checkpointing
 from gossip_caffe.peer.checkpoints.halting import Halting
@@ -68,6 +69,7 @@ class Draining:
         self._member = member
         self._claiming = claiming
         self._halting = halting
+        self._made = ""  # the last checkpoint that was made while leaving
 
     async def drain(self, tasks: Tasks, cause: Cause) -> None:
         """Finish the chunks that are begun, share them, and release the others.
@@ -95,6 +97,10 @@ class Draining:
             why = str(error) or "out of time"
             if left := len(member.claims.owned):
                 member.world.warn(f"{member.peer}: leaves {left} chunks unsettled ({why})")
+            elif self._made:
+                member.world.warn(
+                    f"{member.peer}: leaves before the job's store has its last checkpoint ({why})"
+                )
             else:
                 member.world.warn(f"{member.peer}: leaves without the last checkpoint of its own ({why})")
 
@@ -125,7 +131,13 @@ class Draining:
         if member.checkpointing.duty.ours:
             # All peers may be leaving: what two of them have shared only with each other would be lost with both.
             await member.progress.look(member.incarnation.ledger)
-            await member.checkpointing.make("leaving with the duty", member.checkpointing.duty)
+            await self._make("leaving with the duty", member.checkpointing.duty)
+        if self._made:
+            # All machines may be leaving, with their disks.
+            await member.checkpointing.keep_in_remote_store(self._made)
+
+    async def _make(self, reason: str, held: HeldDuty | None = None) -> None:
+        self._made = await self._member.checkpointing.make(reason, held) or self._made
 
     @property
     def _store_is_away(self) -> bool:
@@ -142,4 +154,4 @@ class Draining:
             elif self._store_is_away:
                 return  # a checkpoint that cannot be announced settles nothing
             else:
-                await member.checkpointing.make("leaving alone")
+                await self._make("leaving alone")

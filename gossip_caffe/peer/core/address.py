@@ -86,22 +86,22 @@ def choose_metrics_address(
     return Address(listen, host, 0, f"as {METRICS_OPTION} says")
 
 
-def listening(text: str, security: Security = PLAIN) -> tuple[str, int]:
-    """Read ``--etcd-listen``: an address of this machine that other machines can reach, and a port.
+def listening(text: str, security: Security = PLAIN, option: str = "--etcd-listen") -> tuple[str, int]:
+    """Read the address of an etcd, the value of ``option``: one of this machine that others can reach, and a port.
 
     Raises UsageError for a text that is not an address, and for the address of all interfaces: peers advertise the
     address with which they reach etcd, so it has to be a single one. Raises it also for an address that other machines
     reach, unless there is a certificate or ``insecure``.
     """
-    host, port = split_address(text, "--etcd-listen")
+    host, port = split_address(text, option)
     if host in ANY_HOSTS:
         raise UsageError(
-            f"--etcd-listen {text!r} is no address by which others reach this machine",
+            f"{option} {text!r} is no address by which others reach this machine",
             remedy="give one of this machine's own addresses, for example that of its network interface",
         )
     if security.tls is None and not security.insecure and not is_loopback(host):
         raise UsageError(
-            f"other machines reach --etcd-listen {text}, and this cluster has no certificate",
+            f"other machines reach {option} {text}, and this etcd has no certificate",
             remedy="give --tls-dir DIR, or --insecure in a network of machines that you trust (docs/security.md)",
         )
     return host, port
