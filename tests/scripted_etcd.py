@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from gossip_caffe.errors import StoreError, StoreUnavailable
+from gossip_caffe.errors import StoreError, StoreRefused, StoreUnavailable
 from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.membership.etcd.access.refused import Asked, refusal
 from gossip_caffe.membership.etcd.etcd_watch_state import key_value
 from gossip_caffe.membership.etcd.store import Listing
 from gossip_caffe.sim.virtual_time import VirtualClock
@@ -28,6 +29,7 @@ class Call:
         self.written: list[pb.WatchRequest] = []
         self.watches: dict[int, str] = {}
         self.cancelled = False
+        self.token = ""
         self.status: tuple[grpc.StatusCode, str] | None = None
         self._etcd = etcd
         self._replies: asyncio.Queue[Any] = asyncio.Queue()
@@ -87,6 +89,9 @@ class ScriptedEtcd:
         self.pauses: list[int] = []
         self.left: list[str] = []
         self.listed = 0
+        self.token = ""
+        self.forgotten: list[str] = []
+        self.newest: Any = None
         self.mute = self.away = False
         self.compacted = 0
         self.on_request: Callable[[Call, pb.WatchRequest], None] = self.answer
@@ -111,6 +116,25 @@ class ScriptedEtcd:
         self.pauses.append(attempt)
         return float(min(0.05 * 2**attempt, 1.0))
 
+    async def metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("token", self.token),) if self.token else ()
+
+    def is_newest(self, endpoint: str, channel: Any) -> bool:
+        return self.newest is None or channel is self.newest
+
+    def is_stale(self, metadata: Sequence[tuple[str, str]], reason: str, *, of_watch: bool = False) -> bool:
+        if not self.token or not (of_watch or "invalid auth token" in reason):
+            return False
+        self.forgotten.append(dict(metadata)["token"])
+        if self.token == self.forgotten[-1]:
+            self.token = f"token{len(self.forgotten)}"
+        return True
+
+    def denied(
+        self, endpoint: str, asked: Asked, code: grpc.StatusCode | None, reason: str
+    ) -> StoreRefused | None:
+        return refusal(endpoint, "p0", asked, code, reason)
+
     def channel(self) -> Any:
         etcd, endpoint = self, self.endpoint
 
@@ -118,8 +142,9 @@ class ScriptedEtcd:
             def stream_stream(self, method: str, **serializers: object) -> Callable[..., Call]:
                 assert method == "/etcdserverpb.Watch/Watch"
 
-                def opened(metadata: object) -> Call:
+                def opened(metadata: Sequence[tuple[str, str]]) -> Call:
                     etcd.calls.append(Call(etcd, endpoint))
+                    etcd.calls[-1].token = dict(metadata).get("token", "")
                     return etcd.calls[-1]
 
                 return opened

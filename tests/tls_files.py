@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +37,14 @@ class Authority:
         """An identity in ``folder``: ca.crt, tls.crt and tls.key. Negative ``life_s``: it has ended."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        also = [*map(x509.DNSName, names), *map(x509.UniformResourceIdentifier, uris)]
+        also = [*map(_alternative, names), *map(x509.UniformResourceIdentifier, uris)]
         builder = _builder(subject, self.certificate.subject, key, life_s)
         made = builder.add_extension(x509.SubjectAlternativeName(also), critical=False).sign(
             self.key, hashes.SHA256()
         )
         folder.mkdir(parents=True, exist_ok=True)
         pem = serialization.Encoding.PEM
-        files = TlsFiles(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
+        files = self.files(folder)
         _write(files.cacert, self.certificate.public_bytes(pem))
         _write(files.cert, made.public_bytes(pem))
         _write(
@@ -52,6 +53,19 @@ class Authority:
         )
         files.key.chmod(0o600)
         return Security(files)
+
+    @staticmethod
+    def files(folder: Path) -> TlsFiles:
+        """The names of the files of an identity in a folder."""
+        return TlsFiles(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    """A name of a certificate: an address of this machine is one of its own kind."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from gossip_caffe.cluster.state.folder import DEFAULT_NAME, ClusterState
 from gossip_caffe.cluster.supervision.control import ask, clusters_that_are_up
 from gossip_caffe.errors import GossipCaffeError, NotFound, UsageError
 from gossip_caffe.job.code import ENVIRONMENT
-from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+from gossip_caffe.membership.etcd.access.endpoints import parse_endpoints
 from gossip_caffe.security.security import PLAIN, Security
 
 ETCD = "GOSSIP_CAFFE_ETCD"

@@ -14,7 +14,7 @@ import pytest
 from gossip_caffe.checkpoint.announce import Announcement
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+from gossip_caffe.membership.etcd.access.endpoints import parse_endpoints
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.etcd.store import Delete, DeletePrefix, Operation, Put
 from gossip_caffe.membership.keys import JobKeys

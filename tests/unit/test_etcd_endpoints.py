@@ -9,8 +9,8 @@ import pytest
 
 from gossip_caffe.errors import UsageError
 from gossip_caffe.gossip.transport import channels
-from gossip_caffe.membership.etcd import etcd_channel
-from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+from gossip_caffe.membership.etcd.access import channels as etcd_channels
+from gossip_caffe.membership.etcd.access.endpoints import parse_endpoints
 from gossip_caffe.security.security import Security, TlsFiles
 
 
@@ -89,7 +89,7 @@ def test_with_certificate_files_an_endpoint_may_be_https_or_bare_and_never_http(
         parse_endpoints("https://a:1,http://b:2", WITH_FILES)
 
 
-@pytest.mark.parametrize("options", [etcd_channel._OPTIONS, channels.OPTIONS])
+@pytest.mark.parametrize("options", [etcd_channels.OPTIONS, channels.OPTIONS])
 def test_no_channel_takes_a_proxy_of_the_environment(options: list[tuple[str, int]]) -> None:
     assert ("grpc.enable_http_proxy", 0) in options
 

@@ -302,6 +302,65 @@ def test_a_watch_that_etcd_does_not_allow_says_so_at_once(answer: Callable[[Call
     on_virtual_time(scene)
 
 
+def test_a_watch_on_a_forgotten_token_is_made_again_with_a_new_one_and_others_go_on() -> None:
+    """etcd 3.5 says "permission denied" of the watch, although its keys could be listed."""
+
+    async def scene(etcd: ScriptedEtcd, hub: WatchHub) -> None:
+        def knows_its_newest_token(call: Call, request: pb.WatchRequest) -> None:
+            if request.HasField("create_request") and call.token != etcd.token:
+                call.send(pb.WatchResponse(created=True, canceled=True, watch_id=-1, cancel_reason=REFUSED))
+            else:
+                etcd.answer(call, request)
+
+        etcd.token, etcd.on_request = "first", knows_its_newest_token
+        one = Consumer(hub, "/a/")
+        await asyncio.sleep(SOON_S)
+        etcd.token = "second"
+        etcd.put("/a/1")
+        two = Consumer(hub, "/b/")
+        await asyncio.sleep(SOON_S)
+        etcd.put("/a/2")
+        etcd.put("/b/1")
+        await asyncio.sleep(SOON_S)
+        assert (one.seen, one.resets) == (["+/a/1", "+/a/2"], 1)
+        assert two.seen == ["+/b/1"]
+        assert not one.ended
+        assert not two.ended
+        assert etcd.forgotten == ["first"]
+
+    on_virtual_time(scene)
+
+
+def test_a_stream_that_is_refused_for_its_token_is_opened_with_a_new_one() -> None:
+    async def scene(etcd: ScriptedEtcd, hub: WatchHub) -> None:
+        etcd.token = "first"
+        consumer = Consumer(hub)
+        await asyncio.sleep(SOON_S)
+        etcd.calls[0].end(grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
+        etcd.put("/a/1")
+        await asyncio.sleep(SOON_S)
+        assert (consumer.seen, consumer.resets, consumer.ended) == (["+/a/1"], 1, False)
+        assert [call.token for call in etcd.calls] == ["first", "token1"]
+
+    on_virtual_time(scene)
+
+
+def test_a_stream_moves_to_the_channel_of_a_new_certificate() -> None:
+    async def scene(etcd: ScriptedEtcd, hub: WatchHub) -> None:
+        consumer = Consumer(hub)
+        await asyncio.sleep(SOON_S)
+        assert len(etcd.calls) == 1
+        etcd.newest = object()
+        await asyncio.sleep(ASK_AFTER_S)
+        etcd.newest = None
+        etcd.put("/a/1")
+        await asyncio.sleep(SOON_S)
+        assert (consumer.seen, consumer.resets, len(etcd.calls)) == (["+/a/1"], 1, 2)
+        assert etcd.left == []
+
+    on_virtual_time(scene)
+
+
 def test_a_refusal_that_the_writer_meets_first_is_told_all_the_same() -> None:
     async def scene(etcd: ScriptedEtcd, hub: WatchHub) -> None:
         consumer = Consumer(hub)

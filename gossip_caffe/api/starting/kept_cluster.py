@@ -22,7 +22,7 @@ from gossip_caffe.cluster.supervision.supervisor import Supervisor
 from gossip_caffe.cluster.view import Remembering
 from gossip_caffe.errors import ExitCode, UsageError
 from gossip_caffe.job.prototxts.snapshots import snapshots_of
-from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+from gossip_caffe.membership.etcd.access.endpoints import parse_endpoints
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import only_job
 from gossip_caffe.peer.core.address import listening

@@ -31,7 +31,7 @@ from gossip_caffe.job.prototxts.snapshots import PlannedSnapshots, snapshots_of
 from gossip_caffe.job.relocation import DataRoot
 from gossip_caffe.job.shuffling import in_caffes_order
 from gossip_caffe.job.spec.spec import JobSpec
-from gossip_caffe.membership.etcd.etcd_channel import parse_endpoints
+from gossip_caffe.membership.etcd.access.endpoints import parse_endpoints
 from gossip_caffe.observe.log.following import LogFollower
 from gossip_caffe.security.security import PLAIN, Security
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from gossip_caffe.cluster.etcd.etcd_log import why_etcd_ended
 from gossip_caffe.cluster.etcd.ports import LOOPBACK, held_port
 from gossip_caffe.errors import Conflict, EnvironmentProblem, NotInstalled
+from gossip_caffe.security.security import TlsFiles
 from gossip_caffe.system.folders import folder_within, open_within
 from gossip_caffe.system.processes import spawn
 from gossip_caffe.system.unix_sockets import unix_address
@@ -88,7 +89,8 @@ class EtcdServer:
     ``sockets``: a folder that only this user can open; etcd listens on a Unix socket in it, and on no port. Without it
     etcd listens on ``host`` (default: loopback) and ``port`` (0: any free port). The socket for other members of an
     etcd cluster is always a Unix socket, and the JSON gateway is off. ``flags``: more flags of etcd, which override
-    these.
+    these. ``tls``: the certificate of this server and the CA of its clients' certificates, of which each names its user
+    of etcd by the CN; None: plain.
     """
 
     def __init__(
@@ -99,9 +101,11 @@ class EtcdServer:
         *,
         sockets: Path | None = None,
         flags: tuple[str, ...] = (),
+        tls: TlsFiles | None = None,
     ) -> None:
         self._data_dir = data_dir
         self._flags = flags
+        self._tls = tls
         self._host = host
         self._port = port
         self._socket = sockets / CLIENTS if sockets is not None else None
@@ -176,13 +180,14 @@ class EtcdServer:
         return f"members:{1 + zlib.crc32(self._data_dir.name.encode()) % 65535}"
 
     def _spawn(self, binary: Path) -> None:
-        client = f"http://{self.endpoint}" if self._socket is None else f"unix://{self._socket.name}"
+        scheme = "http" if self._tls is None else "https"
+        client = f"{scheme}://{self.endpoint}" if self._socket is None else f"unix://{self._socket.name}"
         peer = f"unix://{self._members}"
         command = [str(binary.absolute()), "--name", "local", "--data-dir", str(self._data_dir.absolute())]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", f"local={peer}", "--log-level", "warn", "--logger", "zap"]
-        command += ["--enable-grpc-gateway=false", *KEEPS_LITTLE, *self._flags]
+        command += ["--enable-grpc-gateway=false", *KEEPS_LITTLE, *self._secured(), *self._flags]
         self._remove_sockets()
         with open_within(self.log, "wb", INSTEAD) as log:
             self._process = spawn(
@@ -194,6 +199,13 @@ class EtcdServer:
                 folder=self._folder,
                 umask=0o077,
             )
+
+    def _secured(self) -> tuple[str, ...]:
+        """Flags for TLS in both directions. etcd reads certificate and key again at each connection, the CA never."""
+        if self._tls is None or self._socket is not None:
+            return ()
+        cacert, cert, key = map(str, (self._tls.cacert, self._tls.cert, self._tls.key))
+        return ("--cert-file", cert, "--key-file", key, "--trusted-ca-file", cacert, "--client-cert-auth")
 
     def _remove_sockets(self) -> None:
         """Remove the sockets of a killed etcd: a new one could not bind to them."""

@@ -5,11 +5,9 @@ There is one channel per member, so that this module decides about fail-over and
 
 from __future__ import annotations
 
-import ipaddress
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gossip_caffe.clock import Clock
@@ -19,34 +17,18 @@ from gossip_caffe.errors import (
     StoreError,
     StoreRefused,
     StoreUnavailable,
-    UsageError,
 )
-from gossip_caffe.grpc_runtime import NO_PROXY, grpc
+from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.membership.etcd.access.channels import EtcdChannels
+from gossip_caffe.membership.etcd.access.login import Login
+from gossip_caffe.membership.etcd.access.refused import Asked, asked_of, refusal
 from gossip_caffe.membership.etcd.refusals import write_refused
+from gossip_caffe.security.faults import TlsFault, fault_in, words_of
 from gossip_caffe.security.security import PLAIN, Security
-from gossip_caffe.system.unix_sockets import UNIX, grpc_target, path_fault, unix_address
 
-MOST_REPLY_BYTES = 16 << 20
-"""Limit of one reply. With etcd's default limits a value has at most 1.5 MiB, and a fragment of a watch 2 MiB."""
 _TOO_LARGE = "received message larger than max"
 """Text of gRPC's own error here. etcd uses the same status code when it refuses a request."""
 
-# A frozen server is detected after ping time + timeout, about 9 s. etcd closes a connection with more than one ping in
-# 5 s.
-_OPTIONS = [
-    ("grpc.keepalive_time_ms", 6000),
-    ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.http2.ping_timeout_ms", 3000),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", MOST_REPLY_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-    ("grpc.use_local_subchannel_pool", 1),
-    *NO_PROXY,
-]
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 _WRITES = ("KV/Txn", "Lease/LeaseGrant")
 _SAYS_LITTLE = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.ABORTED)
@@ -58,28 +40,10 @@ _NEVER_SENT = (
     "dns resolution failed",
     "name resolution",
 )
-_REFUSED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
-_REFUSALS = (
-    "permission denied",
-    "invalid auth token",
-    "user name is empty",
-    "user name not found",
-    "authentication failed",
-)
-"""Texts of etcd with the same meaning. They also come without such a code, as the reason of a cancelled watch."""
-
-
-def refusal(endpoint: str, what: str, code: grpc.StatusCode | None, reason: str) -> StoreRefused | None:
-    """The error for a request that etcd does not permit to this client; None for any other answer.
-
-    ``what``: the request, for the message. ``code``: the status of the call, None where etcd only gave a ``reason``.
-    """
-    if code not in _REFUSED and not any(words in reason.lower() for words in _REFUSALS):
-        return None
-    return StoreRefused(
-        f"etcd at {endpoint} does not allow this client {what}: {reason or code}",
-        remedy="let its user read and write /gossip-caffe/ (etcdctl role grant-permission), or give another --etcd",
-    )
+_MOST_LOGINS = 3
+"""Attempts of one request with a new token, or after roles were changed meanwhile."""
+_TLS_PATIENCE_S = 2.0
+"""The time for which a request is repeated after a failed handshake: the certificates are not likely to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,96 +58,6 @@ class EtcdSettings:
     retry_for_s: float = 8.0
     first_pause_s: float = 0.05
     longest_pause_s: float = 1.0
-
-
-def parse_endpoints(text: str, security: Security = PLAIN) -> tuple[str, ...]:
-    """Parse "host:port,host:port", or "unix:PATH" for an etcd on this machine.
-
-    A relative path begins at the folder here. "https://" needs a ``security`` with certificate files, and "http://" one
-    without; without a scheme TLS is used if there are such files.
-
-    Returns one endpoint or more. Raises UsageError, which names the wrong part and the right form.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if any("@" in part and not part.startswith(UNIX) for part in parts):
-        # The message must not repeat the password, which may contain commas.
-        raise UsageError(
-            "--etcd holds a user's name or password, which everybody on this machine can read there",
-            remedy="give --user and --password-file, and in --etcd what follows the @ alone: "
-            f"{text.rpartition('@')[2]}",
-        )
-    return tuple(_endpoint(part, security) for part in parts or [""])
-
-
-def _endpoint(part: str, security: Security) -> str:
-    if part.startswith(UNIX):
-        return _socket(part)
-    scheme, there, rest = part.rpartition("://")
-    rest = rest.rstrip("/") if there else rest
-    host, colon, port = rest.rpartition(":")
-    right = "give for example 127.0.0.1:2379"
-
-    def refused(why: str, remedy: str) -> UsageError:
-        return UsageError(f"--etcd {part!r} {why}", remedy=remedy)
-
-    if scheme.lower() not in {"", "http", "https"}:
-        raise refused(f"begins with {scheme}://", f"give {rest} alone, or https://{rest}")
-    if scheme.lower() == "https" and security.tls is None:
-        raise refused("needs certificates", "give --tls-dir DIR, or --cacert, --cert and --key")
-    if scheme.lower() == "http" and security.tls is not None:
-        raise refused("is plain, and certificate files are given", f"give https://{rest}")
-    if "/" in rest or "?" in rest:
-        short = rest.partition("/")[0].partition("?")[0]
-        raise refused("goes on after the port", f"give {short} alone" if short else right)
-    if not rest.startswith("[") and rest.count(":") > 1:
-        raise refused("is an IPv6 address without brackets", f"give {_with_brackets(rest)}")
-    if _is_ipv6(rest):
-        raise refused("is no HOST:PORT", f"give {rest}:2379")
-    if host.startswith("[") and not _is_ipv6(host):
-        raise refused("has no IPv6 address between its brackets", "give for example [::1]:2379")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise refused("is no HOST:PORT", f"give {rest}:2379" if rest and not colon else right)
-    if any(letter.isspace() or not letter.isprintable() for letter in host):
-        raise refused("is no HOST:PORT", right)
-    return rest
-
-
-def _is_ipv6(host: str) -> bool:
-    """True for an IPv6 address in brackets."""
-    try:
-        ipaddress.IPv6Address(host[1:-1] if host[:1] == "[" and host[-1:] == "]" else "")
-    except ValueError:
-        return False
-    return True
-
-
-def _with_brackets(text: str) -> str:
-    """The address with brackets added: its last number is the port, unless only the whole text is an address."""
-    host, _, port = text.rpartition(":")
-    for address, number in ((host, port), (text, "2379")):
-        if _is_ipv6(f"[{address}]") and number.isdigit():
-            return f"[{address}]:{number}"
-    return "[ADDRESS]:PORT"
-
-
-def _socket(part: str) -> str:
-    """The one form of unix:PATH and unix:///PATH, with all links resolved.
-
-    Peers derive the folder of their own sockets from it, so all must write it alike.
-    """
-    words = part.removeprefix(UNIX)
-
-    def refused(why: str) -> UsageError:
-        return UsageError(f"--etcd {part!r} {why}", remedy="give unix:PATH, the path of etcd's Unix socket")
-
-    if words.startswith("//") and not words.startswith("///"):
-        raise refused("names a host")
-    if not words.strip("/"):
-        raise refused("names no socket")
-    path = Path(words.removeprefix("//")).resolve()
-    if fault := path_fault(path):
-        raise refused(f"cannot be a socket: {fault}")
-    return unix_address(path)
 
 
 class EtcdConnection:
@@ -203,7 +77,9 @@ class EtcdConnection:
         self.clock = clock
         self.rng = rng
         self.closed = False
-        self._channels: dict[str, Any] = {}
+        self._was_reached = False
+        self._channels = EtcdChannels(security, clock)
+        self._login = Login(security)
         self._current = rng.randrange(len(self.endpoints))
 
     @property
@@ -213,16 +89,41 @@ class EtcdConnection:
 
     def channel(self) -> Any:
         """The channel to the member in use; it is opened on the first call."""
-        if self.endpoint not in self._channels:
-            self._channels[self.endpoint] = self._opened(grpc_target(self.endpoint))
-        return self._channels[self.endpoint]
+        return self._channels.to(self.endpoint)
 
-    def _opened(self, target: str) -> Any:
-        if self.security.tls is None or target.startswith(UNIX):
-            return grpc.aio.insecure_channel(target, options=_OPTIONS)
-        files = self.security.tls.read()
-        credentials = grpc.ssl_channel_credentials(files.cacert, files.key, files.cert)
-        return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+    @property
+    def certificates_changed(self) -> int:
+        """How often a channel was replaced by one with newer certificate files."""
+        return self._channels.changes
+
+    def is_newest(self, endpoint: str, channel: Any) -> bool:
+        """False once another channel replaced this one, because the certificate files have changed."""
+        return self._channels.is_newest(endpoint, channel)
+
+    async def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The part of a call that says who this client is. Raises AioRpcError, StoreRefused."""
+        return await self._metadata(self.endpoint)
+
+    async def _metadata(self, endpoint: str) -> tuple[tuple[str, str], ...]:
+        token = await self._login.token(self._channels.to(endpoint), endpoint, self.settings.call_timeout_s)
+        return (("token", token),) if token else ()
+
+    def denied(
+        self, endpoint: str, asked: Asked, code: grpc.StatusCode | None, reason: str
+    ) -> StoreRefused | None:
+        """The error for a request that etcd does not permit to this client; None for any other answer."""
+        return refusal(endpoint, self.security.user or self._channels.user, asked, code, reason)
+
+    def is_stale(self, metadata: Sequence[tuple[str, str]], reason: str, *, of_watch: bool = False) -> bool:
+        """True if a refused call may succeed when it is made again: etcd has forgotten its token, which is dropped.
+
+        ``of_watch``: a watch was refused although its keys could be listed. Old versions of etcd then say "permission
+        denied" of a forgotten token.
+        """
+        if not self._login.is_stale(reason) and not (of_watch and self._login.by_password):
+            return False
+        self._login.forget(dict(metadata).get("token", ""))
+        return True
 
     def leave(self, endpoint: str) -> None:
         """Change to the next member, unless another task has already left ``endpoint``."""
@@ -241,24 +142,35 @@ class EtcdConnection:
 
         ``timeout_s``: limit of one attempt, in seconds; 0.0 for the limit of the settings.
 
-        A call that is not ``repeatable`` is repeated only while it certainly was not sent; after that, Ambiguous is
-        raised. Raises StoreRefused for a request that etcd does not permit, WritesRefused for a write that etcd does
-        not accept, ReplyTooLarge for a reply that must be read in smaller parts, and StoreError for any other failure.
+        A call that is not ``repeatable`` is repeated only while it certainly was not sent, or was refused for its
+        token; after that, Ambiguous is raised. Raises StoreRefused for a request that etcd does not permit,
+        WritesRefused for a write that etcd does not accept, ReplyTooLarge for a reply that must be read in smaller
+        parts, and StoreError for any other failure.
         """
-        give_up_at = self.clock.monotonic() + self.settings.retry_for_s
-        attempt = 0
+        began_at = self.clock.monotonic()
+        attempt = logins = 0
         while True:
-            endpoint = self.endpoint
+            endpoint, sent = self.endpoint, False
+            metadata: tuple[tuple[str, str], ...] = ()
             try:
-                invoke = self.channel().unary_unary(
+                metadata = await self._metadata(endpoint)
+                invoke = self._channels.to(endpoint).unary_unary(
                     f"/etcdserverpb.{method}",
                     request_serializer=type(request).SerializeToString,
                     response_deserializer=reply.FromString,
                 )
-                return await invoke(request, timeout=timeout_s or self.settings.call_timeout_s)
+                sent = True
+                timeout_s = timeout_s or self.settings.call_timeout_s
+                answer = await invoke(request, timeout=timeout_s, metadata=metadata)
+                self._was_reached = True
+                return answer
             except grpc.aio.AioRpcError as error:
-                detail = (error.details() or "").lower()
-                if refused := refusal(endpoint, method, error.code(), error.details() or ""):
+                said = error.details() or ""
+                detail = said.lower()
+                if sent and logins < _MOST_LOGINS and self.is_stale(metadata, said):
+                    logins += 1
+                    continue
+                if refused := self.denied(endpoint, asked_of(method, request), error.code(), said):
                     raise refused from error
                 if _TOO_LARGE in detail:
                     raise ReplyTooLarge(
@@ -266,23 +178,49 @@ class EtcdConnection:
                     ) from error
                 if error.code() not in _AWAY and "leader" not in detail:
                     if not repeatable and error.code() in _SAYS_LITTLE:
-                        raise Ambiguous(
-                            f"etcd at {endpoint} failed at {method}: {error.details()}"
-                        ) from error
+                        raise Ambiguous(f"etcd at {endpoint} failed at {method}: {said}") from error
                     if method in _WRITES:
-                        raise write_refused(error.details() or error.code().name) from error
-                    raise StoreError(f"etcd at {endpoint} refused {method}: {error.details()}") from error
+                        raise write_refused(said or error.code().name) from error
+                    raise StoreError(f"etcd at {endpoint} refused {method}: {said}") from error
                 self.leave(endpoint)
-                never_sent = any(sign in detail for sign in _NEVER_SENT)
+                never_sent = not sent or any(sign in detail for sign in _NEVER_SENT)
                 if not repeatable and not never_sent:
                     raise Ambiguous(
                         f"etcd at {endpoint} did not answer {method}: {error.code().name}"
                     ) from error
+                give_up_at = began_at + self._patience_s(said)
                 pause_s = self.pause_s(attempt)
                 attempt += 1
                 if self.closed or self.clock.monotonic() + pause_s > give_up_at:
-                    raise self.unavailable(error.code().name.lower()) from error
+                    raise self._not_reached(endpoint, error.code().name.lower(), said) from error
                 await self.clock.sleep(pause_s)
+
+    def _patience_s(self, details: str) -> float:
+        """Seconds for which a request is repeated. A handshake that has never succeeded here will hardly do so."""
+        if self._was_reached or self._tls_trouble(details) is None:
+            return self.settings.retry_for_s
+        return min(_TLS_PATIENCE_S, self.settings.retry_for_s)
+
+    def _not_reached(self, endpoint: str, why: str, details: str) -> StoreUnavailable:
+        return self._tls_trouble(details, endpoint) or self.unavailable(why)
+
+    def _tls_trouble(self, details: str, endpoint: str = "") -> StoreUnavailable | None:
+        """The error for a connection that fails because of TLS; None for one that fails for another reason."""
+        said = details.lower()
+        if self.security.tls is None:
+            if "failed to connect" not in said or "socket closed" not in said:
+                return None
+            return StoreUnavailable(
+                f"etcd at {endpoint} ends each plain connection at once, as one that asks for certificates does",
+                remedy="give --tls-dir DIR, or --cacert, --cert and --key; else check --etcd",
+            )
+        fault = TlsFault.PLAIN if "handshake read failed" in said else fault_in(details)
+        if fault is None:
+            return None
+        return StoreUnavailable(
+            f"no secured connection to etcd: {words_of(fault, f'etcd at {endpoint}')}",
+            remedy="see the certificates in docs/security.md, and 'gossip-caffe doctor'",
+        )
 
     def unavailable(self, why: str) -> StoreUnavailable:
         """The error for an etcd that cannot be reached; ``why`` is a status code in lower case."""
@@ -294,5 +232,4 @@ class EtcdConnection:
     async def close(self) -> None:
         """Close all channels."""
         self.closed = True
-        for channel in self._channels.values():
-            await channel.close()
+        await self._channels.close()

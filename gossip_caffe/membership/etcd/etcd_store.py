@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from typing import Any
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import ReplyTooLarge, StoreError, WritesRefused
-from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.membership.etcd.etcd_channel import EtcdConnection, EtcdSettings
+from gossip_caffe.membership.etcd.etcd_keepalive import KeepAlive
+from gossip_caffe.membership.etcd.etcd_roles import authenticates
 from gossip_caffe.membership.etcd.etcd_watch import WatchHub
 from gossip_caffe.membership.etcd.etcd_watch_state import key_bytes, key_text, key_value, prefix_end
 from gossip_caffe.membership.etcd.refusals import refused_by_alarm
@@ -69,9 +69,12 @@ class EtcdStore:
         self.security = security
         self._connection = EtcdConnection(endpoints, clock, rng, settings, security)
         self._watches = WatchHub(self._connection, self.list)
-        self._keepalive: Any = None
-        self._keepalive_to = ""
-        self._keepalive_lock = asyncio.Lock()
+        self._keepalive = KeepAlive(self._connection)
+
+    @property
+    def certificates_changed(self) -> int:
+        """How often a connection was replaced by one with newer certificate files."""
+        return self._connection.certificates_changed
 
     async def get(self, key: str) -> KeyValue | None:
         """The key's newest value, or None."""
@@ -172,36 +175,7 @@ class EtcdStore:
 
     async def renew(self, lease_id: int) -> float:
         """Renew a lease on the client's single keep-alive stream, which is opened again after a failure."""
-        async with self._keepalive_lock:
-            try:
-                async with self._connection.clock.timeout(self._connection.settings.call_timeout_s):
-                    if self._keepalive is None:
-                        self._keepalive_to = self._connection.endpoint
-                        self._keepalive = self._connection.channel().stream_stream(
-                            "/etcdserverpb.Lease/LeaseKeepAlive",
-                            request_serializer=pb.LeaseKeepAliveRequest.SerializeToString,
-                            response_deserializer=pb.LeaseKeepAliveResponse.FromString,
-                        )(metadata=(("hasleader", "true"),))
-                    await self._keepalive.write(pb.LeaseKeepAliveRequest(ID=lease_id))
-                    while True:
-                        reply = await self._keepalive.read()
-                        if reply is grpc.aio.EOF:
-                            raise self._connection.unavailable("the keep-alive stream ended")
-                        if lease_id == reply.ID:
-                            return float(reply.TTL)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-                self._drop_keepalive()
-                raise self._connection.unavailable("a renewal was not answered") from error
-            except BaseException:  # a stream with an outstanding reply must not serve another renewal
-                self._drop_keepalive()
-                raise
-
-    def _drop_keepalive(self) -> None:
-        """Cancel the keep-alive stream and leave its member, which need not be the member in use."""
-        if self._keepalive is not None:
-            self._keepalive.cancel()
-            self._keepalive = None
-        self._connection.leave(self._keepalive_to)
+        return await self._keepalive.renew(lease_id)
 
     async def revoke(self, lease_id: int) -> None:
         """End a lease now, and with it the keys that are attached to it."""
@@ -255,12 +229,15 @@ class EtcdStore:
         )
         return reply
 
+    async def authenticates(self) -> bool:
+        """True if etcd authenticates its clients, and each may do what its roles allow. Raises StoreUnavailable."""
+        return await authenticates(self._connection)
+
     async def close(self) -> None:
         """End all watches and close all connections."""
         self._connection.closed = True
         await self._watches.close()
-        if self._keepalive is not None:
-            self._keepalive.cancel()
+        self._keepalive.close()
         await self._connection.close()
 
 

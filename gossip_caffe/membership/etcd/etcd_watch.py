@@ -22,7 +22,8 @@ from typing import Any
 from gossip_caffe.background import owned, within
 from gossip_caffe.errors import StoreError, StoreRefused
 from gossip_caffe.grpc_runtime import grpc
-from gossip_caffe.membership.etcd.etcd_channel import EtcdConnection, refusal
+from gossip_caffe.membership.etcd.access.refused import Asked
+from gossip_caffe.membership.etcd.etcd_channel import EtcdConnection
 from gossip_caffe.membership.etcd.etcd_watch_state import WatchState
 from gossip_caffe.membership.etcd.store import Listing, WatchItem
 from gossip_caffe.wire import etcd_pb2 as pb
@@ -33,6 +34,7 @@ DEAD_AFTER_S = 5.0
 MOST_DOUBLINGS = 8
 """The pause before a stream is opened again doubles at most this many times."""
 
+WATCHING = Asked("watch any key")
 ListPrefix = Callable[[str], Awaitable[Listing]]
 
 
@@ -103,7 +105,9 @@ class WatchHub:
                 await stream.run()
             except grpc.aio.AioRpcError as error:
                 code, details = error.code(), error.details() or ""
-                if refused := refusal(stream.endpoint, "Watch/Watch", code, details):
+                if self._connection.is_stale(stream.metadata, details):
+                    LOG.info("watch stream to %s: etcd has forgotten its token", stream.endpoint)
+                elif refused := self._connection.denied(stream.endpoint, WATCHING, code, details):
                     raise refused from error
                 LOG.info("watch stream to %s ended: %s %s", stream.endpoint, code.name, details)
                 self._connection.leave(stream.endpoint)
@@ -140,11 +144,9 @@ class _Stream:
         self._watches = watches
         self._changed = changed
         self._refuse = refuse
-        self._call: Any = connection.channel().stream_stream(
-            "/etcdserverpb.Watch/Watch",
-            request_serializer=pb.WatchRequest.SerializeToString,
-            response_deserializer=pb.WatchResponse.FromString,
-        )(metadata=(("hasleader", "true"),))
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        self._channel: Any = None
+        self._call: Any = None
         self._of_id: dict[int, WatchState] = {}
         self._creating: WatchState | None = None
         self._created = asyncio.Event()
@@ -157,6 +159,13 @@ class _Stream:
 
         Raises StreamEnded, StoreError, AioRpcError.
         """
+        self.metadata = await self._connection.metadata()
+        self.endpoint, self._channel = self._connection.endpoint, self._connection.channel()
+        self._call = self._channel.stream_stream(
+            "/etcdserverpb.Watch/Watch",
+            request_serializer=pb.WatchRequest.SerializeToString,
+            response_deserializer=pb.WatchResponse.FromString,
+        )(metadata=(("hasleader", "true"), *self.metadata))
         foreseen = (grpc.aio.AioRpcError, StreamEnded)
         try:
             async with within(
@@ -247,7 +256,11 @@ class _Stream:
             raise StreamEnded(f"the watch of {watch.prefix} is behind the compaction: listing again")
         if response.canceled:
             self._of_id.pop(response.watch_id, None)
-            if refused := refusal(self.endpoint, f"to watch {watch.prefix}", None, response.cancel_reason):
+            asked = Asked("watch", watch.prefix)
+            if refused := self._connection.denied(self.endpoint, asked, None, response.cancel_reason):
+                # The keys were listed just now, so this user may read them.
+                if self._connection.is_stale(self.metadata, response.cancel_reason, of_watch=True):
+                    raise StreamEnded("etcd has forgotten the token of the watch stream")
                 self._refuse(watch, refused)
                 return
             raise StreamEnded(f"etcd cancelled the watch of {watch.prefix}: {response.cancel_reason}")
@@ -267,6 +280,8 @@ class _Stream:
         while quiet_s < DEAD_AFTER_S:
             heard_at = self._heard_at
             await self._connection.clock.sleep(ASK_AFTER_S)
+            if not self._connection.is_newest(self.endpoint, self._channel):
+                raise StreamEnded("the certificate has changed: watching on the new connection")
             quiet_s = quiet_s + ASK_AFTER_S if self._heard_at == heard_at else 0.0
             await self._write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
         self._connection.leave(self.endpoint)
@@ -282,7 +297,9 @@ class _Stream:
                 await self._call.write(request)
             except asyncio.InvalidStateError:
                 code, details = await self._call.code(), await self._call.details() or ""
-                if refused := refusal(self.endpoint, "Watch/Watch", code, details):
+                if self._connection.is_stale(self.metadata, details):
+                    raise StreamEnded("etcd has forgotten the token of the watch stream") from None
+                if refused := self._connection.denied(self.endpoint, WATCHING, code, details):
                     raise refused from None
                 self._connection.leave(self.endpoint)
                 raise StreamEnded(f"the watch stream to {self.endpoint} ended: {code} {details}") from None
