@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from gossip_caffe.addresses import with_name
 from gossip_caffe.checkpoint.files import CheckpointFolder
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.data.ring import BatchRing
@@ -35,6 +36,8 @@ from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.job.spec.spec import JobSettings, RateSchedule, TopSpec
 from gossip_caffe.observe.log.writing import JsonLinesLog
 from gossip_caffe.peer.sharing.pairwise import PairwiseStrategy
+from gossip_caffe.security.files import files_in
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.stepped_solver import SteppedSolver
 
@@ -101,7 +104,10 @@ class HeldAnswerer:
 class Life:
     """One peer's weights and exchanges, from fresh ones on."""
 
-    def __init__(self, name: str, seed: int, hold: str, log: Path, transport: GrpcTransport) -> None:
+    def __init__(
+        self, name: str, seed: int, hold: str, log: Path, transport: GrpcTransport, secured: bool = False
+    ) -> None:
+        self._secured = secured
         self.gate = Gate()
         self.gate.hold = hold
         self._name = name
@@ -148,7 +154,9 @@ class Life:
             board=self._solver.board,
             settings=JobSettings(),
             own=lambda: (self._name, ""),
-            partners=lambda: {"b": f"127.0.0.1:{port}"},
+            partners=lambda: {
+                "b": with_name(f"127.0.0.1:{port}", "b") if self._secured else f"127.0.0.1:{port}"
+            },
             zones=lambda: {"b": ""},
             shared=lambda _: None,
             urgent=lambda: False,
@@ -173,9 +181,11 @@ class Life:
         say(weights=str(path))
 
 
-async def serve(name: str, patience_s: float) -> None:
+async def serve(name: str, patience_s: float, certificates: str) -> None:
     local_peer.OFFLOAD_FROM_VALUES = 1
-    server, transport = PeerServer("127.0.0.1:0", CheckpointFolder(Path())), GrpcTransport()
+    security = Security(files_in(Path(certificates) / name, "folder")) if certificates else PLAIN
+    server = PeerServer("127.0.0.1:0", CheckpointFolder(Path()), security=security)
+    transport = GrpcTransport(security=security)
     port = await server.start()
     weights_port = server.weights_port
     say(port=port, weights_port=weights_port)
@@ -190,7 +200,8 @@ async def serve(name: str, patience_s: float) -> None:
         match command.pop("do"):
             case "begin":
                 weights_socket.SILENCE_S = grpc_server.RECEIPT_SILENCE_S = patience_s
-                lives = [Life(name, command["seed"], command["hold"], Path(command["log"]), transport)]
+                log = Path(command["log"])
+                lives = [Life(name, command["seed"], command["hold"], log, transport, bool(certificates))]
                 await lives[0].begin()
                 offering.SWAP_FROM_VALUES = 0 if command["swaps"] else 1 << 60
                 server._listener.port = command["weights_port"] or weights_port
@@ -216,4 +227,4 @@ async def offer(life: Life, port: int, deadline_s: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], float(sys.argv[2])))
+    asyncio.run(serve(sys.argv[1], float(sys.argv[2]), sys.argv[3]))

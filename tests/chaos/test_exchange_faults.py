@@ -73,10 +73,10 @@ HELD_AT = {
 class Peer:
     """A process of ``tests/exchanging_peer.py``."""
 
-    def __init__(self, name: str, patience_s: float) -> None:
+    def __init__(self, name: str, patience_s: float, certificates: str) -> None:
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.exchanging_peer", name, str(patience_s)],
+            [sys.executable, "-m", "tests.exchanging_peer", name, str(patience_s), certificates],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -138,17 +138,21 @@ class Peer:
 
 
 class Pair:
-    """An offerer ``a`` and an answerer ``b``, begun anew for each case, replaced when they were killed."""
+    """An offerer ``a`` and an answerer ``b``, begun anew for each case, replaced when they were killed.
 
-    def __init__(self, patience_s: float) -> None:
+    ``certificates``: the folder of their certificates; "": they have none.
+    """
+
+    def __init__(self, patience_s: float, certificates: str) -> None:
         self._patience_s = patience_s
+        self.certificates = certificates
         self._peers: dict[str, Peer] = {}
 
     def peer(self, name: str) -> Peer:
         if name not in self._peers or not self._peers[name].lives:
             if name in self._peers:
                 self._peers[name].end()
-            self._peers[name] = Peer(name, self._patience_s)
+            self._peers[name] = Peer(name, self._patience_s, self.certificates)
         return self._peers[name]
 
     def end(self) -> None:
@@ -156,16 +160,29 @@ class Pair:
             peer.end()
 
 
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def certificates(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of the peers' certificates; "" where they have none."""
+    if request.param == "plain":
+        return ""
+    from tests.tls_files import Authority  # noqa: PLC0415 - it needs cryptography, and plain connections do not
+
+    folder, authority = tmp_path_factory.mktemp("certificates"), Authority.make()
+    for name in ("a", "b"):
+        authority.issue(folder / name, name)
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
-def patient() -> Iterator[Pair]:
-    pair = Pair(PATIENCE_S)
+def patient(certificates: str) -> Iterator[Pair]:
+    pair = Pair(PATIENCE_S, certificates)
     yield pair
     pair.end()
 
 
 @pytest.fixture(scope="module")
-def impatient() -> Iterator[Pair]:
-    pair = Pair(SHORT_S[0])
+def impatient(certificates: str) -> Iterator[Pair]:
+    pair = Pair(SHORT_S[0], certificates)
     yield pair
     pair.end()
 
@@ -181,13 +198,14 @@ class Case:
     b: Peer
     proxy: Proxy
     weights_proxy: Proxy
+    secured: bool = False
     old: dict[str, Flat] = field(default_factory=dict)
     new: dict[str, Flat] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, folder: Path, form: str, phase: str, pair: Pair) -> Case:
         a, b = pair.peer("a"), pair.peer("b")
-        case = cls(folder, form, phase, a, b, Proxy(b.port), Proxy(b.weights_port))
+        case = cls(folder, form, phase, a, b, Proxy(b.port), Proxy(b.weights_port), bool(pair.certificates))
         for seed, peer, hold in zip((1, 2), (a, b), HELD_AT.get(phase, ("", "")), strict=True):
             peer.told.clear()
             peer.do(
@@ -311,11 +329,14 @@ class Case:
                 self.let_go()
                 self.conclude(self.a)
             case _:
+                said = bytes(self.proxy.up.recorded)
                 connections = [
-                    replay(self.b.port, without_resets(bytes(self.proxy.up.recorded))),
+                    replay(self.b.port, said if self.secured else without_resets(said)),
                     replay(self.b.weights_port, bytes(self.weights_proxy.up.recorded)),
                 ]
-                if self.phase != "offer connecting":
+                if (
+                    self.phase != "offer connecting" and not self.secured
+                ):  # of TLS nothing can be played again
                     self.b.hear("receiving")
                     wait_for(
                         "the replayed offer has come", lambda: self.b.count("receiving") == 2, WAIT_S, 0.002
