@@ -17,6 +17,9 @@ from gossip_caffe.gossip.protocol import offering, payload
 from gossip_caffe.gossip.protocol.answer_cache import GivenAnswers
 from gossip_caffe.gossip.protocol.local_peer import LocalPeer
 from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.gossip.rounds.room import Room
+from gossip_caffe.gossip.rounds.rows import Row
+from gossip_caffe.gossip.rounds.trades import GATHER, Trades
 from gossip_caffe.membership.etcd.store import Put, TxnResult
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.members import Registration
@@ -40,12 +43,16 @@ Patch = pytest.MonkeyPatch
 
 @dataclasses.dataclass(frozen=True)
 class Planted:
-    """A bug: ``plant`` puts it in; ``faults``: what brings it to light; ``shows``: how it must be reported."""
+    """A bug: ``plant`` puts it in; ``faults``: what brings it to light; ``shows``: how it must be reported.
+
+    ``strategy``: of the jobs in which it can be found.
+    """
 
     what: str
     shows: str
     faults: str
     plant: Callable[[Patch], None]
+    strategy: str = "pairs"
 
 
 # ── who owns what ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -403,36 +410,80 @@ def leave_without_a_last_word(patch: Patch) -> None:
 
 
 HANGS = "the job was not finished"
+
+
+def apply_half_of_a_mean(patch: Patch) -> None:
+    """A round's step is added to the first half of the weights alone."""
+    apply = LocalPeer.apply
+
+    def half(self: LocalPeer, step: Any, apart: float) -> None:
+        cut = step.copy()
+        cut[cut.size // 2 :] = 0.0
+        apply(self, cut, apart)
+
+    patch.setattr(LocalPeer, "apply", half)
+
+
+def apply_what_has_come(patch: Patch) -> None:
+    """A member does not wait for means that do not come at once: it leaves their segments as they are."""
+    with_all, step = Trades.with_all, Room.step
+
+    async def hastily(self: Trades, phase: str) -> None:
+        if phase != GATHER:
+            await with_all(self, phase)
+            return
+        try:
+            async with asyncio.timeout(0.1):
+                await with_all(self, phase)
+        except TimeoutError:
+            pass
+
+    def as_far_as_it_came(self: Room) -> HalfStats:
+        missing = {*range(len(self.segments))} - {self.index, *self.means}
+        for member in missing:
+            self.segments = (*self.segments[:member], slice(0, 0), *self.segments[member + 1 :])
+            self.means[member] = Row(np.empty(0, np.float32), is_summed=True)
+        return step(self)
+
+    patch.setattr(Trades, "with_all", hastily)
+    patch.setattr(Room, "step", as_far_as_it_came)
+
+
+OF_PAIRS: tuple[tuple[Callable[[Patch], None], str, str], ...] = (
+    (drop_the_fence, "single-owner", "freeze,join"),
+    (keep_a_forgotten_lease, HANGS, "etcd-back"),
+    (settle_without_looking, "single-owner", "freeze,store-cut"),
+    (fold_too_early, "full-coverage", "kill,join"),
+    (feed_twice, "full-coverage", "none"),
+    (train_unclaimed_what_is_owned, HANGS, "etcd-away,join,etcd-leader,kill"),
+    (mark_done_when_claimed, "durable-done", "none"),
+    (mark_done_when_offered, "durable-done", "storm"),
+    (mark_done_what_came_later, "durable-done", "slow,storm"),
+    (apply_a_torn_half, "whole-half", "none"),
+    (apply_an_answer_twice, "whole-half", "none"),
+    (answer_a_repeated_offer_again, "whole-half", "storm"),
+    (take_more_than_a_half, "whole-half", "none"),
+    (let_nan_in, "finite-weights", "none"),
+    (apply_whatever_comes, "bounded-half", "poison"),
+    (take_itself_for_longer, "bounded-half", "poison"),
+    (warm_up_for_ever, "bounded-half", "none"),
+    (join_with_fresh_weights, "same-model", "join,kill"),
+    (begin_from_what_was_not_verified, "whole-checkpoint", "join"),
+    (stumble_over_no_children, "loud-errors", "etcd-away,join,kill"),
+    (end_with_the_lease, "coordinator-loss", "etcd-away,store-cut,freeze"),
+    (end_with_the_lease_of_a_joiner, "coordinator-loss", "store-cut,freeze,join,kill"),
+    (register_for_ever, "clean-exit", "kill"),
+    (wait_for_the_store, "never-wait", "etcd-away,store-cut"),
+    *planted_orders.ROWS,
+    (let_the_renewal_end_unseen, "no-silent-end", "exception"),
+    (let_tasks_end_unseen, HANGS, "exception"),
+    (leave_without_a_last_word, "clean-exit", "exception,leave"),
+)
 TABLE: Mapping[str, Planted] = {
-    plant.__name__: Planted((plant.__doc__ or "").strip(), shows, faults, plant)
-    for plant, shows, faults in (
-        (drop_the_fence, "single-owner", "freeze,join"),
-        (keep_a_forgotten_lease, HANGS, "etcd-back"),
-        (settle_without_looking, "single-owner", "freeze,store-cut"),
-        (fold_too_early, "full-coverage", "kill,join"),
-        (feed_twice, "full-coverage", "none"),
-        (train_unclaimed_what_is_owned, HANGS, "etcd-away,join,etcd-leader,kill"),
-        (mark_done_when_claimed, "durable-done", "none"),
-        (mark_done_when_offered, "durable-done", "storm"),
-        (mark_done_what_came_later, "durable-done", "slow,storm"),
-        (apply_a_torn_half, "whole-half", "none"),
-        (apply_an_answer_twice, "whole-half", "none"),
-        (answer_a_repeated_offer_again, "whole-half", "storm"),
-        (take_more_than_a_half, "whole-half", "none"),
-        (let_nan_in, "finite-weights", "none"),
-        (apply_whatever_comes, "bounded-half", "poison"),
-        (take_itself_for_longer, "bounded-half", "poison"),
-        (warm_up_for_ever, "bounded-half", "none"),
-        (join_with_fresh_weights, "same-model", "join,kill"),
-        (begin_from_what_was_not_verified, "whole-checkpoint", "join"),
-        (stumble_over_no_children, "loud-errors", "etcd-away,join,kill"),
-        (end_with_the_lease, "coordinator-loss", "etcd-away,store-cut,freeze"),
-        (end_with_the_lease_of_a_joiner, "coordinator-loss", "store-cut,freeze,join,kill"),
-        (register_for_ever, "clean-exit", "kill"),
-        (wait_for_the_store, "never-wait", "etcd-away,store-cut"),
-        *planted_orders.ROWS,
-        (let_the_renewal_end_unseen, "no-silent-end", "exception"),
-        (let_tasks_end_unseen, HANGS, "exception"),
-        (leave_without_a_last_word, "clean-exit", "exception,leave"),
+    plant.__name__: Planted((plant.__doc__ or "").strip(), shows, faults, plant, strategy)
+    for plant, shows, faults, strategy in (
+        (apply_half_of_a_mean, "whole-round", "none", "sync"),
+        (apply_what_has_come, "whole-round", "storm", "sync"),
+        *((*row, "pairs") for row in OF_PAIRS),
     )
 }

@@ -6,6 +6,7 @@ By default those are tried that are found at once; GOSSIP_CAFFE_PLANTED=all trie
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -28,7 +29,8 @@ ALL = os.environ.get("GOSSIP_CAFFE_PLANTED") == "all"
 
 
 def plan_of(name: str, seed: int) -> Plan:
-    return planned(kinds_of(TABLE[name].faults), peers=PEERS, seed=seed, for_s=FOR_S, every=0.2)
+    plan = planned(kinds_of(TABLE[name].faults), peers=PEERS, seed=seed, for_s=FOR_S, every=0.2)
+    return replace(plan, settings=replace(plan.settings, strategy=TABLE[name].strategy))
 
 
 @pytest.mark.timeout(300)
@@ -51,6 +53,7 @@ def test_the_table_has_a_bug_for_every_kind_of_finding() -> None:
         "full-coverage",
         "durable-done",
         "whole-half",
+        "whole-round",
         "never-wait",
         "whole-checkpoint",
         "same-model",

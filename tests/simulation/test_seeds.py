@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,16 @@ def test_no_invariant_is_broken_by_any_fault(seed: int) -> None:
     assert found.verdict.counters.records_lost == 0
     assert found.accuracy > 0.85
     assert len(found.plan.schedule) >= 5
+
+
+@pytest.mark.timeout(600)
+def test_no_invariant_is_broken_by_any_fault_in_rounds() -> None:
+    plan = planned(ALL, peers=6, seed=1, for_s=14.0)
+    found = simulate(replace(plan, settings=replace(plan.settings, strategy="sync")))
+    assert found.failures == ()
+    assert found.verdict.counters.records_lost == 0
+    assert found.verdict.standing("whole-round") is InvariantStatus.HOLDS
+    assert found.verdict.counters.rounds > 20
 
 
 def digest_of(seed: int, hash_seed: int) -> str:

@@ -393,7 +393,7 @@ MUTATIONS: list[tuple[str, Callable[[dict[str, Log]], None]]] = [
     ("whole-half", torn_half),
     ("whole-half", halves_do_not_cancel),
     ("whole-half", changed_by_no_half),
-    ("whole-half", changed_by_another_step),
+    ("whole-round", changed_by_another_step),
     ("whole-round", applied_a_round_twice),
     ("whole-round", applied_another_mean),
     ("whole-round", gave_up_and_applied),

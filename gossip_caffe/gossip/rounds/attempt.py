@@ -88,11 +88,6 @@ class Attempt:
         """Whether no trade of this attempt may still write into its memory."""
         return self.trades.is_quiet
 
-    @property
-    def digest(self) -> str:
-        """The checksums of all segments of the mean, as one text: equal for all members that apply the round."""
-        return "".join(f"{checksum:08x}" for checksum in self.committed.result().checksums)
-
     def needs(self, peer: str) -> bool:
         """Whether this member still has to receive anything from ``peer``."""
         return peer in self.names and self.names.index(peer) not in self.trades.gathered

@@ -86,6 +86,7 @@ class Room:
         self.means: dict[int, Row] = {}
         self._longest = self.segments[0].stop
         self._received = memory.received(members * self._longest)
+        self._checksum = 0
         own = self.segments[index]
         self.own_mean = memory.own_mean(own.stop - own.start)
 
@@ -113,8 +114,17 @@ class Room:
         square, figures = compiled.mean(parts, self.own_mean)
         wild = (member for member, (_, most) in zip(counting, figures, strict=True) if not most <= ABSURD)
         apart = {member: apart for member, (apart, _) in zip(counting, figures, strict=True)}
-        checksum = isal_zlib.crc32(self.own_mean.view(np.uint8).data)
-        return SegmentMean(square, apart, frozenset(wild), checksum)
+        self._checksum = isal_zlib.crc32(self.own_mean.view(np.uint8).data)
+        return SegmentMean(square, apart, frozenset(wild), self._checksum)
+
+    @property
+    def digest(self) -> str:
+        """The checksums of all means that are here, as one text: equal for all members that apply the same mean."""
+        checksums = {
+            self.index: self._checksum,
+            **{member: row.checksum for member, row in self.means.items()},
+        }
+        return "".join(f"{checksums[member]:08x}" for member in sorted(checksums))
 
     def step(self) -> HalfStats:
         """Turn the snapshot into the way from it to the mean, once all means are there. Returns half of the figures.

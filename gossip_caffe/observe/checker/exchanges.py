@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from gossip_caffe.observe.checker.corrections import APART, corrections
 from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
 from gossip_caffe.observe.checker.run import Life, Run
 from gossip_caffe.observe.log.events import Event
 
-APART = 1e-4
 """Tolerance relative to a half's length: both sides compute their halves in float32."""
 
 
@@ -89,7 +89,7 @@ def _half_violations(run: Run, exchanges: Mapping[str, _Exchange]) -> Iterator[V
         if exchange.offered and exchange.answered and number not in spoilt:
             yield from _uneven(number, exchange.offered[0][1], exchange.answered[0][1])
     for life in run.lives:
-        yield from _corrections(life)
+        yield from corrections(life, Event.EXCHANGED)
 
 
 def _uneven(number: str, offered: Line, answered: Line) -> Iterator[Violation]:
@@ -104,37 +104,6 @@ def _uneven(number: str, offered: Line, answered: Line) -> Iterator[Violation]:
             f"{answered['half_sum']:g}, lengths {offered['half_norm']:g} and {answered['half_norm']:g}",
             (offered, answered),
         )
-
-
-def _corrections(life: Life) -> Iterator[Violation]:
-    """Check recorded changes of the weights: each half is added once, as it was computed, and nothing else is added."""
-    added: Line | None = None
-    seen = any(True for _ in life.of(Event.CORRECTED))
-    for event in life.of(Event.CORRECTED, Event.EXCHANGED, Event.ROUND) if seen else ():
-        if event["event"] == Event.CORRECTED:
-            if added is not None:
-                yield Violation(
-                    f"the weights of {life.peer} were changed by what is no exchange's half", (added,)
-                )
-            added = event
-        elif event["outcome"] == "applied":
-            if added is None:
-                yield Violation(
-                    f"{life.peer} logged that it applied a half, and its weights did not change", (event,)
-                )
-            elif not _same(added, event):
-                yield Violation(f"{life.peer} applied another correction than its half", (added, event))
-            added = None
-    if added is not None and life.left is not None:
-        yield Violation(f"the weights of {life.peer} were changed by what is no exchange's half", (added,))
-
-
-def _same(added: Line, event: Line) -> bool:
-    kind = "step" if event["event"] == Event.ROUND else "half"
-    share = float(event.get("share", 1.0))  # of a half that was too long
-    total, norm = share * float(event[f"{kind}_sum"]), share * float(event[f"{kind}_norm"])
-    apart = max(abs(added["half_sum"] - total), abs(added["half_norm"] - norm))
-    return bool(apart <= APART * norm)
 
 
 # ── same-model ────────────────────────────────────────────────────────────────────────────────────────────────────────

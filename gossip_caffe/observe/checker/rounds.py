@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gossip_caffe.observe.checker.corrections import corrections
 from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
 from gossip_caffe.observe.checker.run import Life, Run
 from gossip_caffe.observe.log.events import Event
@@ -79,6 +80,7 @@ def _violations(run: Run, found: Applied) -> Iterator[Violation]:
             if (before := of_life.setdefault(id(life), line)) is not line:
                 yield Violation(f"{life.peer} applied round {name} twice", (before, line))
     for life in run.lives:
+        yield from corrections(life, Event.ROUND)
         given_up: dict[str, Line] = {}
         for event in life.of(Event.ROUND):
             if event["outcome"] == "failed":

@@ -172,7 +172,7 @@ class RoundPart:
             counts=attempt.counts,
             guest=guest,
             healed=healed,
-            digest=attempt.digest,
+            digest=attempt.room.digest,
             batches=snapshot.batches,
             step_sum=rounded(2.0 * half.total, SUM_DIGITS),
             step_norm=rounded(2.0 * half.norm),
