@@ -22,6 +22,7 @@ from _mpi_ranks import begin, in_thread, mpirun_of
 from _plain_peer import NoFiles, PlainPeer, PlainWeights
 from numpy.typing import NDArray
 
+from gossip_caffe.gossip.averaging import compiled
 from gossip_caffe.gossip.protocol.one_sided import AppliedHalf
 from gossip_caffe.gossip.protocol.outcome import OutcomeKind
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
@@ -32,6 +33,8 @@ from gossip_caffe.system.launch import Launch, launch_in
 Flat = NDArray[np.float32]
 MODELS = {50: 12_500_000, 244: 60_965_224}
 """Megabytes as float32, rounded, and the values: a small ResNet, AlexNet."""
+NAMES = ("sendrecv", "averaged", "mean", "exchange")
+"""By turns: the bare transfer, with one pass of averaging, with all that makes an exchange but its checks, an exchange."""
 WARM_UP = 2
 NOT_HERE = 6
 """The exit code for a machine that lacks something (docs/errors.md)."""
@@ -59,7 +62,7 @@ class Counted:
 
 
 async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int, apart: bool) -> list[list[float]]:
-    """Seconds of each Sendrecv, of each mean that is made with it, and of each exchange, by turns."""
+    """Seconds of each thing of NAMES, by turns."""
     thread, ranks = await begin(launch, apart)
     server, transport = PeerServer("127.0.0.1:0", NoFiles(), ranks), GrpcTransport(ranks=ranks)
     weights = PlainWeights(values, launch.rank)
@@ -79,6 +82,13 @@ async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int, apart
         world.Sendrecv(mine, other, recvbuf=theirs, source=other)
         return time.perf_counter() - began
 
+    def averaged() -> float:
+        world.Barrier()
+        began = time.perf_counter()
+        world.Sendrecv(mine, other, recvbuf=theirs, source=other)
+        compiled.halve(mine, theirs, theirs)
+        return time.perf_counter() - began
+
     def mean() -> float:
         world.Barrier()
         began = time.perf_counter()
@@ -90,9 +100,9 @@ async def be_a_rank(launch: Launch, values: int, codec: str, repeats: int, apart
         return time.perf_counter() - began
 
     ports = await in_thread(thread, lambda: world.allgather(port))
-    taken: list[list[float]] = [[], [], []]
+    taken: list[list[float]] = [[] for _ in NAMES]
     for _ in range(repeats + WARM_UP):
-        times = [await in_thread(thread, plain), await in_thread(thread, mean)]
+        times = [await in_thread(thread, do) for do in (plain, averaged, mean)]
         began = time.perf_counter()
         if launch.rank == 0:
             outcome = await own.offering.offer_to("b", f"127.0.0.1:{ports[1]}")
@@ -113,8 +123,8 @@ def measure(mpirun: str, megabytes: int, codec: str, repeats: int, way: str) -> 
     command = [mpirun, *WAYS[way], "--bind-to", "none", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
     command += [sys.executable, __file__, "--rank", str(MODELS[megabytes]), codec, str(repeats), way]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
-    plain, means, exchanges = json.loads(ran.stdout.splitlines()[-1])
-    pairs = {"sendrecv": plain, "mean": means}
+    *others, exchanges = json.loads(ran.stdout.splitlines()[-1])
+    pairs = dict(zip(NAMES, others, strict=False))
     figures = {"exchange_s": round(median(exchanges), 4)}
     for name, others in pairs.items():
         ratio = median(other / own for other, own in zip(others, exchanges, strict=True))
