@@ -34,7 +34,7 @@ Flat = NDArray[np.float32]
 MODELS = {50: 12_500_000, 244: 60_965_224}
 """Megabytes as float32, rounded, and the values: a small ResNet, AlexNet."""
 NAMES = ("sendrecv", "averaged", "mean", "exchange")
-"""By turns: the bare transfer, with one pass of averaging, with all that makes an exchange but its checks, an exchange."""
+"""By turns: the bare transfer, with one pass of averaging, with all of an exchange but its checks, an exchange."""
 WARM_UP = 2
 NOT_HERE = 6
 """The exit code for a machine that lacks something (docs/errors.md)."""
