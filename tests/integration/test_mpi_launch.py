@@ -140,7 +140,7 @@ def test_three_ranks_train_one_is_killed_and_the_others_finish_over_grpc(
 def test_ranks_train_in_rounds_one_is_killed_and_the_others_go_on(
     run: ClusterRun, etcd: EtcdServer, tmp_path: Path
 ) -> None:
-    job = write_job(tmp_path / "job", iterations=900, pace_ms=4)
+    job = write_job(tmp_path / "job", iterations=500, pace_ms=4)
     launcher = [str(open_mpi().launcher), *OPEN_MPI]
     launch = Launch(run, etcd, job, launcher, tmp_path / "run", 3, "strategy=sync", "sync_start_peers=3")
     launch.wait_for("rounds of all", lambda: all(launch.rounds(rank, 3) >= 5 for rank in range(3)))

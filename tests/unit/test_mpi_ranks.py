@@ -161,9 +161,10 @@ def test_a_rank_with_which_mpi_failed_is_avoided_for_a_while() -> None:
 @pytest.mark.parametrize(
     ("environment", "launch"),
     [
-        (OPEN_MPI, Launch(1, 3)),
+        (OPEN_MPI, Launch(1, 3, 1)),
         (MPICH, Launch(0, 2)),
-        ({"PMIX_RANK": "4"}, Launch(4, 0)),
+        ({"PMIX_RANK": "4"}, Launch(4, 0, 4)),
+        ({"PMIX_RANK": "4", "SLURM_LOCALID": "0"}, Launch(4, 0, 0)),
         ({"PMI_RANK": "x"}, None),
         ({"SLURM_PROCID": "3"}, None),
         ({}, None),
@@ -189,7 +190,7 @@ def test_a_child_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mpi_is_used_where_it_is_asked_for_or_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    assert wanted_launch(Way.AUTO, OPEN_MPI, said.append) == Launch(1, 3)
+    assert wanted_launch(Way.AUTO, OPEN_MPI, said.append) == Launch(1, 3, 1)
     assert wanted_launch(Way.MPI, MPICH, said.append) == Launch(0, 2)
     assert wanted_launch(Way.GRPC, OPEN_MPI, said.append) is None
     assert wanted_launch(Way.AUTO, {}, said.append) is None

@@ -34,6 +34,15 @@ def gpus_of(gpus: str, peers: int | None, default_peers: int, engine: str) -> tu
     return numbers, len(numbers) if peers is None else peers
 
 
+def gpu_of_rank(gpus: str, local: int, engine: str) -> int | None:
+    """The GPU of one of several ranks of MPI: rank after rank of this machine gets the next GPU of ``--gpu``.
+
+    ``local``: the rank among those of this machine. None: it trains on the CPU. Raises as ``gpus_of``.
+    """
+    numbers, _ = gpus_of(gpus, None, 1, engine)
+    return numbers[local % len(numbers)] if numbers else None
+
+
 def device_of(gpus: str) -> str:
     """Read ``--gpu`` of a command that computes itself; of several GPUs the first counts, as in Caffe.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gossip_caffe.api.starting.gpus import gpus_of
+from gossip_caffe.api.starting.gpus import gpu_of_rank, gpus_of
 from gossip_caffe.api.starting.job_options import NewJob, named_after
 from gossip_caffe.api.starting.new_job import Teller, read_spec
 from gossip_caffe.api.values.result import Result
@@ -26,7 +26,7 @@ from gossip_caffe.cluster.supervision.snapshot_files import SnapshotFiles
 from gossip_caffe.cluster.supervision.supervisor import Supervisor
 from gossip_caffe.cluster.temporary import KEPT_DAYS, temporary_cluster
 from gossip_caffe.cluster.view import Remembering
-from gossip_caffe.errors import EnvironmentProblem, ExitCode, GossipCaffeError
+from gossip_caffe.errors import EnvironmentProblem, ExitCode, GossipCaffeError, UsageError
 from gossip_caffe.job.prototxts.snapshots import PlannedSnapshots, snapshots_of
 from gossip_caffe.job.relocation import DataRoot
 from gossip_caffe.job.shuffling import in_caffes_order
@@ -34,6 +34,7 @@ from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.etcd.access.endpoints import parse_endpoints
 from gossip_caffe.observe.log.following import LogFollower
 from gossip_caffe.security.security import PLAIN, Security
+from gossip_caffe.system.launch import Launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class TrainRequest:
 
     ``peers``: None: one, or one for each of ``gpus`` ("0,1"). ``etcd``: endpoints as text; "": the training starts its
     own. ``job``: its name in that etcd; "": a new one. ``of_peers``: more arguments for each ``peer start``.
-    ``security``: the identity of the training's processes.
+    ``security``: the identity of the training's processes. ``launch``: of MPI; this process is its rank 0, and the
+    other ranks become peers of the training. ``started`` is called when they can, see ``ClusterOptions``.
     """
 
     solver: str
@@ -55,6 +57,8 @@ class TrainRequest:
     metrics_listen: str = "none"
     engine: str = "pycaffe"
     security: Security = PLAIN
+    launch: Launch | None = None
+    started: Callable[[tuple[str, ...]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +100,15 @@ def planned(request: TrainRequest, tell: Teller) -> PlannedTraining:
     named = named_after(request.solver)
     # Only an etcd that others use may have a job of the same name.
     job = request.job or (f"{named}-{tag}" if request.etcd else named)
-    gpus, peers = gpus_of(request.gpus, request.peers, 1, request.engine)
+    gpus, peers = _devices(request)
+    all_peers = max(peers, request.launch.size) if request.launch else peers
     checked = request.engine == "pycaffe"
     spec = read_spec(
-        job, request.solver, request.new, checked=checked, on_gpus=bool(gpus), peers=peers, tell=tell
+        job, request.solver, request.new, checked=checked, on_gpus=bool(gpus), peers=all_peers, tell=tell
     )
-    if peers == 1 and not any(entry.partition("=")[0].strip() == "shuffle" for entry in request.new.settings):
+    if all_peers == 1 and not any(
+        entry.partition("=")[0].strip() == "shuffle" for entry in request.new.settings
+    ):
         spec = in_caffes_order(spec)
     plan = snapshots_of(spec, default_prefix=str(Path(request.solver).with_suffix("")))
     if plan.hdf5 and not hdf5_can_be_written():
@@ -109,6 +116,19 @@ def planned(request: TrainRequest, tell: Teller) -> PlannedTraining:
         tell.say(f"{news} (pip install 'gossip-caffe[hdf5]')")
         plan = dataclasses.replace(plan, hdf5=False)
     return PlannedTraining(request, spec, plan, peers, gpus, endpoints, tag)
+
+
+def _devices(request: TrainRequest) -> tuple[tuple[int, ...], int]:
+    """The GPUs of this process's peers, and the number of these peers."""
+    if request.launch is None:
+        return gpus_of(request.gpus, request.peers, 1, request.engine)
+    if request.peers is not None:
+        raise UsageError(
+            f"--peers {request.peers}: each of the {request.launch.size} ranks that MPI has started is one peer",
+            remedy="leave --peers out",
+        )
+    gpu = gpu_of_rank(request.gpus, request.launch.local, request.engine)
+    return () if gpu is None else (gpu,), 1
 
 
 @contextmanager
@@ -133,6 +153,8 @@ def opened(plan: PlannedTraining, watcher: Watcher, kinds: Container[str] = ()) 
             gives_up=True,
             metrics_listen=request.metrics_listen,
             security=request.security,
+            restart=request.started is not None,  # the other ranks go on, and need this process's etcd
+            started=request.started,
         )
         yield LocalTraining(options, files, plan, watcher, kinds)
 

@@ -17,6 +17,7 @@ from gossip_caffe.cli.options.allow_code import allow_code_arguments, allow_code
 from gossip_caffe.cli.options.data_root import data_root_option
 from gossip_caffe.cli.options.event_log import EventLogOptions, event_log_options
 from gossip_caffe.cli.options.gpus import gpus_of, gpus_option
+from gossip_caffe.cli.options.launch import as_rank_0, become_peer, launch_of_several
 from gossip_caffe.cli.options.local_cluster import effects_of, go_down_on_signals
 from gossip_caffe.cli.options.metrics import OFF, metrics_of, metrics_option
 from gossip_caffe.cli.options.new_job import NewJob, new_job_options, teller
@@ -112,6 +113,7 @@ def train(
     gossip-caffe train --solver solver.prototxt --snapshot lenet_iter_5000.solverstate
     gossip-caffe train --solver solver.prototxt --peers 4
     gossip-caffe train --solver solver.prototxt --gpu 0,1
+    mpirun --enable-recovery --bind-to none -n 4 gossip-caffe train --solver solver.prototxt
     """
     from gossip_caffe.api.starting.training import TrainRequest, data_root_arguments, opened, planned
     from gossip_caffe.observe.export.caffe_lines import KINDS
@@ -121,28 +123,37 @@ def train(
         *allow_code_arguments(allow_code),
         *event_log.arguments,
     )
+    launch = launch_of_several()
+    if launch is not None and launch.rank:
+        named = (
+            ("--etcd", etcd, "--job", job_name, *security.arguments, *of_peers) if etcd and job_name else ()
+        )
+        become_peer(launch, gpus, engine, named)
     if metrics_listen not in {"", OFF}:
         metrics_listen = metrics_of(metrics_listen, gpus_of(gpus, peers, 1, engine)[1])
-    request = TrainRequest(
-        solver,
-        peers,
-        gpus,
-        new,
-        etcd,
-        job_name,
-        of_peers,
-        metrics_listen=metrics_listen or OFF,
-        engine=engine,
-        security=security,
-    )
-    plan = planned(request, teller())
-    on_terminal = sys.stdout.isatty() and not as_json
-    with (
-        train_screen(plan.spec.budget_samples, on_terminal=on_terminal, to_stderr=as_json) as screen,
-        train_log(log_file, screen.say) as log,
-        opened(plan, ScreenAndLog(screen, log), SHOWN | KINDS) as training,
-    ):
-        result = asyncio.run(_train(training, effects_of(sigint_effect, sighup_effect)))
+    with as_rank_0(launch) as started:
+        request = TrainRequest(
+            solver,
+            peers,
+            gpus,
+            new,
+            etcd,
+            job_name,
+            of_peers,
+            metrics_listen=metrics_listen or OFF,
+            engine=engine,
+            security=security,
+            launch=launch,
+            started=started,
+        )
+        plan = planned(request, teller())
+        on_terminal = sys.stdout.isatty() and not as_json and launch is None  # the other ranks print, too
+        with (
+            train_screen(plan.spec.budget_samples, on_terminal=on_terminal, to_stderr=as_json) as screen,
+            train_log(log_file, screen.say) as log,
+            opened(plan, ScreenAndLog(screen, log), SHOWN | KINDS) as training,
+        ):
+            result = asyncio.run(_train(training, effects_of(sigint_effect, sighup_effect)))
     if as_json:
         print_json(result.to_record())
     else:

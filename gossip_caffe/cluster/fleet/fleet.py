@@ -18,6 +18,7 @@ from gossip_caffe.cluster.fleet.plan import gpu_for
 from gossip_caffe.cluster.state.folder import ClusterState
 from gossip_caffe.errors import EnvironmentProblem, ExitCode
 from gossip_caffe.peer.core.overseer import SnapshotWanted, WeightsAt
+from gossip_caffe.system.launch import descriptors, of_rank
 from gossip_caffe.system.processes import end_descriptor, no_room, spawn
 
 _CHILDREN = {"solver": b"gossip_caffe.solver.child", "loader": b"gossip_caffe.data.loader"}
@@ -74,7 +75,8 @@ class Fleet:
     A peer's name is ``prefix`` and a number that counts up. ``more``: arguments for the command of each peer;
     ``arguments_of``: more arguments, from the peer's name; ``before``: arguments before the command. ``gpus``: see
     ``gpu_for``; the peer that replaces an ended one gets its GPU. ``on_trouble`` is called with each warning of a peer.
-    ``on_end``: called with each peer that has ended.
+    ``on_end``: called with each peer that has ended. ``first_is_rank``: the first peer is the rank of MPI that this
+    process was started as.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class Fleet:
         gpus: Sequence[int] = (),
         before: Callable[[str], Sequence[str]] = lambda _: (),
         on_trouble: Callable[[str], None] = lambda _: None,
+        first_is_rank: bool = False,
     ) -> None:
+        self._first_is_rank = first_is_rank
         self._prefix = prefix
         self._state = state
         self._endpoint = endpoint
@@ -112,37 +116,44 @@ class Fleet:
         """Return the name of the peer that is started after ``number`` others."""
         return f"{self._prefix}{number}"
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of ``peer start`` that do not depend on the peer."""
+        return (
+            *("--etcd", self._endpoint, "--job", self._job, "--run-dir", str(self._state.run)),
+            *("--engine", self._engine, *self._more),
+        )
+
     def start(self) -> PeerProcess:
         """Start one more peer, with a name that this fleet has not used. Raises EnvironmentProblem."""
         name = self.name(len(self.peers))
         gpu = gpu_for(self._gpus, [peer.gpu for peer in self.running if peer.gpu is not None])
         command = [
             *self._before(name),
-            *python_command("gossip_caffe", "peer", "start", "--etcd", self._endpoint),
-            "--job",
-            self._job,
+            *python_command("gossip_caffe", "peer", "start", *self.arguments),
             "--name",
             name,
-            "--run-dir",
-            str(self._state.run),
-            "--engine",
-            self._engine,
             *(["--gpu", str(gpu)] if gpu is not None else []),
-            *self._more,
             *self._arguments_of(name),
         ]
         # Peers share this machine's cores: each has one BLAS thread, unless the user has set the number.
-        threads = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
+        environment: dict[str, str | None] = {
+            "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")
+        }
+        passed: tuple[int, ...] = ()
+        if self._first_is_rank and not self.peers:
+            environment |= of_rank(os.environ)
+            passed = descriptors(os.environ)
         messages = PeerMessages(self._on_trouble)
         command += ["--overseer-fd", str(messages.peer_socket.fileno())]
         try:
             with self._opened(name) as out:
                 process = spawn(
                     command,
-                    pass_fds=[messages.peer_socket.fileno()],
+                    pass_fds=[messages.peer_socket.fileno(), *passed],
                     stdout=out,
                     stderr=out,
-                    environment=threads,
+                    environment=environment,
                 )
             pidfd = end_descriptor(process)
         except OSError as error:

@@ -38,6 +38,7 @@ def fleet_of(
         options.gpus,
         options.before,
         hear,
+        first_is_rank=options.started is not None,
     )
 
 

@@ -26,6 +26,8 @@ class ClusterOptions:
     - ``metrics_listen``: the address of each peer's metrics; "none": they serve none; empty: their default.
     - ``grace_s``: the seconds that each peer has for leaving.
     - ``security``: the identity of the supervisor and of its peers.
+    - ``started``: this process is rank 0 of a launch of MPI, and so is its first peer; called with the arguments of
+      ``peer start`` when that peer starts: the other ranks become peers by them. None: there are no other ranks.
     """
 
     state: ClusterState
@@ -46,3 +48,4 @@ class ClusterOptions:
     metrics_listen: str = "none"
     grace_s: float = GRACE_S
     security: Security = PLAIN
+    started: Callable[[tuple[str, ...]], None] | None = None

@@ -1,4 +1,4 @@
-"""The start of a cluster in etcd: it creates its job, and waits until the leases of an earlier run have ended."""
+"""A cluster and the leases in etcd: it creates its job, and waits for the ends of leases before and after its run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from gossip_caffe.errors import Conflict
+from gossip_caffe.errors import Conflict, StoreUnavailable
 from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.etcd.store import DeletePrefix, Operation, Put, Store
 from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.leave_requests import ask_to_leave
 
 OLD_LEASES_DEADLINE_S = 60.0
 LOOK_EVERY_S = 0.2
@@ -52,3 +53,17 @@ async def old_leases_end(
             say("waiting for the leases of the last run's peers to end")
             said = True
         await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def others_leave(store: Store, job: str, patience_s: float) -> None:
+    """Ask all peers that are registered to leave, and wait until none is any more, for so long at most."""
+    keys, deadline = JobKeys(job), time.monotonic() + patience_s
+    asked: set[str] = set()
+    try:
+        while time.monotonic() < deadline and (fences := await store.keys(keys.fence(""))):
+            for peer in {fence.removeprefix(keys.fence("")) for fence in fences} - asked:
+                await ask_to_leave(store, keys, peer, "rank 0 has ended")
+                asked.add(peer)
+            await asyncio.sleep(LOOK_EVERY_S)
+    except StoreUnavailable:
+        return  # there is nothing that could still be waited for

@@ -23,7 +23,7 @@ from gossip_caffe.cluster.state.options import ClusterOptions
 from gossip_caffe.cluster.state.sockets import remove_sockets
 from gossip_caffe.cluster.supervision.commands import answer
 from gossip_caffe.cluster.supervision.control import serve
-from gossip_caffe.cluster.supervision.job_opening import old_leases_end, open_job
+from gossip_caffe.cluster.supervision.job_opening import old_leases_end, open_job, others_leave
 from gossip_caffe.cluster.supervision.job_status import job_status, peer_rows, record_of
 from gossip_caffe.cluster.supervision.living_weights import LivingWeights
 from gossip_caffe.cluster.supervision.result import end_of_unfinished, model_of, none_left
@@ -158,6 +158,8 @@ class Supervisor:
                 return
             for _ in range(self._options.peers):
                 self.fleet.start()
+        if self._options.started is not None:
+            self._options.started(self.fleet.arguments)
         self._say("1 peer starts" if self._options.peers == 1 else f"{self._options.peers} peers start")
 
     async def _old_leases_end(self) -> None:
@@ -264,6 +266,10 @@ class Supervisor:
     async def _stop(self) -> None:
         if hasattr(self, "fleet"):
             await self.fleet.stop(self.fleet.running, self.leave_s + self.step_s * STEPS_OF_A_LEAVER)
+            if self._options.started is not None and self._etcd is not None:
+                await others_leave(
+                    self._store, self._options.job, self.leave_s
+                )  # for which they need this etcd
         await self.trouble_handler.close()
         if hasattr(self, "_store"):
             await self._store.close()

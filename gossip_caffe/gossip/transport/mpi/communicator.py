@@ -97,5 +97,5 @@ class Communicator(Protocol):
         ...
 
     def close(self) -> None:
-        """End MPI in this process. Waits for the other ranks, possibly for ever."""
+        """End MPI in this process. Waits for the other ranks, possibly for ever. Raises MpiFailed."""
         ...

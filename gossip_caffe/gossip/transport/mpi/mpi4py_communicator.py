@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from gossip_caffe.system import process_memory
 from gossip_caffe.system.launch import Launch
 
 MPI4PY = "mpi4py"
+MEETING_LOOK_S = 1e-3
 INSTALL = "pip install 'gossip-caffe[mpi]'"
 
 
@@ -134,7 +136,17 @@ class Mpi4pyCommunicator:
             raise _failed(error) from error
 
     def close(self) -> None:
-        """End MPI in this process, together with the other ranks."""
+        """End MPI in this process, together with the other ranks.
+
+        mpi4py holds Python's lock during ``Finalize``, which waits for the other ranks: this process would stand still.
+        So all of them meet before it, by a barrier that does not wait.
+        """
+        try:
+            met = self._communicator.Ibarrier()
+            while not met.Test():
+                time.sleep(MEETING_LOOK_S)
+        except self._mpi.Exception as error:
+            raise _failed(error) from error
         self._mpi.Finalize()
 
 
