@@ -132,9 +132,10 @@ class GrpcTransport:
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
         """Send the header and receive the answer over gRPC; swap the weights by MPI or over a separate connection.
 
-        A trade of a round goes over a connection that is kept, with no call over gRPC.
+        A trade of a round goes over a connection that is kept, with no call over gRPC, unless its partner is a rank of
+        another machine.
         """
-        if offer.phase and not self._ranks.is_at(address):
+        if offer.phase and not self._ranks.is_apart(address):
             return await self._trade(address, offer, prepare, deadline_s)
         with self._to(address) as channel:
             header = header_of(offer, swaps=True, rank=self._ranks.own)

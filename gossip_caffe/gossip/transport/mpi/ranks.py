@@ -44,6 +44,10 @@ class Ranks(Protocol):
         """Whether the weights of the next exchange with the peer at this address are to go by MPI."""
         ...
 
+    def is_apart(self, address: str) -> bool:
+        """Whether the peer at this address is such a rank, and its memory cannot be read from here."""
+        ...
+
     def serves(self, partner: Rank | None) -> bool:
         """Whether weights can go by MPI to the rank that a partner says it is."""
         ...
@@ -78,6 +82,11 @@ class NoRanks:
     own: Rank | None = None
 
     def is_at(self, address: str) -> bool:
+        """False."""
+        del address
+        return False
+
+    def is_apart(self, address: str) -> bool:
         """False."""
         del address
         return False
@@ -149,6 +158,13 @@ class MpiRanks:
         """Whether a rank of this launch is at the address, with which MPI has not failed lately."""
         rank, _ = self._members.get(address, (None, ""))
         return self.serves(rank) and not self._is_avoided(rank)
+
+    def is_apart(self, address: str) -> bool:
+        """Whether a rank of this launch is at the address, whose memory cannot be read from here."""
+        rank, _ = self._members.get(address, (None, ""))
+        if rank is None or self._communicator is None or rank.number in self._communicator.nearby:
+            return False
+        return self.serves(rank) and not self._avoided.get(rank.number, 0)
 
     def serves(self, partner: Rank | None) -> bool:
         """Whether ``partner`` is another rank of this launch, and MPI is used."""
