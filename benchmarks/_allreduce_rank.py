@@ -1,6 +1,8 @@
 """One rank of ``allreduce.py --mpirun``: rounds over MPI, and by turns with them MPI's own ``Allreduce``.
 
-    mpirun -n PEERS python benchmarks/_allreduce_rank.py VALUES REPEATS
+    mpirun -n PEERS python benchmarks/_allreduce_rank.py VALUES REPEATS [apart]
+
+apart: the ranks send each other messages of MPI, as between machines.
 
 Rank 0 prints the seconds of the rounds, and those of Allreduce with the division.
 """
@@ -43,9 +45,11 @@ class HeldBoard(PacelessBoard):
         return len(self._log.applied) < self.rounds
 
 
-async def be_a_rank(launch: Launch, values: int, repeats: int) -> tuple[list[float], list[float]]:
+async def be_a_rank(
+    launch: Launch, values: int, repeats: int, *, apart: bool
+) -> tuple[list[float], list[float]]:
     """Seconds of rounds, and of Allreduce."""
-    thread, ranks = await begin(launch, apart=False)
+    thread, ranks = await begin(launch, apart)
     server, transport, log = PeerServer("127.0.0.1:0", NoFiles(), ranks), GrpcTransport(ranks=ranks), Times()
     port = await server.start()
 
@@ -92,7 +96,7 @@ def main() -> None:
     launch = launch_in(os.environ)
     if launch is None:
         raise SystemExit("this program is started by mpirun")
-    taken = asyncio.run(be_a_rank(launch, int(sys.argv[1]), int(sys.argv[2])))
+    taken = asyncio.run(be_a_rank(launch, int(sys.argv[1]), int(sys.argv[2]), apart="apart" in sys.argv))
     if launch.rank == 0:
         print(json.dumps(taken), flush=True)
 

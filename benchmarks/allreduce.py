@@ -40,6 +40,8 @@ from gossip_caffe.peer.sharing.synchronous import SynchronousStrategy
 from gossip_caffe.solver.board import SnapshotInfo, WeightBoard
 
 WARM_UP = 3
+OPTIONS = {"": (), "apart": ("--mca", "pml", "ob1", "--mca", "btl", "tcp,self")}
+"""The ways between ranks, and the options of Open MPI's mpirun that lead there."""
 
 
 class PacelessBoard:
@@ -168,11 +170,20 @@ def rounds(peers: int, values: int, repeats: int, *, far: bool = False) -> list[
         return cast(list[float], seconds[0])
 
 
-def over_mpi(mpirun: str, peers: int, values: int, repeats: int) -> tuple[list[float], list[float]]:
+def over_mpi(mpirun: str, peers: int, values: int, repeats: int, way: str) -> tuple[list[float], list[float]]:
     """Seconds of each round over MPI, and of each Allreduce and the division, by the same ranks."""
     rank = Path(__file__).with_name("_allreduce_rank.py")
-    command = [mpirun, "--bind-to", "none", "--allow-run-as-root", "--oversubscribe", "-n", str(peers)]
-    command += [sys.executable, str(rank), str(values), str(repeats)]
+    command = [
+        mpirun,
+        *OPTIONS[way],
+        "--bind-to",
+        "none",
+        "--allow-run-as-root",
+        "--oversubscribe",
+        "-n",
+        str(peers),
+    ]
+    command += [sys.executable, str(rank), str(values), str(repeats), way]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
     ours, of_mpi = json.loads(ran.stdout.splitlines()[-1])
     return ours, of_mpi
@@ -242,11 +253,15 @@ def main() -> int:
             told[f"gloo_s_{megabytes}"] = median(of_gloo)
             told[f"ratio_gloo_{megabytes}"] = median(of_gloo) / median(ours)
         if options.mpi:
-            own, of_mpi = over_mpi(mpirun_of(options.mpirun), options.peers, values, options.repeats)
-            told[f"round_over_mpi_s_{megabytes}"] = median(own)
-            told[f"mpi_s_{megabytes}"] = median(of_mpi)
-            told[f"ratio_mpi_{megabytes}"] = median(of_mpi) / median(own)
-            print(f"{megabytes} MB: a round over MPI {median(own):.3f} s, Allreduce {median(of_mpi):.3f} s")
+            for way in OPTIONS:
+                own, of_mpi = over_mpi(mpirun_of(options.mpirun), options.peers, values, options.repeats, way)
+                ending = f"{'_' if way else ''}{way}_{megabytes}"
+                told[f"round_over_mpi_s{ending}"] = median(own)
+                told[f"mpi_s{ending}"] = median(of_mpi)
+                told[f"ratio_mpi{ending}"] = median(of_mpi) / median(own)
+                print(
+                    f"{megabytes} MB {way}: a round over MPI {median(own):.3f} s, Allreduce {median(of_mpi):.3f} s"
+                )
         print(
             f"{megabytes} MB: a round {median(ours):.3f} s",
             f"gloo {median(of_gloo):.3f} s" if of_gloo else "",
