@@ -75,6 +75,20 @@ def test_weights_go_by_mpi_to_the_other_ranks_of_this_launch_alone() -> None:
     assert not used.ranks.serves(None)
 
 
+def test_rows_of_rounds_go_by_mpi_to_ranks_of_other_machines_if_that_is_wanted() -> None:
+    used = Used()
+    communicator = used.launch.ranks[0]
+    communicator.nearby = {1: 77}
+    apart = {number: used.ranks.is_apart(f"10.0.0.{number}:7000") for number in (0, 1, 2, 9)}
+    assert apart == {0: False, 1: False, 2: True, 9: False}
+    unwanted = MpiRanks(lambda why: None, random.Random(1), carries_rounds=False)
+    unwanted.use(MpiThread(lambda: communicator, lambda: None), communicator)
+    unwanted.changed(None, record(2))
+    assert unwanted.is_at("10.0.0.2:7000")
+    assert not unwanted.is_apart("10.0.0.2:7000")
+    assert not NoRanks().is_apart("10.0.0.2:7000")
+
+
 def test_a_peer_without_mpi_serves_no_rank() -> None:
     ranks = NoRanks()
     assert (ranks.own, ranks.is_at("a:1"), ranks.serves(Rank(COMMUNICATOR, 1))) == (None, False, False)

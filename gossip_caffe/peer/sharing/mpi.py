@@ -89,7 +89,7 @@ class MpiOfPeer:
         self._connected = asyncio.Event()
         launch = wanted_launch(way, os.environ if environment is None else environment, say)
         if launch is not None:
-            self.ranks = self._own = MpiRanks(self._given_up, rng)
+            self.ranks = self._own = MpiRanks(self._given_up, rng, carries_rounds=way == Way.MPI)
             told = partial(in_loop, asyncio.get_running_loop(), self._connected)
             self._thread = MpiThread(partial(connect, launch), told)
             self._thread.start()

@@ -45,7 +45,7 @@ class Ranks(Protocol):
         ...
 
     def is_apart(self, address: str) -> bool:
-        """Whether the peer at this address is such a rank, and its memory cannot be read from here."""
+        """Whether the rows of rounds are to go by MPI to the peer at this address: a rank of another machine."""
         ...
 
     def serves(self, partner: Rank | None) -> bool:
@@ -117,7 +117,8 @@ class NoRanks:
 class MpiRanks:
     """The ``Ranks`` of a peer that a launcher of MPI has started. It serves from ``use`` on.
 
-    ``ended`` is called once, with the reason, when MPI is not used any more.
+    ``ended`` is called once, with the reason, when MPI is not used any more. ``carries_rounds``: the rows of rounds go
+    by MPI between machines; else over the connections that are kept for them, which are faster where MPI uses TCP, too.
     """
 
     def __init__(
@@ -125,6 +126,8 @@ class MpiRanks:
         ended: Callable[[str], None],
         rng: random.Random,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        carries_rounds: bool = True,
     ) -> None:
         self.end = ""
         """The reason why MPI is not used any more; "" while it is used."""
@@ -133,6 +136,7 @@ class MpiRanks:
         self._ended = ended
         self._rng = rng
         self._monotonic = monotonic
+        self._carries_rounds = carries_rounds
         self._thread: MpiThread | None = None
         self._communicator: Communicator | None = None
         self._tags = 0
@@ -160,9 +164,11 @@ class MpiRanks:
         return self.serves(rank) and not self._is_avoided(rank)
 
     def is_apart(self, address: str) -> bool:
-        """Whether a rank of this launch is at the address, whose memory cannot be read from here."""
+        """Whether a rank of this launch is at the address that cannot share its rows, as those of one machine do."""
         rank, _ = self._members.get(address, (None, ""))
         if rank is None or self._communicator is None or rank.number in self._communicator.nearby:
+            return False
+        if not self._carries_rounds:
             return False
         return self.serves(rank) and not self._avoided.get(rank.number, 0)
 
