@@ -8,6 +8,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,9 @@ def train(
         named = (
             ("--etcd", etcd, "--job", job_name, *security.arguments, *of_peers) if etcd and job_name else ()
         )
-        become_peer(launch, gpus, engine, named)
+        from gossip_caffe.cli.commands.peer import start
+
+        become_peer(launch, gpus, engine, named, partial(start.main, standalone_mode=False))
     if metrics_listen not in {"", OFF}:
         metrics_listen = metrics_of(metrics_listen, gpus_of(gpus, peers, 1, engine)[1])
     with as_rank_0(launch) as started:

@@ -35,13 +35,14 @@ def as_rank_0(launch: Launch | None) -> Iterator[Started | None]:
         yield meeting.tell
 
 
-def become_peer(launch: Launch, gpus: str, engine: str, known: Sequence[str]) -> NoReturn:
+def become_peer(
+    launch: Launch, gpus: str, engine: str, known: Sequence[str], start: Callable[[list[str]], object]
+) -> NoReturn:
     """Run ``peer start`` as this rank, and end after rank 0: launchers may end all ranks when one has ended.
 
-    ``known``: its arguments, if the user has named etcd and the job; else rank 0 tells them.
+    ``known``: its arguments, if the user has named etcd and the job; else rank 0 tells them. ``start``: runs it.
     """
     from gossip_caffe.api.starting.gpus import gpu_of_rank
-    from gossip_caffe.cli.commands.peer import start
     from gossip_caffe.cluster.meeting import WAIT_S, Meeting
     from gossip_caffe.errors import ExitCode
 
@@ -58,7 +59,7 @@ def become_peer(launch: Launch, gpus: str, engine: str, known: Sequence[str]) ->
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code: object = ExitCode.OK
     try:
-        start.main(arguments, standalone_mode=False)
+        start(arguments)
     except SystemExit as end:
         code = end.code
     meeting.ends()
