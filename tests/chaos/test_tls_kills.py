@@ -62,11 +62,14 @@ def test_peers_with_certificates_are_killed_and_nothing_is_lost(tmp_path: Path) 
     applied = [event for event in events if event["event"] == "exchanged" and event["outcome"] == "applied"]
     assert applied
     certificates = [event for event in events if event["event"] == "certificate"]
-    assert len({event["serial"] for event in certificates}) > 1, "no certificate was replaced"
+    serials = {event["serial"] for event in certificates if "serial" in event}
+    assert len(serials) > 1, "no certificate was replaced"
     assert not [event for event in certificates if "fault" in event]
-    by_tls = tuple(words_of(fault, "") for fault in TlsFault if fault is not TlsFault.NOT_ACCEPTED)
+    by_tls = [words_of(fault, "|").split("|") for fault in TlsFault if fault is not TlsFault.NOT_ACCEPTED]
     reasons = [event["reason"] for event in events if event["event"] == "exchanged" and event.get("reason")]
-    assert not [reason for reason in reasons if any(words.strip() in reason for words in by_tls)]
+    assert not [
+        reason for reason in reasons if any(all(part in reason for part in words) for words in by_tls)
+    ]
     print(
         f"RESULT {json.dumps({'kills': KILLS, 'applied': len(applied), 'certificates': len(certificates)})}"
     )

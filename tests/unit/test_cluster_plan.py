@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.cluster.fleet.plan import gpu_for, scaling
+from gossip_caffe.cluster.fleet.plan import gpu_for, name_from, scaling
 from gossip_caffe.cluster.state.folder import ClusterState, clusters_root
 from gossip_caffe.cluster.supervision.control import ask, serve
 from gossip_caffe.cluster.view import HEADINGS, Remembering, headline, plain, remarks, rows
@@ -40,6 +40,15 @@ def test_scaling_ends_with_as_many_peers_as_wanted_and_never_starts_and_stops_at
     assert len(running) + decision.start - len(decision.stop) == wanted
     assert not (decision.start and decision.stop)
     assert decision.reason
+
+
+def test_the_names_of_a_certificate_are_given_once_each_and_then_those_of_peers_that_have_ended() -> None:
+    names = ("a", "b", "c")
+    assert name_from(names, (), []) == "a"
+    assert name_from(names, ("a", "b"), ["b"]) == "c"
+    assert name_from(names, ("b", "a", "c"), ["c"]) == "b"
+    assert name_from(names, ("a", "b", "c"), ["a", "b", "c"]) is None
+    assert name_from((), (), []) is None
 
 
 @given(names, st.integers(0, 20))

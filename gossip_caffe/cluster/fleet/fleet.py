@@ -14,7 +14,7 @@ from typing import IO
 
 from gossip_caffe.begin import python_command
 from gossip_caffe.cluster.fleet.peer_messages import PeerMessages, in_words_of_a_cluster
-from gossip_caffe.cluster.fleet.plan import gpu_for
+from gossip_caffe.cluster.fleet.plan import gpu_for, name_from
 from gossip_caffe.cluster.state.folder import ClusterState
 from gossip_caffe.errors import EnvironmentProblem, ExitCode
 from gossip_caffe.peer.core.overseer import SnapshotWanted, WeightsAt
@@ -72,11 +72,11 @@ class PeerProcess:
 class Fleet:
     """All peers that this supervisor has started. Use it from the main thread, with the event loop running.
 
-    A peer's name is ``prefix`` and a number that counts up. ``more``: arguments for the command of each peer;
-    ``arguments_of``: more arguments, from the peer's name; ``before``: arguments before the command. ``gpus``: see
-    ``gpu_for``; the peer that replaces an ended one gets its GPU. ``on_trouble`` is called with each warning of a peer.
-    ``on_end``: called with each peer that has ended. ``first_is_rank``: the first peer is the rank of MPI that this
-    process was started as.
+    A peer's name is ``prefix`` and a number that counts up; or it is one of ``names``, where these are given.
+    ``more``: arguments for the command of each peer; ``arguments_of``: more arguments, from the peer's name;
+    ``before``: arguments before the command. ``gpus``: see ``gpu_for``; the peer that replaces an ended one gets its
+    GPU. ``on_trouble`` is called with each warning of a peer. ``on_end``: called with each peer that has ended.
+    ``first_is_rank``: the first peer is the rank of MPI that this process was started as.
     """
 
     def __init__(
@@ -91,8 +91,11 @@ class Fleet:
         gpus: Sequence[int] = (),
         before: Callable[[str], Sequence[str]] = lambda _: (),
         on_trouble: Callable[[str], None] = lambda _: None,
+        names: Sequence[str] = (),
+        *,
         first_is_rank: bool = False,
     ) -> None:
+        self._names = names
         self._first_is_rank = first_is_rank
         self._prefix = prefix
         self._state = state
@@ -113,8 +116,20 @@ class Fleet:
         return [peer for peer in self.peers.values() if peer.running]
 
     def name(self, number: int) -> str:
-        """Return the name of the peer that is started after ``number`` others."""
-        return f"{self._prefix}{number}"
+        """Return the name of the peer that is started after ``number`` others, if none has ended."""
+        return self._names[number % len(self._names)] if self._names else f"{self._prefix}{number}"
+
+    def _next_name(self) -> str:
+        """Return the next peer's name. Raises EnvironmentProblem when a peer runs under each of the given names."""
+        if not self._names:
+            return self.name(len(self.peers))
+        if (name := name_from(self._names, tuple(self.peers), [peer.name for peer in self.running])) is None:
+            raise EnvironmentProblem(
+                f"the certificate has {len(self._names)} names, and so many peers run already",
+                remedy="make one with more names: gossip-caffe tls issue NAME NAME …",
+            )
+        self.peers.pop(name, None)  # one of that name has ended
+        return name
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -126,7 +141,7 @@ class Fleet:
 
     def start(self) -> PeerProcess:
         """Start one more peer, with a name that this fleet has not used. Raises EnvironmentProblem."""
-        name = self.name(len(self.peers))
+        name = self._next_name()
         gpu = gpu_for(self._gpus, [peer.gpu for peer in self.running if peer.gpu is not None])
         command = [
             *self._before(name),

@@ -11,6 +11,7 @@ from gossip_caffe.cluster.state.folder import DEFAULT_NAME
 from gossip_caffe.cluster.state.options import ClusterOptions
 from gossip_caffe.job.code import ENVIRONMENT, OPTION
 from gossip_caffe.peer.core.lifecycle import GRACE_S
+from gossip_caffe.security.certificate import own_certificate
 from gossip_caffe.system.host import host_name
 
 
@@ -38,8 +39,20 @@ def fleet_of(
         options.gpus,
         options.before,
         hear,
+        _names(options),
         first_is_rank=options.started is not None,
     )
+
+
+def _names(options: ClusterOptions) -> tuple[str, ...]:
+    """Return the names of the certificate, where peers have to bear them; else none.
+
+    The peers of a cluster with an etcd of its own on a Unix socket show no certificate.
+    """
+    tls = options.security.tls
+    if tls is None or not (options.etcd or options.etcd_host):
+        return ()
+    return own_certificate(tls, serves=True).identity.names
 
 
 def _prefix(options: ClusterOptions) -> str:

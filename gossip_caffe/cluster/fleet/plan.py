@@ -28,6 +28,17 @@ def gpu_for(gpus: Sequence[int], taken: Sequence[int]) -> int | None:
     return None
 
 
+def name_from(names: Sequence[str], used: Sequence[str], running: Sequence[str]) -> str | None:
+    """Choose the next peer's name of those that a certificate has; None when a peer runs under each.
+
+    A name that no peer has had comes first; then that of the peer that was started longest ago, for its lease must end.
+    """
+    for name in (*(name for name in names if name not in used), *used):
+        if name in names and name not in running:
+            return name
+    return None
+
+
 def scaling(running: Sequence[str], wanted: int) -> Scaling:
     """Decide how to get from the ``running`` peers (oldest first) to ``wanted`` peers. The newest peers leave first."""
     missing = wanted - len(running)

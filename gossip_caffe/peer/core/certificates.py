@@ -96,7 +96,7 @@ class CertificateWatch:
         self._log = log
         self._complaints = Complaints(say, clock)
         self._seen: Loaded | None = None
-        self._fault = ""
+        self._fault = self._told = ""
         self._warn_at = 0.0
 
     @property
@@ -128,10 +128,13 @@ class CertificateWatch:
                 serial=certificate.serial,
                 ends_s=certificate.ends_s,
             )
-        if fault and fault != self._fault:
+        # Files that are replaced one after the other do not fit together for a moment: only what stays is a fault.
+        if fault and fault == self._fault and fault != self._told:
+            self._told = fault
             self._say(f"{self._peer}: the new certificate files are not used: {fault}")
             self._log.emit(Event.CERTIFICATE, fault=fault)
         self._fault = fault
+        self._told = self._told if fault else ""
         if now >= self._warn_at:
             self._warn_at = now + WARN_AGAIN_S
             ends = f"ends at {date(certificate.ends_s)}" if now < certificate.ends_s else "has ended"

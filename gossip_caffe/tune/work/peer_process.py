@@ -65,12 +65,21 @@ class PeerProcess:
 class PeerProcesses:
     """Starts the peers of one worker. A peer's name is the worker's, with a number that counts up.
 
-    ``run_dir``: holds a run folder for each job. ``more``: more arguments of ``peer start``.
+    ``is_named``: the peers get that name; else that of their certificate. ``run_dir``: holds a run folder for each job.
+    ``more``: more arguments of ``peer start``.
     """
 
     def __init__(
-        self, worker: str, endpoints: str, run_dir: Path, engine: str, more: Sequence[str] = ()
+        self,
+        worker: str,
+        endpoints: str,
+        run_dir: Path,
+        engine: str,
+        more: Sequence[str] = (),
+        *,
+        is_named: bool = True,
     ) -> None:
+        self._is_named = is_named
         self._worker = worker
         self._endpoints = endpoints
         self._run_dir = run_dir
@@ -85,7 +94,8 @@ class PeerProcesses:
         folder = self._run_dir / job
         command = [
             *python_command("gossip_caffe", "peer", "start", "--etcd", self._endpoints, "--job", job),
-            *("--name", name, "--run-dir", str(folder), "--engine", self._engine, *self._more),
+            *(("--name", name) if self._is_named else ()),
+            *("--run-dir", str(folder), "--engine", self._engine, *self._more),
         ]
         threads = {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
         try:

@@ -92,6 +92,7 @@ async def _run(options: WorkerOptions, say: Say) -> ExitCode:
                 options.run_dir,
                 options.engine,
                 (*options.of_peers, *options.security.arguments),
+                is_named=options.security.tls is None,
             ),
             say,
             may_help=options.may_help,
