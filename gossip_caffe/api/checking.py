@@ -84,7 +84,7 @@ async def _job(
     where: tuple[str, ...],
     name: str,
     data_roots: Sequence[str],
-    allow_code: bool,
+    allow_code: bool | None,
     security: Security,
     ignored: Note,
 ) -> list[CheckResult]:
@@ -96,11 +96,12 @@ async def _job(
         members = await list_members(store, keys, ignored)
         held = await announced(store, keys, ignored)
         peers = await peer_checks(members, spec.name, held, clock, security)
+        allowed = await store.guards_writes() if allow_code is None else allow_code
     except GossipCaffeError as error:
         return [CheckResult.of_error("job", error)]
     finally:
         await store.close()
     here = relocated(spec, tuple(map(DataRoot.parse, data_roots)))
     on_this_machine = all(endpoint.startswith("unix:") for endpoint in where)
-    of_job = await asyncio.to_thread(job_checks, here, allow_code=allow_code, is_local=on_this_machine)
+    of_job = await asyncio.to_thread(job_checks, here, allow_code=allowed, is_local=on_this_machine)
     return [*of_job, *peers]

@@ -23,7 +23,7 @@ from gossip_caffe.api.evaluating import (
 from gossip_caffe.api.job_creation import created
 from gossip_caffe.api.looking.discovering import targets_of
 from gossip_caffe.api.looking.job_events import events_of
-from gossip_caffe.api.places import endpoints, is_allowed, is_local
+from gossip_caffe.api.places import endpoints, is_local, may_run_code
 from gossip_caffe.api.train_options import JobOptions, new_job
 from gossip_caffe.api.values.shards_view import Shards
 from gossip_caffe.api.values.views import (
@@ -189,13 +189,14 @@ class Connection:
         Tested is the newest checkpoint, or the one whose name begins with ``checkpoint``; with ``live`` the mean of the
         peers that train now; with ``weights`` a .caffemodel file. ``iterations``: passes of each net; 0: test_iter.
         ``data_roots``: "OLD=NEW" for paths that differ on this machine. ``allow_code``: run code that the job names;
-        None: $GOSSIP_CAFFE_ALLOW_CODE, else only with the etcd of a local cluster. ``on_pass`` is called with (passes
+        None: $GOSSIP_CAFFE_ALLOW_CODE, else only with the etcd of a local cluster, or one that authenticates its users.
+        ``on_pass`` is called with (passes
         done, passes in all). Raises ModelError when the job has no test, or Caffe fails.
         """
         if sum(map(bool, (checkpoint, live, weights))) > 1:
             raise UsageError("checkpoint, live and weights exclude each other", remedy="give one of them")
         spec = await self.spec()
-        allowed = is_allowed(allow_code, ours=self._ours)
+        allowed = await may_run_code(allow_code, self.store, ours=self._ours)
         roots = [DataRoot.parse(root) for root in data_roots]
         with tempfile.TemporaryDirectory(prefix="gossip-caffe-") as scratch:
             if weights:
@@ -273,7 +274,7 @@ async def connect(
     store = EtcdStore(where, SystemClock(), random.Random(), security=security)
     connection = Connection(store, job, ignored, ours=is_local(",".join(where)))
     try:
-        await list_jobs(store)  # an etcd that does not answer is told here
+        await store.version()  # an etcd that does not answer is told here
     except BaseException:
         await store.close()
         raise

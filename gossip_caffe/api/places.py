@@ -10,6 +10,7 @@ from gossip_caffe.cluster.supervision.control import ask, clusters_that_are_up
 from gossip_caffe.errors import GossipCaffeError, NotFound, UsageError
 from gossip_caffe.job.code import ENVIRONMENT
 from gossip_caffe.membership.etcd.access.endpoints import parse_endpoints
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.security.security import PLAIN, Security
 
 ETCD = "GOSSIP_CAFFE_ETCD"
@@ -77,17 +78,32 @@ def _is_own_socket(endpoint: str) -> bool:
         return False
 
 
-def is_allowed(given: bool | None, *, ours: bool) -> bool:
-    """True if this machine may run a job's code. ``ours``: the etcd belongs to a local cluster of this user.
+def said_of_code(given: bool | None) -> bool | None:
+    """What this machine's user says about the code of jobs: ``given``, else the environment variable; None: nothing.
 
-    ``given``: the caller's choice; None reads the environment variable. Raises UsageError when the variable is neither
-    yes nor no.
+    Raises UsageError when the variable is neither yes nor no.
     """
     if given is not None:
         return given
     said = os.environ.get(ENVIRONMENT, "").strip().lower()
     if not said:
-        return ours
+        return None
     if said not in _SAID:
         raise UsageError(f"{ENVIRONMENT}={said!r:.40}: neither yes nor no", remedy="set it to 1 or 0")
     return _SAID[said]
+
+
+def is_allowed(given: bool | None, *, ours: bool) -> bool | None:
+    """True if this machine may run a job's code, False if not; None: it may, where etcd lets only known users write.
+
+    ``ours``: the etcd belongs to a local cluster of this user. ``given``: the caller's choice. Raises UsageError, as
+    ``said_of_code``.
+    """
+    said = said_of_code(given)
+    return True if said is None and ours else said
+
+
+async def may_run_code(given: bool | None, store: EtcdStore, *, ours: bool) -> bool:
+    """True if this machine may run the code of jobs in an etcd. Raises UsageError, StoreUnavailable."""
+    allowed = is_allowed(given, ours=ours)
+    return await store.guards_writes() if allowed is None else allowed

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from gossip_caffe.addresses import split_address
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import GossipCaffeError, StoreError
+from gossip_caffe.membership.etcd.access.roles import PROBE
 from gossip_caffe.membership.etcd.etcd_member import MemberProbe, MemberStatus
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.etcd.store import Delete, Put
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import socket_path
 
-PROBE = "/gossip-caffe/doctor/"
-"""The prefix of the keys that a check writes and removes again. No peer reads it."""
 CALLS = 5
 _HTTP_S = 3.0
 _MOST_HTTP_BYTES = 4096

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gossip_caffe.errors import Conflict, NotFound, UsageError
+from gossip_caffe.errors import Conflict, NotFound, StoreRefused, UsageError
 from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.etcd.store import Absent, Put, Store
 from gossip_caffe.membership.keys import JOBS, JobKeys, is_name
@@ -27,9 +27,8 @@ async def load_job(store: Store, name: str) -> JobSpec:
     """Read a job. Raises NotFound, which lists the jobs that exist."""
     item = await store.get(JobKeys(name).spec)
     if item is None:
-        known = ", ".join(await list_jobs(store)) or "none"
         raise NotFound(
-            f"there is no job {name!r} (known: {known})",
+            f"there is no job {name!r}{await _known(store)}",
             remedy=f"make it with 'gossip-caffe job create {name} --solver solver.prototxt'",
         )
     return _read(item.value, name)
@@ -42,7 +41,12 @@ async def job_or_only_one(store: Store, name: str) -> JobSpec:
 
 async def only_job(store: Store) -> str:
     """The name of the only job in the store. Raises NotFound when there is none, UsageError when there are several."""
-    jobs = await list_jobs(store)
+    try:
+        jobs = await list_jobs(store)
+    except StoreRefused as error:
+        raise UsageError(
+            f"which job is meant is not clear: {error.message}", remedy="give the job's name (--job NAME)"
+        ) from None
     if not jobs:
         raise NotFound(
             "there is no job in etcd",
@@ -51,6 +55,14 @@ async def only_job(store: Store) -> str:
     if len(jobs) > 1:
         raise UsageError(f"there are several jobs in etcd ({', '.join(jobs)})", remedy="give --job NAME")
     return jobs[0]
+
+
+async def _known(store: Store) -> str:
+    """The jobs that there are, in words; "" for a user that may not list them."""
+    try:
+        return f" (known: {', '.join(await list_jobs(store)) or 'none'})"
+    except StoreRefused:
+        return ""
 
 
 def _read(value: bytes, name: str) -> JobSpec:

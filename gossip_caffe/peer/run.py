@@ -107,7 +107,7 @@ async def run_alone(
     transport = GrpcTransport(store.sockets, mpi.ranks, options.security)
     try:
         spec = await job_or_only_one(store, options.job)
-        check_code(spec, allowed=options.allow_code)
+        check_code(spec, allowed=await _may_run_code(options, store))
         check_names(server.live, peer, spec.name)
         if not options.from_checkpoint and await _finished(store, spec, say):
             return ExitCode.OK
@@ -249,6 +249,10 @@ def _checkpoints_of(options: PeerOptions, peer: str) -> CheckpointFolder:
 def _socket_name() -> str:
     """The name of this peer's Unix socket, if it gets one. It holds the process id, for people who list the folder."""
     return peer_socket_name(os.getpid(), secrets.token_bytes(4))
+
+
+async def _may_run_code(options: PeerOptions, store: EtcdStore) -> bool:
+    return await store.guards_writes() if options.allow_code is None else options.allow_code
 
 
 async def _finished(store: EtcdStore, spec: JobSpec, say: Say) -> bool:

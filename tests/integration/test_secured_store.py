@@ -195,14 +195,14 @@ async def test_a_user_for_an_etcd_that_authenticates_nobody_is_refused(
     )
     with pytest.raises(StoreRefused, match="authenticates nobody"):
         await plain.get("/a")
-    assert not await plain.authenticates()
+    assert not await plain.guards_writes()
     await plain.close()
 
 
 async def test_whether_etcd_authenticates_is_known_to_each_user(secured: SecuredEtcd) -> None:
     for user in ("root", "p0", "nobody"):
         store = secured.store(secured.of(user))
-        assert await store.authenticates()
+        assert await store.guards_writes()
         await store.close()
 
 

@@ -111,7 +111,7 @@ def test_messages_too_deep_in_each_other_are_an_error_with_its_place() -> None:
 @pytest.mark.parametrize(
     ("given", "environment", "ours", "allowed"),
     [
-        (None, "", False, False),
+        (None, "", False, None),
         (None, "", True, True),
         (None, "1", False, True),
         (None, "yes", False, True),
@@ -121,7 +121,7 @@ def test_messages_too_deep_in_each_other_are_an_error_with_its_place() -> None:
     ],
 )
 def test_the_option_counts_then_the_environment_then_whose_etcd_it_is(
-    monkeypatch: pytest.MonkeyPatch, given: bool | None, environment: str, ours: bool, allowed: bool
+    monkeypatch: pytest.MonkeyPatch, given: bool | None, environment: str, ours: bool, allowed: bool | None
 ) -> None:
     monkeypatch.setenv(ENVIRONMENT, environment)
     assert is_allowed(given, ours=ours) is allowed

@@ -14,7 +14,8 @@ allow_code_option: Callable[[Any], Any] = click.option(
     "allow_code",
     default=None,
     help="Run code that the job names (your own data sets, Python layers, HDF5Output). Any program that can write to "
-    f"etcd can choose that code. Default: ${ENVIRONMENT}, else only with the etcd of a local cluster that has no port.",
+    f"etcd can choose that code. Default: ${ENVIRONMENT}, else only with the etcd of a local cluster that has no port, "
+    "and with an etcd that authenticates its users, over TLS.",
 )
 
 
@@ -23,7 +24,7 @@ def allow_code_arguments(given: bool | None) -> tuple[str, ...]:
     return () if given is None else (OPTION if given else "--no-allow-code",)
 
 
-def is_allowed(given: bool | None, *, ours: bool) -> bool:
+def is_allowed(given: bool | None, *, ours: bool) -> bool | None:
     """True if this machine may run a job's code: ``places.is_allowed``, imported only when a command needs it."""
     from gossip_caffe.api import places  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import StoreError
+from gossip_caffe.membership.etcd.access.roles import PROBE
 from gossip_caffe.membership.etcd.etcd_channel import EtcdConnection, EtcdSettings
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.wire import etcd_pb2 as pb
@@ -76,7 +77,7 @@ class MemberProbe:
         return newest - oldest + 1
 
     async def _holds(self, revision: int) -> bool:
-        request = pb.RangeRequest(key=b"/gossip-caffe/", limit=1, revision=revision, keys_only=True)
+        request = pb.RangeRequest(key=PROBE.encode(), limit=1, revision=revision, keys_only=True)
         try:
             await self._connection.call("KV/Range", request, pb.RangeResponse)
         except StoreError as error:

@@ -16,6 +16,7 @@ from gossip_caffe.security.identity import Role
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.wire import etcd_pb2 as pb
 
+_ROOT = "root"
 _THERE = ("role name already exists", "user name already exists")
 _UNKNOWN_USER = "user name not found"
 """etcd's text about a user that is asked for, and about a caller that is none of its users."""
@@ -41,12 +42,23 @@ class EtcdRoles:
             changes.append(f"role {name} made")
         changes += await self._permit(name, scope.ranges(role))
         for user in users:
-            options = pb.AuthUserAddRequest.Options(no_password=True)
-            if not await self._has(user, name):
-                if await self._add("UserAdd", pb.AuthUserAddRequest(name=user, options=options)):
-                    changes.append(f"user {user} made, without a password: for certificates with this CN")
-                await self._change("UserGrantRole", pb.AuthUserGrantRoleRequest(user=user, role=name))
-                changes.append(f"user {user} has the role {name}")
+            changes += await self._give(user, name)
+        return tuple(changes)
+
+    async def enable(self, roots: Sequence[str]) -> tuple[str, ...]:
+        """Let etcd authenticate its clients. Returns one line for each change.
+
+        ``roots``: the users that may do everything, "root" among them, as etcd requires; a missing one is made without
+        a password. Raises StoreError.
+        """
+        changes: list[str] = []
+        if await self._add("RoleAdd", pb.AuthRoleAddRequest(name=_ROOT)):
+            changes.append(f"role {_ROOT} made")
+        for user in roots:
+            changes += await self._give(user, _ROOT)
+        if not await self.is_enabled():
+            await self._change("AuthEnable", pb.AuthEnableRequest())
+            changes.append("etcd authenticates its clients from now on")
         return tuple(changes)
 
     async def is_enabled(self) -> bool:
@@ -78,6 +90,17 @@ class EtcdRoles:
             )
             changes.append(f"role {name} may no longer use {key_text(key)} to {key_text(end)}")
         return changes
+
+    async def _give(self, user: str, role: str) -> list[str]:
+        """Give a role to a user, and make the user if it is missing."""
+        if await self._has(user, role):
+            return []
+        changes = []
+        options = pb.AuthUserAddRequest.Options(no_password=True)
+        if await self._add("UserAdd", pb.AuthUserAddRequest(name=user, options=options)):
+            changes.append(f"user {user} made, without a password: for certificates with this CN")
+        await self._change("UserGrantRole", pb.AuthUserGrantRoleRequest(user=user, role=role))
+        return [*changes, f"user {user} has the role {role}"]
 
     async def _has(self, user: str, role: str) -> bool:
         """True if the user exists and has the role."""

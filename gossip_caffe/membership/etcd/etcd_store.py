@@ -229,9 +229,12 @@ class EtcdStore:
         )
         return reply
 
-    async def authenticates(self) -> bool:
-        """True if etcd authenticates its clients, and each may do what its roles allow. Raises StoreUnavailable."""
-        return await authenticates(self._connection)
+    async def guards_writes(self) -> bool:
+        """True if etcd lets only known users write, each what its roles allow, and this client is sure that it is etcd.
+
+        Without TLS another program may answer in its place. Raises StoreUnavailable.
+        """
+        return self.security.tls is not None and await authenticates(self._connection)
 
     async def close(self) -> None:
         """End all watches and close all connections."""

@@ -25,7 +25,7 @@ class PeerOptions:
     * ``job`` is the job's name; empty: the only job in etcd.
     * ``data_roots`` maps the job's paths to the folders of this machine that hold its data.
     * ``from_checkpoint`` is the checkpoint to which the job goes back first; empty: the job does not go back.
-    * ``allow_code`` allows this machine to run code that the job names.
+    * ``allow_code`` allows this machine to run code that the job names; None: if etcd lets only known users write.
     * ``snapshots``: while this peer is alone, it writes the solver's snapshots, at their exact iterations, to
       ``run_dir``.
     * ``event_log_bytes`` limits the size of its event log, by removal of the oldest parts; 0: no limit.
@@ -51,7 +51,7 @@ class PeerOptions:
     gpu: str = ""
     data_roots: tuple[DataRoot, ...] = ()
     from_checkpoint: str = ""
-    allow_code: bool = False
+    allow_code: bool | None = False
     events_dir: Path | None = None
     snapshots: bool = False
     event_log_bytes: int = 0

@@ -226,7 +226,7 @@ def work(
         of_peers = (
             *(("--gpu", gpu) if gpu else ()),
             *data_root_arguments(data_roots),
-            "--allow-code" if allowed else "--no-allow-code",
+            *allow_code_arguments(allowed),
         )
         never_wait_for_readers()
         options = WorkerOptions(where, run_dir, study, worker, may_help, engine, of_peers, place.security)
