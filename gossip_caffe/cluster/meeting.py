@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gossip_caffe.cluster.state.folder import INSTEAD, clusters_root
 from gossip_caffe.errors import EnvironmentProblem, GossipCaffeError
 from gossip_caffe.system.folders import open_within, own_folder
+from gossip_caffe.system.processes import started_at
 
 WAIT_S = 120.0
 """The longest time from the start of a rank to the word of rank 0, which first reads and checks the job."""
@@ -32,10 +34,11 @@ class Meeting:
         folder = clusters_root()
         own_folder(folder, INSTEAD)
         self.path: Path = folder / f"launch-{name}.json"
+        self._rank_0: tuple[int, int] | None = None
 
     def tell(self, arguments: Sequence[str]) -> None:
         """Tell the others the arguments with which they become peers of the training."""
-        self._write({"arguments": list(arguments)})
+        self._write({"arguments": list(arguments), "pid": os.getpid(), "started": started_at(os.getpid())})
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -48,9 +51,10 @@ class Meeting:
                 self._write(
                     {"failed": error.message if isinstance(error, GossipCaffeError) else "it has ended"}
                 )
+            else:
+                self.path.unlink()
             raise
-        else:
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def heard(self, patience_s: float = WAIT_S) -> tuple[str, ...]:
         """The arguments that rank 0 tells. Raises EnvironmentProblem if there are none in time."""
@@ -67,13 +71,23 @@ class Meeting:
             time.sleep(LOOK_EVERY_S)
         if "failed" in told:
             raise EnvironmentProblem(f"rank 0 has no training: {told['failed']}")
+        self._rank_0 = int(told["pid"]), int(told["started"])
         return tuple(map(str, told["arguments"]))
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether rank 0, which this process has heard, was killed: an orderly end removes the file first."""
+        if self._rank_0 is None or started_at(self._rank_0[0]) == self._rank_0[1]:
+            return False
+        return self.path.exists()
 
     def ends(self, patience_s: float = END_S) -> None:
         """Wait until rank 0 has written its result, for so long at most; at once if it has no file here."""
         until = time.monotonic() + patience_s
         parent = os.getppid()
-        while self.path.exists() and time.monotonic() < until and os.getppid() == parent:
+        while (
+            self.path.exists() and time.monotonic() < until and not self.was_killed and os.getppid() == parent
+        ):
             time.sleep(LOOK_EVERY_S)
 
     def _write(self, told: Mapping[str, object]) -> None:
@@ -82,9 +96,9 @@ class Meeting:
             json.dump(told, file)
         new.replace(self.path)
 
-    def _read(self) -> dict[str, list[str]] | None:
+    def _read(self) -> dict[str, Any] | None:
         try:
-            told: dict[str, list[str]] = json.loads(self.path.read_text())
+            told: dict[str, Any] = json.loads(self.path.read_text())
         except (FileNotFoundError, ValueError):
             return None
         return told

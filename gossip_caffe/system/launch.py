@@ -46,6 +46,15 @@ def launch_in(environment: Mapping[str, str]) -> Launch | None:
     return None
 
 
+def step_in(environment: Mapping[str, str]) -> Launch | None:
+    """The tasks of one ``srun`` without MPI as a launch; None if there is no such step, or it has one task."""
+    names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    texts = [environment.get(name, "") for name in names]
+    if not all(text.isdecimal() for text in texts) or int(texts[1]) < 2:
+        return None
+    return Launch(*map(int, texts))
+
+
 def launcher(proc: Path = Path("/proc")) -> str:
     """The process that has started the ranks of this machine, and its start: the same text for all of them.
 

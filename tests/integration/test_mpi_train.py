@@ -83,6 +83,11 @@ class TrainingRanks:
         logs = self.keep_logs()
         return len(logs) == self.count and all(self.applied(log) >= 2 for log in logs.values())
 
+    def supervisor(self) -> int:
+        """The process of rank 0."""
+        (cluster,) = (self._state / "clusters").glob("train-*")
+        return int(ask(ClusterState(cluster.name, self._state), {"do": "status"})["pid"])
+
     def last_events(self) -> dict[str, object]:
         """Each peer's last event."""
         logs = (self.folder / "events").glob("*.jsonl")
@@ -135,13 +140,22 @@ def test_a_signal_to_rank_0_lets_all_ranks_leave_in_order(run: ClusterRun, tmp_p
     job = write_job(tmp_path / "job", iterations=100_000, pace_ms=4)
     ranks = TrainingRanks(run, [str(open_mpi().launcher), *OPEN_MPI], 2, job, tmp_path / "run")
     ranks.wait_for("weights go by MPI", ranks.all_exchange)
-    (cluster,) = (run.folder / "clusters").glob("train-*")
-    status = ask(ClusterState(cluster.name, run.folder), {"do": "status"})
-    os.kill(int(status["pid"]), signal.SIGTERM)
+    os.kill(ranks.supervisor(), signal.SIGTERM)
     ranks.ends()
     assert ranks.last_events() == dict.fromkeys(("p0", "r1"), Event.LEFT), ranks.said
     assert "interrupted at iteration" in ranks.said, ranks.said
     assert "p0 left (exit 75)" in ranks.said, ranks.said  # although the other rank was still training
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.needs("openmpi")
+def test_when_the_process_of_rank_0_is_killed_the_others_leave(run: ClusterRun, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", iterations=100_000, pace_ms=4)
+    ranks = TrainingRanks(run, [str(open_mpi().launcher), *OPEN_MPI], 2, job, tmp_path / "run")
+    ranks.wait_for("weights go by MPI", ranks.all_exchange)
+    os.kill(ranks.supervisor(), signal.SIGKILL)
+    ranks.ends()
+    assert "rank 0 was killed, and its etcd with it: this rank leaves" in ranks.said, ranks.said
     run.assert_nothing_is_left()
 
 

@@ -12,7 +12,7 @@ from gossip_caffe.api.starting.gpus import gpu_of_rank
 from gossip_caffe.cluster import meeting as meetings
 from gossip_caffe.cluster.meeting import Meeting
 from gossip_caffe.errors import EnvironmentProblem, UsageError
-from gossip_caffe.system.launch import Launch, descriptors, launch_in, launcher, of_rank
+from gossip_caffe.system.launch import Launch, descriptors, launch_in, launcher, of_rank, step_in
 
 MPICH = {
     "PMI_RANK": "3",
@@ -41,6 +41,17 @@ def test_the_others_hear_the_arguments_that_rank_0_tells(meeting: Meeting) -> No
         assert meeting.path.stat().st_mode & 0o077 == 0
     assert not meeting.path.exists()
     meeting.ends()
+
+
+def test_a_death_of_rank_0_is_told_from_its_end(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not meeting.was_killed
+    with meeting.held():
+        meeting.tell(("--job", "j"))
+        meeting.heard()
+        assert not meeting.was_killed
+        monkeypatch.setattr(meetings, "started_at", lambda pid: None)
+        assert meeting.was_killed
+    assert not meeting.was_killed
 
 
 def test_the_reason_why_rank_0_has_no_training_is_told(meeting: Meeting) -> None:
@@ -87,6 +98,13 @@ def test_a_child_gets_what_makes_it_the_rank() -> None:
     assert launch_in(MPICH) == Launch(3, 4, 1)
     assert of_rank(MPICH) == {name: value for name, value in MPICH.items() if name != "HOME"}
     assert descriptors(MPICH) == (11, 7)
+
+
+def test_the_tasks_of_a_step_of_slurm_are_ranks_too() -> None:
+    step = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0"}
+    assert step_in(step) == Launch(2, 4, 0)
+    for change in ({"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_STEP_NUM_TASKS": ""}, {"SLURM_PROCID": "x"}):
+        assert step_in(step | change) is None
 
 
 def test_each_rank_of_a_machine_gets_the_next_gpu() -> None:

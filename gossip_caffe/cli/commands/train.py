@@ -131,7 +131,7 @@ def train(
         )
         from gossip_caffe.cli.commands.peer import start
 
-        become_peer(launch, gpus, engine, named, partial(start.main, standalone_mode=False))
+        become_peer(launch, gpus, engine, etcd, named, partial(start.main, standalone_mode=False))
     if metrics_listen not in {"", OFF}:
         metrics_listen = metrics_of(metrics_listen, gpus_of(gpus, peers, 1, engine)[1])
     with as_rank_0(launch) as started:

@@ -5,20 +5,31 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
-from gossip_caffe.system.launch import Launch, launch_in, launcher
+from gossip_caffe.background import thread
+from gossip_caffe.cli.terminal.streams import say
+from gossip_caffe.system.launch import Launch, launch_in, launcher, step_in
 from gossip_caffe.system.signals import left_on_signals
+
+if TYPE_CHECKING:
+    from gossip_caffe.cluster.meeting import Meeting
+
+LOOK_EVERY_S = 1.0
+LEAVES = "this rank leaves; the newest checkpoint is kept for a week, see docs/mpi.md"
 
 Started = Callable[[tuple[str, ...]], None]
 
 
 def launch_of_several() -> Launch | None:
-    """The launch that has started this process, if it has other ranks."""
-    launch = launch_in(os.environ)
+    """The launch of MPI, or the step of Slurm, that has started this process, if it has other ranks."""
+    launch = launch_in(os.environ) or step_in(os.environ)
     return launch if launch is not None and launch.size != 1 else None
 
 
@@ -36,11 +47,17 @@ def as_rank_0(launch: Launch | None) -> Iterator[Started | None]:
 
 
 def become_peer(
-    launch: Launch, gpus: str, engine: str, known: Sequence[str], start: Callable[[list[str]], object]
+    launch: Launch,
+    gpus: str,
+    engine: str,
+    etcd: str,
+    known: Sequence[str],
+    start: Callable[[list[str]], object],
 ) -> NoReturn:
     """Run ``peer start`` as this rank, and end after rank 0: launchers may end all ranks when one has ended.
 
-    ``known``: its arguments, if the user has named etcd and the job; else rank 0 tells them. ``start``: runs it.
+    ``etcd``: as the user has named it; "": that of rank 0, after whose death this peer leaves, too. ``known``: the
+    arguments, if the user has also named the job; else rank 0 tells them. ``start``: runs it.
     """
     from gossip_caffe.api.starting.gpus import gpu_of_rank
     from gossip_caffe.cluster.meeting import WAIT_S, Meeting
@@ -57,6 +74,8 @@ def become_peer(
         arguments += ["--gpu", str(gpu)]
     # Ranks share a machine's cores: each has one BLAS thread, unless the user has set the number.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if not etcd:
+        thread(partial(_leave_after, meeting), "rank 0")
     code: object = ExitCode.OK
     try:
         start(arguments)
@@ -65,3 +84,11 @@ def become_peer(
     meeting.ends()
     # MPICH kills the other ranks when one ends with another code than 0; the code of rank 0 tells how the job stands.
     sys.exit(ExitCode.OK if code == ExitCode.LEFT else code)  # type: ignore[arg-type]
+
+
+def _leave_after(meeting: Meeting) -> None:
+    """Let this peer leave when the process of rank 0 was killed, and with it the etcd that this peer needs."""
+    while not meeting.was_killed:
+        time.sleep(LOOK_EVERY_S)
+    say(f"rank 0 was killed, and its etcd with it: {LEAVES}")
+    os.kill(os.getpid(), signal.SIGTERM)
