@@ -19,8 +19,9 @@ MEMBERS = 3
 class EtcdTrio:
     """Three processes that are one store; ``endpoints`` reaches them all."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, flags: tuple[str, ...] = ()) -> None:
         self._folder = folder
+        self._flags = flags
         self._held = [held_port() for _ in range(2 * MEMBERS)]
         ports = [held.getsockname()[1] for held in self._held]
         self._clients, self._peers = ports[:MEMBERS], ports[MEMBERS:]
@@ -38,7 +39,7 @@ class EtcdTrio:
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", everybody, "--log-level", "warn", "--logger", "zap"]
-        command += ["--experimental-initial-corrupt-check=true"]
+        command += ["--experimental-initial-corrupt-check=true", *self._flags]
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / f"m{member}.log").open("ab") as log:
             self._processes[member] = spawn(command, stdout=log, stderr=log, death_signal=signal.SIGKILL)
@@ -75,8 +76,8 @@ class EtcdTrio:
 
 
 @contextmanager
-def etcd_trio(folder: Path) -> Iterator[EtcdTrio]:
-    trio = EtcdTrio(folder)
+def etcd_trio(folder: Path, flags: tuple[str, ...] = ()) -> Iterator[EtcdTrio]:
+    trio = EtcdTrio(folder, flags)
     try:
         for member in range(MEMBERS):
             trio.start(member)

@@ -31,6 +31,8 @@ def etcd_checks(facts: EtcdFacts) -> list[CheckResult]:
     if not answering:
         return results
     results.append(_writes(facts))
+    if facts.guards_writes is not None:
+        results.append(_users(guarded=facts.guards_writes))
     if facts.kept_revisions is not None:
         good = facts.kept_revisions <= LONG_HISTORY
         found = f"{facts.kept_revisions:,} revisions are kept"
@@ -126,6 +128,16 @@ def _writes(facts: EtcdFacts) -> CheckResult:
     found = f"a key under a lease was written in {took_s * 1000:.0f} ms"
     remedy = "give etcd a faster disk: each write waits for fsync"
     return CheckResult("etcd: writes", good, False, found, remedy)
+
+
+def _users(*, guarded: bool) -> CheckResult:
+    if guarded:
+        return CheckResult(
+            "etcd: users", True, False, "it authenticates its clients, and each has the rights of its roles"
+        )
+    remedy = "'gossip-caffe etcd authenticate', and roles by 'gossip-caffe etcd roles JOB' (docs/security.md)"
+    found = "it authenticates nobody: whoever has a certificate of its CA may write every job"
+    return CheckResult("etcd: users", False, False, found, remedy)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

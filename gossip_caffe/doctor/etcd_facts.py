@@ -15,6 +15,7 @@ from gossip_caffe.membership.etcd.access.roles import PROBE
 from gossip_caffe.membership.etcd.etcd_member import MemberProbe, MemberStatus
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.etcd.store import Delete, Put
+from gossip_caffe.security.certificate import context_of
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import socket_path
 
@@ -43,13 +44,15 @@ class MemberFacts:
 class EtcdFacts:
     """A cluster. ``write_s``: the time of a write; None if it failed, and then ``write_error`` is the reason.
 
-    ``kept_revisions``: the length of the history that etcd keeps; None if it is not known.
+    ``kept_revisions``: the length of the history that etcd keeps; None if it is not known. ``guards_writes``: it
+    authenticates its clients; None: this machine has no certificate, or it is not known.
     """
 
     members: tuple[MemberFacts, ...]
     write_s: float | None
     write_error: GossipCaffeError | None = None
     kept_revisions: int | None = None
+    guards_writes: bool | None = None
 
 
 async def gather_facts(
@@ -60,7 +63,8 @@ async def gather_facts(
     if all(member.status is None for member in members):
         return EtcdFacts(tuple(members), None)
     write_s, error = await _write(endpoints, clock, rng, security)
-    return EtcdFacts(tuple(members), write_s, error, await _kept(members, clock, security))
+    guarded = await _guarded(endpoints, clock, rng, security)
+    return EtcdFacts(tuple(members), write_s, error, await _kept(members, clock, security), guarded)
 
 
 async def _member(endpoint: str, clock: Clock, security: Security) -> MemberFacts:
@@ -72,7 +76,9 @@ async def _member(endpoint: str, clock: Clock, security: Security) -> MemberFact
     finally:
         await probe.close()
     latency_s = sorted(status.latency_s for status in seen)[CALLS // 2]
-    return MemberFacts(endpoint, seen[-1], latency_s=latency_s, ahead_s=await _ahead_s(endpoint, clock))
+    return MemberFacts(
+        endpoint, seen[-1], latency_s=latency_s, ahead_s=await _ahead_s(endpoint, clock, security)
+    )
 
 
 async def _write(
@@ -95,6 +101,20 @@ async def _write(
     return took_s, None
 
 
+async def _guarded(
+    endpoints: Sequence[str], clock: Clock, rng: random.Random, security: Security
+) -> bool | None:
+    if security.tls is None:
+        return None
+    store = EtcdStore(endpoints, clock, rng, security=security)
+    try:
+        return await store.guards_writes()
+    except StoreError:
+        return None
+    finally:
+        await store.close()
+
+
 async def _kept(members: Sequence[MemberFacts], clock: Clock, security: Security) -> int | None:
     for member in members:
         if member.status is not None:
@@ -108,7 +128,7 @@ async def _kept(members: Sequence[MemberFacts], clock: Clock, security: Security
     return None
 
 
-async def _ahead_s(endpoint: str, clock: Clock) -> float | None:
+async def _ahead_s(endpoint: str, clock: Clock, security: Security) -> float | None:
     """The lead of a member's clock, in seconds: etcd's answer to an HTTP request on its port has a date.
 
     The date has whole seconds. None where it is not known, and for a Unix socket, whose machine is this one.
@@ -119,7 +139,8 @@ async def _ahead_s(endpoint: str, clock: Clock) -> float | None:
     before_s = clock.wall()
     try:
         async with clock.timeout(_HTTP_S):
-            reader, writer = await asyncio.open_connection(host.strip("[]"), port)
+            secured = context_of(security.tls, is_server=False) if security.tls is not None else None
+            reader, writer = await asyncio.open_connection(host.strip("[]"), port, ssl=secured)
             try:
                 writer.write(b"GET /version HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n")
                 answer = await reader.read(_MOST_HTTP_BYTES)

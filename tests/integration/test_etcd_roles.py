@@ -107,6 +107,14 @@ def test_only_root_changes_roles_and_nobody_locks_itself_out(town: Town) -> None
     assert "'olga'" in one_line(locked)
 
 
+def test_doctor_says_whether_a_user_may_write(town: Town) -> None:
+    for user, may in (("p0", True), ("vera", False)):
+        findings = {found["what"]: found for found in json.loads(town.does(user, "doctor", "--json").stdout)}
+        assert findings["etcd: users"]["good"]
+        assert findings["etcd: writes"]["good"] == may
+        assert findings["etcd: history"]["good"] or not may
+
+
 def test_two_peers_train_under_their_role_and_a_viewer_looks_on(town: Town, tmp_path: Path) -> None:
     """The job has a Python layer: its code runs, because etcd lets nobody but the owner choose it."""
     job = write_job(tmp_path / "job", records=4000, batch=16, iterations=4000, pace_ms=10)

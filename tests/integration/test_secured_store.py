@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,12 +13,19 @@ from pathlib import Path
 import pytest
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd.server import EtcdServer
-from gossip_caffe.errors import StoreRefused, StoreUnavailable, UsageError
+from gossip_caffe.cluster.etcd.own_etcd import own_etcd
+from gossip_caffe.cluster.etcd.server import EtcdServer, find_etcd
+from gossip_caffe.cluster.state.folder import ClusterState
+from gossip_caffe.errors import Ambiguous, StoreRefused, StoreUnavailable, UsageError, WritesRefused
+from gossip_caffe.membership.etcd.access.roles import Kind, Scope
+from gossip_caffe.membership.etcd.etcd_roles import EtcdRoles
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
-from gossip_caffe.membership.etcd.store import Changed, Delete, DeletePrefix, Put, Reset, Store
+from gossip_caffe.membership.etcd.store import Absent, Changed, Delete, DeletePrefix, Put, Reset, Store
 from gossip_caffe.membership.keys import JobKeys
+from gossip_caffe.membership.session import LeaseSession
+from gossip_caffe.security.identity import Role
 from gossip_caffe.security.security import PLAIN, Security
+from tests.etcd_trio import etcd_trio
 from tests.secured_etcd import PATIENT, TOKEN_S, SecuredEtcd, password_of
 from tests.store_contract import StoreContract, items
 from tests.tls_files import Authority
@@ -121,6 +130,41 @@ async def test_an_etcd_that_was_restarted_and_one_that_is_away_cost_a_user_nothi
         await store.close()
     finally:
         etcd.stop()
+
+
+@pytest.mark.timeout(240)
+async def test_a_user_by_password_goes_on_at_another_member_when_its_own_dies(tmp_path: Path) -> None:
+    """One token serves all members; its lease and its watch go on."""
+    control = [str(find_etcd().with_name("etcdctl"))]
+    with etcd_trio(tmp_path / "trio", ("--auth-token-ttl", str(TOKEN_S))) as trio:
+        where = trio.endpoints.split(",")
+        root = [*control, f"--endpoints={where[0]}"]
+        for words in ("user add root:x", "user grant-role root root", "user add carol:y"):
+            subprocess.run([*root, *words.split()], check=True, capture_output=True)
+        roles = EtcdRoles(where, SystemClock(), random.Random(1))
+        await roles.apply(Scope(Kind.JOB, JOB), Role.PEER, ["carol"])
+        await roles.close()
+        subprocess.run([*root, "auth", "enable"], check=True, capture_output=True)
+        carol = password_of(tmp_path, "carol", "y", PLAIN)
+        store = EtcdStore(where, SystemClock(), random.Random(1), PATIENT, carol)
+        lease = LeaseSession(store, SystemClock(), 20.0)
+        await lease.start()
+        watch = store.watch(KEYS.checkpoints)
+        assert isinstance((await items(watch, 1))[0], Reset)
+        for number in range(4):
+            if number == 2:
+                trio.kill(where.index(store.endpoint))
+            key = KEYS.checkpoint(f"c{number}")
+            while not (await store.get(key)):  # a write whose member has died may have been applied
+                with contextlib.suppress(Ambiguous, StoreUnavailable, WritesRefused):
+                    await store.transact([Absent(key)], [Put(key, b"", lease.id)])
+        changes = await items(watch, 4)
+        assert [change.key for change in changes if isinstance(change, Changed)] == [
+            KEYS.checkpoint(f"c{number}") for number in range(4)
+        ]
+        assert lease.owns()
+        await lease.close()
+        await store.close()
 
 
 @pytest.mark.parametrize(
@@ -247,3 +291,16 @@ def test_a_certificate_that_has_ended_is_refused_before_etcd_is_asked(
     ended = secured.authority.issue(tmp_path, "p0", life_s=-60.0)
     with pytest.raises(UsageError, match="has expired"):
         EtcdStore([secured.endpoint], SystemClock(), random.Random(1), security=ended)
+
+
+async def test_the_etcd_of_a_cluster_with_certificates_has_tls_on_its_port(tmp_path: Path) -> None:
+    security = Authority.make().issue(tmp_path / "own", "p0", "127.0.0.1")
+    server = own_etcd(ClusterState("local", tmp_path / "state"), "127.0.0.1", 0, security)
+    await asyncio.to_thread(server.start)
+    try:
+        store = EtcdStore([server.endpoint], SystemClock(), random.Random(1), security=security)
+        assert await store.get("/a") is None
+        assert not await store.guards_writes()
+        await store.close()
+    finally:
+        server.stop()

@@ -67,6 +67,7 @@ def test_of_a_healthy_etcd_nothing_is_to_be_done() -> None:
         (replace(ETCD, members=(replace(MEMBER, ahead_s=-2 * SKEW_S),)), False, "4 s behind", "NTP"),
         (replace(ETCD, members=(replace(MEMBER, ahead_s=2 * SKEW_S),)), False, "4 s ahead", "NTP"),
         (replace(ETCD, write_s=2 * SLOW_WRITE_S), False, "500 ms", "fsync"),
+        (replace(ETCD, guards_writes=False), False, "authenticates nobody", "etcd authenticate"),
         (replace(ETCD, kept_revisions=LONG_HISTORY + 1), False, "revisions", "auto-compaction"),
         (
             replace(ETCD, write_s=None, write_error=StoreRefused("no permission", remedy="grant it")),

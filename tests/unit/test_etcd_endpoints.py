@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,15 @@ def test_a_relative_socket_begins_at_the_working_folder_and_links_are_no_part_of
     (tmp_path / "link").symlink_to(tmp_path / "there")
     monkeypatch.chdir(tmp_path)
     assert parse_endpoints("unix:link/etcd:1") == (f"unix:{tmp_path.resolve()}/there/etcd:1",)
+
+
+def test_a_password_goes_to_another_machine_by_tls_alone() -> None:
+    user = Security(user="carol", password_file=Path("/nowhere"))
+    for here in ("127.0.0.1:2379", "localhost:2379", "[::1]:2379", "unix:/run/x/etcd:1"):
+        assert parse_endpoints(here, user) == (here,)
+    with pytest.raises(UsageError, match="--tls-dir") as caught:
+        parse_endpoints("10.0.0.5:2379", user)
+    assert "10.0.0.5:2379" in caught.value.message
+    files = TlsFiles(Path("ca"), Path("cert"), Path("key"))
+    for allowed in (replace(user, tls=files), replace(user, insecure=True)):
+        assert parse_endpoints("10.0.0.5:2379", allowed) == ("10.0.0.5:2379",)

@@ -119,7 +119,8 @@ class Supervisor:
 
     async def _start(self) -> None:
         if not self.endpoints:
-            self._etcd = own_etcd(self._state, self._options.etcd_host, self._options.etcd_port)
+            options = self._options
+            self._etcd = own_etcd(self._state, options.etcd_host, options.etcd_port, options.security)
             self._etcd.start()
             self.endpoints = (self._etcd.endpoint,)
             self._say(f"etcd listens on {self._etcd.endpoint}")

@@ -72,6 +72,11 @@ class EtcdStore:
         self._keepalive = KeepAlive(self._connection)
 
     @property
+    def endpoint(self) -> str:
+        """The endpoint of the member in use."""
+        return self._connection.endpoint
+
+    @property
     def certificates_changed(self) -> int:
         """How often a connection was replaced by one with newer certificate files."""
         return self._connection.certificates_changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
+from gossip_caffe.addresses import is_loopback
 from gossip_caffe.errors import UsageError
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import UNIX, path_fault, unix_address
@@ -57,6 +58,11 @@ def _endpoint(part: str, security: Security) -> str:
         raise refused("has no IPv6 address between its brackets", "give for example [::1]:2379")
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise refused("is no HOST:PORT", f"give {rest}:2379" if rest and not colon else right)
+    if security.user and security.tls is None and not security.insecure and not is_loopback(host):
+        raise refused(
+            "is plain: everybody on the way would read the password of --user",
+            "give --tls-dir DIR, or --insecure in a network of machines that you trust",
+        )
     if any(letter.isspace() or not letter.isprintable() for letter in host):
         raise refused("is no HOST:PORT", right)
     return rest
