@@ -1,6 +1,6 @@
 """What a solver notices of exchanges: its steps while its peer exchanges without pause, against steps without any.
 
-    python benchmarks/never_wait.py [--nets lenet,244] [--rounds 10] [--seconds 2]
+    python benchmarks/never_wait.py [--nets lenet,244] [--rounds 10] [--seconds 2] [--tls]
 
 The solver has a core of its own. On the other core there are by turns: agent and partner, which exchange without pause
 or as often as by default; a solver that never exchanges; nobody.
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,12 +32,16 @@ from _models import LENET, WIDE, Model, write_solver
 from _plain_peer import NoFiles, PlainPeer, PlainWeights
 from numpy.typing import NDArray
 
+from gossip_caffe.addresses import with_name
 from gossip_caffe.data.sources import source
 from gossip_caffe.gossip.protocol.outcome import OutcomeKind
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec
+from gossip_caffe.security.authority import Wanted, issue, make_authority
+from gossip_caffe.security.files import files_in
+from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engines.engine import engine_spec
 from gossip_caffe.solver.history import HistoryRoom
@@ -48,6 +53,8 @@ Steps = list[tuple[float, float]]
 
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
 CODEC = "float16"
+TLS = "NEVER_WAIT_TLS"
+"""The folder of the two sides' certificates, for this script's other roles."""
 WARM_UP = 3
 """Steps at the begin of each part that are not counted: what the part before left behind is still on its way."""
 FEWEST = 8
@@ -132,14 +139,24 @@ def solve(solver_file: str, control_fd: int) -> None:
         print(json.dumps(solver.steps(seconds) if seconds else solver.stalls()), flush=True)
 
 
+def identity(name: str) -> Security:
+    """The certificate of one of the two, where the run is one over TLS."""
+    folder = os.environ.get(TLS, "")
+    return Security(files_in(Path(folder) / name, TLS)) if folder else PLAIN
+
+
 # ── the agent and its partner ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def answer(values: int) -> None:
     """Be the partner until stdin closes."""
-    server = PeerServer("127.0.0.1:0", NoFiles())
-    server.serve(PlainPeer("b", PlainWeights(values, 2, scale=0.01), CODEC, GrpcTransport()).answering)
+    security = identity("b")
+    server = PeerServer("127.0.0.1:0", NoFiles(), security=security)
+    transport = GrpcTransport(security=security)
+    server.serve(PlainPeer("b", PlainWeights(values, 2, scale=0.01), CODEC, transport).answering)
     print(await server.start(), flush=True)
+    if security.tls is not None:
+        server.hide_nearby()  # what does not leave the machine is not sealed
     await asyncio.to_thread(sys.stdin.read)
     await server.stop()
 
@@ -147,7 +164,10 @@ async def answer(values: int) -> None:
 async def exchange(board_fd: int, port: int) -> None:
     """Be the agent: between "on SECONDS" and "off" begin an exchange so often; then say how many were applied."""
     board = WeightBoard.attach(board_fd)
-    own = PlainPeer("a", board, CODEC, GrpcTransport())
+    security = identity("a")
+    own = PlainPeer("a", board, CODEC, GrpcTransport(security=security))
+    place = f"127.0.0.1:{port}"
+    address = place if security.tls is None else with_name(place, "b")
     print(board.size, flush=True)
     while (line := await asyncio.to_thread(sys.stdin.readline)).startswith("on"):
         every_s = float(line.split()[1])
@@ -155,7 +175,7 @@ async def exchange(board_fd: int, port: int) -> None:
         applied = own.offering.outcomes[OutcomeKind.APPLIED]
         while not off.done():
             due = asyncio.ensure_future(asyncio.sleep(every_s))
-            await own.offering.offer_to("b", f"127.0.0.1:{port}")
+            await own.offering.offer_to("b", address)
             await asyncio.wait((off, due), return_when=asyncio.FIRST_COMPLETED)
         board.pump()
         print(own.offering.outcomes[OutcomeKind.APPLIED] - applied, flush=True)
@@ -312,6 +332,7 @@ def main() -> int:
     parser.add_argument("--nets", default=",".join(NETS), help=f"which of {', '.join(NETS)}")
     parser.add_argument("--rounds", type=int, default=10, help="how often each kind of part comes")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each part, at the least")
+    parser.add_argument("--tls", action="store_true", help="exchange over TLS, by TCP")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -321,8 +342,14 @@ def main() -> int:
         f"{'net':>8} {'alone':>7} {'beside':>7} {'exchanges':>9}", *(f"{heading:>12}" for heading in HEADINGS)
     )
     found: dict[str, float] = {}
-    for name in options.nets.split(","):
-        found |= measure(name, NETS[name], options.rounds, options.seconds, cores)
+    with tempfile.TemporaryDirectory(prefix="gossip-caffe-never-wait-") as folder:
+        if options.tls:
+            make_authority(Path(folder) / "ca", "bench", timedelta(days=1))
+            for side in ("a", "b"):
+                issue(Path(folder) / "ca", Wanted((side,)), Path(folder) / side, timedelta(days=1))
+            os.environ[TLS] = folder
+        for name in options.nets.split(","):
+            found |= measure(name, NETS[name], options.rounds, options.seconds, cores)
     print(f"RESULT {json.dumps(found)}")
     return 0
 

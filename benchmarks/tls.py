@@ -1,6 +1,6 @@
-"""What certificates cost: exchanges, swaps of large models and new connections, plain and by TLS in turns.
+"""What certificates cost: exchanges, swaps of large models, connections and etcd, plain and by TLS in turns.
 
-    python benchmarks/tls.py [--exchanges 60] [--swaps 8] [--connections 40]
+    python benchmarks/tls.py [--exchanges 60] [--swaps 8] [--connections 40] [--etcd-seconds 8]
 
 Also the three ways that the second connection could be protected, over bare sockets: not at all (with a CRC-32), by
 Python's ssl, and by AES-GCM in pieces, which is the one in use.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import resource
 import socket
 import subprocess
@@ -29,15 +30,20 @@ import numpy as np
 from _plain_peer import NoFiles, PlainPeer, PlainWeights
 
 from gossip_caffe.addresses import with_name
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.gossip.codecs.message import Message
 from gossip_caffe.gossip.protocol.outcome import OutcomeKind
 from gossip_caffe.gossip.protocol.swap import PIECE_BYTES
 from gossip_caffe.gossip.transport import weights_socket
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
+from gossip_caffe.membership.etcd.store import ModifiedAt, Put
 from gossip_caffe.security.authority import Wanted, issue, make_authority
 from gossip_caffe.security.certificate import context_of
 from gossip_caffe.security.files import files_in
+from gossip_caffe.security.identity import Role
 from gossip_caffe.security.sealing import KEY_BYTES, Seals
 from gossip_caffe.security.security import PLAIN, Security
 
@@ -47,6 +53,8 @@ SOCKETS = ("crc", "ssl", "gcm")
 KEY = bytes(range(KEY_BYTES))
 WARM_UP = 2
 SHOWN_S = 20.0
+TURNS = 4
+"""So often each of two etcds is asked, in each order."""
 
 
 def cpu_s() -> float:
@@ -218,6 +226,38 @@ def _line(child: subprocess.Popen[str]) -> str:
     return child.stdout.readline().strip() if child.stdout is not None else ""
 
 
+async def transacted(seconds: float, folder: Path) -> dict[str, float]:
+    """Way → guarded transactions a second of one client."""
+    servers = {way: EtcdServer(folder / f"etcd-{way}", tls=identity(folder, "etcd", way).tls) for way in WAYS}
+    counts: dict[str, list[float]] = {way: [] for way in WAYS}
+    try:
+        for server in servers.values():
+            server.start()
+        stores = {
+            way: EtcdStore(
+                [servers[way].endpoint], SystemClock(), random.Random(1), security=identity(folder, "a", way)
+            )
+            for way in WAYS
+        }
+        for turn in range(2 * TURNS):
+            for way in WAYS if turn % 2 else WAYS[::-1]:
+                store = stores[way]
+                revision = (await store.transact([], [Put("/bench/key", b"0")])).revision
+                began, count = time.perf_counter(), 0
+                while time.perf_counter() - began < seconds / TURNS / 2:
+                    result = await store.transact(
+                        [ModifiedAt("/bench/key", revision)], [Put("/bench/key", b"1")]
+                    )
+                    revision, count = result.revision, count + 1
+                counts[way].append(count / (time.perf_counter() - began))
+        for store in stores.values():
+            await store.close()
+        return {way: median(found) for way, found in counts.items()}
+    finally:
+        for server in servers.values():
+            server.stop()
+
+
 def row(what: str, plain: float, secured: float, unit: Callable[[float], str]) -> None:
     print(f"{what:>34} {unit(plain):>14} {unit(secured):>14} {secured / plain:>8.2f}", flush=True)
 
@@ -240,12 +280,15 @@ def main() -> int:
     parser.add_argument("--exchanges", type=int, default=60)
     parser.add_argument("--swaps", type=int, default=8)
     parser.add_argument("--connections", type=int, default=40)
+    parser.add_argument("--etcd-seconds", type=float, default=8.0, help="of transactions, each way")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-tls-") as text:
         home = Path(text)
         make_authority(home / "ca", "bench", timedelta(days=1))
         for name in ("a", "b"):
             issue(home / "ca", Wanted((name,)), home / name, timedelta(days=1))
+        of_etcd = Wanted(("etcd",), Role.VIEWER, hosts=("127.0.0.1",))
+        issue(home / "ca", of_etcd, home / "etcd", timedelta(days=1))
         print(f"{'':>34} {'plain':>14} {'TLS':>14} {'ratio':>8}")
         lenet = asyncio.run(exchanged(LENET, options.exchanges, home))
         row("exchange of LeNet, p50", lenet["plain"][0], lenet["tls"][0], ms)
@@ -255,6 +298,8 @@ def main() -> int:
         row("swap of 244 MB, CPU of both", alexnet["plain"][1], alexnet["tls"][1], ms)
         new = asyncio.run(connected(options.connections, home))
         row("new connection", new["plain"], new["tls"], ms)
+        store = asyncio.run(transacted(options.etcd_seconds, home))
+        row("guarded transactions of etcd", store["plain"], store["tls"], lambda rate: f"{rate:.0f}/s")
         raw = protected(options.swaps, home)
         row("244 MB one way by ssl, CPU", raw["crc"], raw["ssl"], ms)
         row("244 MB one way by AES-GCM, CPU", raw["crc"], raw["gcm"], ms)
@@ -265,6 +310,7 @@ def main() -> int:
         "ratio_swap_cpu": alexnet["tls"][1] / alexnet["plain"][1],
         "connection_s": new["tls"],
         "connection_plain_s": new["plain"],
+        "ratio_transactions": store["tls"] / store["plain"],
         "ratio_ssl_cpu": raw["ssl"] / raw["crc"],
         "ratio_gcm_cpu": raw["gcm"] / raw["crc"],
     }

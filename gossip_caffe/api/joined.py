@@ -19,6 +19,7 @@ from gossip_caffe.api.own_loop import LOOP
 from gossip_caffe.api.places import endpoints
 from gossip_caffe.errors import ExitCode, GossipCaffeError, UsageError
 from gossip_caffe.job.code import OPTION
+from gossip_caffe.peer.core.certificates import name_by_certificate
 from gossip_caffe.peer.core.lifecycle import GRACE_S
 from gossip_caffe.security.given import Given, security_of
 from gossip_caffe.security.security import Security
@@ -272,16 +273,17 @@ def join(
       of this solver file, with these settings, if it is not there.
     - ``own_data``: the net reads its data itself, although the job has records: these only count its batches.
     - ``gpu``: the number of the GPU on which the script computes (``caffe.set_mode_gpu``); None: the CPU.
-    - ``name``: the peer's name; "": a random one. ``run_dir``: the folder of its events, checkpoints and log.
+    - ``name``: the peer's name; "": that of its certificate, else a random one. ``run_dir``: the folder of its events,
+      checkpoints and log.
     - ``security``: the identity, of ``identity``; None: that of the environment.
     - ``listen``, ``advertise``, ``zone``, ``data_roots``, ``allow_code``: as for ``gossip-caffe peer start``.
 
     The agent is a child process, which dies with the script. Raises GossipCaffeError with the reason when this peer
     cannot join.
     """
-    name = name or f"p-{secrets.token_hex(3)}"
     security = security_of(Given()) if security is None else security
     where = endpoints(etcd, cluster, security)
+    name = name or name_by_certificate(security, listen, where) or f"p-{secrets.token_hex(3)}"
     if create:
         LOOP.call(created_if_missing(where, job, str(create), settings or {}, security))
     run_dir = Path(run_dir)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +20,18 @@ from gossip_caffe.errors import CheckpointRefused, ExchangeFailed, UsageError
 from gossip_caffe.gossip.codecs.message import Message, Refusal
 from gossip_caffe.gossip.protocol.answering import Answering
 from gossip_caffe.gossip.protocol.outcome import OutcomeKind
+from gossip_caffe.gossip.protocol.swap import PIECE_BYTES
 from gossip_caffe.gossip.rounds.words import RoundLink, Word, WordKind
+from gossip_caffe.gossip.transport import file_serving
+from gossip_caffe.gossip.transport.file_transfer import FileSink, send_sealed_file
 from gossip_caffe.gossip.transport.grpc_server import PeerServer
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.gossip.transport.reach import reach
 from gossip_caffe.gossip.transport.secure.callers import TurnedAway
+from gossip_caffe.security import sealing
 from gossip_caffe.security.identity import Role, uri_of
 from gossip_caffe.security.live import LiveTls
+from gossip_caffe.security.sealing import Seals
 from gossip_caffe.security.security import PLAIN, Security
 from tests.exchange_net import ExchangingPeer, Weights
 from tests.patience import PATIENCE_S
@@ -274,6 +281,62 @@ async def test_certificates_change_while_peers_exchange_and_no_exchange_fails(to
     assert outcome.kind is OutcomeKind.APPLIED, outcome.reason
     b.server.live.now()
     assert "is no certificate in PEM form" in b.server.live.fault
+
+
+class OneFile:
+    """Holds one file on a disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def path(self, checkpoint: str, file: str) -> Path:
+        return self._path
+
+    def open_file(self, checkpoint: str, file: str, offset: int) -> tuple[int, AsyncIterator[bytes]]:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield self._path.read_bytes()[offset:]
+
+        return self._path.stat().st_size, pieces()
+
+
+@pytest.mark.parametrize("seals", [True, False])
+async def test_files_go_in_sealed_pieces_or_over_grpc(
+    town: Town, tmp_path: Path, seals: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = np.random.default_rng(1).bytes(3 * PIECE_BYTES + 77)
+    (tmp_path / "file").write_bytes(content)
+    server = PeerServer("127.0.0.1:0", OneFile(tmp_path / "file"), security=town.identity("b"))
+    address = with_name(f"127.0.0.1:{await server.start()}", "b")
+    server.hide_nearby()
+    sealed, spoils = [], [False]
+    send = send_sealed_file
+
+    def seen(wire: Any, path: Path, offset: int, sent: Any, *, seals: Seals) -> None:
+        sealed.append(path)
+        send(wire, path, offset, sent, Seals(bytes(32), answers=True) if spoils[0] else seals)
+
+    monkeypatch.setattr(file_serving, "send_sealed_file", seen)
+    if not seals:
+        monkeypatch.setattr(sealing, "can_seal", lambda: False)
+    try:
+        transport = town.caller(town.identity("a"))
+        for most in (len(content), PIECE_BYTES + 5):
+            with (tmp_path / "came").open("wb") as file:
+                digest = hashlib.sha256()
+                into = FileSink(file, digest, most, lambda _: None)
+                await transport.fetch(address, "job", "c1", "file", 11, into)
+            wanted = content[11:][:most]
+            assert (tmp_path / "came").read_bytes() == wanted
+            assert digest.digest() == hashlib.sha256(wanted).digest()
+        assert len(sealed) == (2 if seals else 0)
+        if seals:  # pieces under another key: not one of them is written, and the file comes over gRPC
+            spoils[0] = True
+            with (tmp_path / "came").open("wb") as file:
+                into = FileSink(file, hashlib.sha256(), len(content), lambda _: None)
+                await transport.fetch(address, "job", "c1", "file", 0, into)
+            assert (tmp_path / "came").read_bytes() == content
+    finally:
+        await server.stop()
 
 
 async def test_doctors_call_names_the_fault(town: Town, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from gossip_caffe.wire import gossip_pb2 as wire
 
 SERVICE = "gossip_caffe.v1.Peer"
 BULK, BULK_PORT, BULK_TICKET = "gossip-bulk", "gossip-bulk-port", "gossip-bulk-ticket-bin"
-BULK_NEARBY = "gossip-bulk-nearby"
+BULK_NEARBY, BULK_KEY = "gossip-bulk-nearby", "gossip-bulk-key-bin"
 """Metadata of a call of Pull.
 
 The caller sends BULK if it can receive the file over a separate connection. The answer names that connection's port,
-ticket, and Unix socket.
+ticket, and Unix socket, and between peers with certificates the key that seals what goes over it by TCP.
 """
 
 

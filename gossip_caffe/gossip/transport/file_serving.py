@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
@@ -20,11 +22,17 @@ from gossip_caffe.errors import NotFound
 from gossip_caffe.gossip.protocol.admission import Caller, Patience
 from gossip_caffe.gossip.protocol.places import PlaceLost, Places, TooSlow
 from gossip_caffe.gossip.transport import weights_socket
-from gossip_caffe.gossip.transport.calls import BULK, BULK_NEARBY, BULK_PORT, BULK_TICKET
-from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S, FileProgress, send_file
+from gossip_caffe.gossip.transport.calls import BULK, BULK_KEY, BULK_NEARBY, BULK_PORT, BULK_TICKET
+from gossip_caffe.gossip.transport.file_transfer import (
+    PULL_SILENCE_S,
+    FileProgress,
+    send_file,
+    send_sealed_file,
+)
 from gossip_caffe.gossip.transport.frame_codec import FrameUnreadable
 from gossip_caffe.gossip.transport.listener import Listener
 from gossip_caffe.grpc_runtime import grpc
+from gossip_caffe.security.sealing import Seals, new_key
 from gossip_caffe.wire import gossip_pb2 as wire
 
 MOST_FILES = 8
@@ -57,9 +65,15 @@ class FilePaths(FileHolder, Protocol):
 
 
 class FileServing:
-    """Answers Pull: files go out over connections of ``listener``, or over the call itself."""
+    """Answers Pull: files go out over connections of ``listener``, or over the call itself.
 
-    def __init__(self, files: FileHolder, listener: Listener, clock: Clock | None = None) -> None:
+    ``is_secured``: this peer has a certificate, and connections by TCP are sealed.
+    """
+
+    def __init__(
+        self, files: FileHolder, listener: Listener, clock: Clock | None = None, *, is_secured: bool = False
+    ) -> None:
+        self._is_secured = is_secured
         self._files = files
         self._listener = listener
         self._places = Places(MOST_FILES, clock or SystemClock(), PATIENCE)
@@ -138,19 +152,26 @@ class FileServing:
         return True
 
     async def _over_connection(self, path: Path, offset: int, sent: FileProgress, context: Any) -> None:
+        key = new_key() if self._is_secured else b""
+        # Where a certificate is wanted and nothing can be sealed, only the Unix socket is left.
+        port = 0 if self._is_secured and not key else self._listener.port
         with self._listener.expecting() as (ticket, connection):
             await context.send_initial_metadata(
                 (
-                    (BULK_PORT, str(self._listener.port)),
+                    (BULK_PORT, str(port)),
                     (BULK_NEARBY, self._listener.nearby),
                     (BULK_TICKET, ticket),
+                    *(((BULK_KEY, key),) if key else ()),
                 )
             )
             async with asyncio.timeout(weights_socket.CONNECT_S):
-                connected = await connection
+                connected = await (connection if port else weights_socket.by_unix_socket_only(connection))
             weights_socket.ready(connected)
+            send = send_file
+            if key and connected.family != socket.AF_UNIX:
+                send = partial(send_sealed_file, seals=Seals(key, answers=True))
             loop = asyncio.get_running_loop()
-            sending = loop.run_in_executor(self._sending, send_file, connected, path, offset, sent)
+            sending = loop.run_in_executor(self._sending, send, connected, path, offset, sent)
             try:
                 await asyncio.shield(sending)
             finally:

@@ -1,7 +1,7 @@
-"""The transfer of a file over a plain connection: sent from the page cache, hashed and written while it arrives.
+"""The transfer of a file over a separate connection: sent from the page cache, hashed and written while it arrives.
 
 gRPC copies each byte several times, in the event loop's thread. Here the kernel sends the file, and receiving, hashing
-and writing have a thread each.
+and writing have a thread each. Between machines with certificates it goes in sealed pieces (security/sealing.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,14 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from gossip_caffe.background import surely_ended
+from gossip_caffe.gossip.codecs.message import FramesCorrupt
+from gossip_caffe.gossip.protocol import swap
 from gossip_caffe.gossip.transport import weights_socket
+from gossip_caffe.security.sealing import Seals
 
 PIECE_BYTES = 4 << 20
+SEALED_BYTES = swap.PIECE_BYTES
+"""The length of a sealed piece."""
 SEND_BYTES = 16 << 20
 """The number of bytes that the kernel is told to send in one call."""
 PULL_SILENCE_S = 20.0
@@ -79,6 +84,61 @@ def send_file(wire: socket.socket, path: Path, offset: int, sent: FileProgress) 
             sent.bytes += count
 
 
+def send_sealed_file(wire: socket.socket, path: Path, offset: int, sent: FileProgress, seals: Seals) -> None:
+    """As ``send_file``, but in sealed pieces. Raises OSError."""
+    weights_socket.send(wire, _pieces_of(path, offset, sent), seals)
+
+
+def _pieces_of(path: Path, offset: int, sent: FileProgress) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(SEALED_BYTES))
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        while count := file.readinto(buffer):
+            yield buffer[:count]
+            sent.bytes += count
+
+
+def receive_sealed_file(
+    wire: socket.socket,
+    most_bytes: int,
+    file: BinaryIO,
+    digest: Digest,
+    told: Callable[[int], None],
+    seals: Seals,
+) -> int:
+    """As ``receive_file``, but of sealed pieces, each hashed and written as it comes: to open one takes little time.
+
+    A piece that is not the one that was sent ends the transfer, too.
+    """
+    came = 0
+    failed: OSError | None = None
+
+    def take(piece: memoryview) -> None:
+        nonlocal came, failed
+        piece = piece[: most_bytes - came]
+        digest.update(piece)
+        try:
+            _write(file, piece)
+        except OSError as error:
+            failed = error
+            raise
+        came += len(piece)
+        told(came)
+        if came == most_bytes:
+            raise _Enough
+
+    try:
+        weights_socket.receive(wire, take, seals)
+    except (OSError, FramesCorrupt, _Enough):
+        if failed is not None:
+            raise failed from None
+    return came
+
+
+class _Enough(Exception):
+    """All bytes have come that were asked for."""
+
+
 def receive_file(
     wire: socket.socket, most_bytes: int, file: BinaryIO, digest: Digest, told: Callable[[int], None]
 ) -> int:
@@ -113,8 +173,10 @@ def receive_file(
     return came
 
 
-async def receive_from(connected: socket.socket, into: FileSink) -> int:
+async def receive_from(connected: socket.socket, into: FileSink, seals: Seals | None = None) -> int:
     """Receive a file in a thread; returns the number of bytes received. Raises OSError if it cannot be written.
+
+    ``seals``: the seals of this side, which are used if the connection is one by TCP.
 
     When this is cancelled, the connection ends first, and then the thread.
     """
@@ -125,8 +187,11 @@ async def receive_from(connected: socket.socket, into: FileSink) -> int:
 
     try:
         weights_socket.ready(connected)
+        receive = receive_file
+        if seals is not None and connected.family != socket.AF_UNIX:
+            receive = partial(receive_sealed_file, seals=seals)
         receiving = loop.run_in_executor(
-            None, receive_file, connected, into.most_bytes, into.file, into.digest, told
+            None, receive, connected, into.most_bytes, into.file, into.digest, told
         )
         try:
             return await asyncio.shield(receiving)

@@ -78,7 +78,7 @@ class PeerServer:
         self._server: Any = None
         self._listener = Listener(self._host)
         self._threads = ThreadPoolExecutor(2 * MOST_IN_FLIGHT, "answering")
-        self._file_serving = FileServing(files, self._listener)
+        self._file_serving = FileServing(files, self._listener, is_secured=self.live is not None)
         self._snapshot_serving = SnapshotServing()
         self._trade_serving = TradeServing(
             self._listener,

@@ -20,7 +20,7 @@ from gossip_caffe.gossip.protocol.transport import Prepare
 from gossip_caffe.gossip.rounds.grpc_words import CalledLink
 from gossip_caffe.gossip.rounds.words import RoundLink
 from gossip_caffe.gossip.transport import calls, weights_socket
-from gossip_caffe.gossip.transport.calls import BULK, BULK_NEARBY, BULK_PORT, BULK_TICKET, SERVICE
+from gossip_caffe.gossip.transport.calls import BULK, BULK_KEY, BULK_NEARBY, BULK_PORT, BULK_TICKET, SERVICE
 from gossip_caffe.gossip.transport.channels import Channels, Parts
 from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S, FileSink, receive_from
 from gossip_caffe.gossip.transport.frame_codec import RawFrame
@@ -294,10 +294,6 @@ class GrpcTransport:
         Raises NotFound, CheckpointRefused if the holder fails, and OSError if the file cannot be written. A broken
         connection raises nothing: the file is then shorter.
         """
-        if name_in(address):  # a connection of its own would be plain
-            async for piece in self.pull(address, job, checkpoint, file, offset):
-                await into.take(piece)
-            return
         request = wire.PullRequest(job=job, checkpoint=checkpoint, file=file, offset=offset)
         with self._to_holder(address) as channel:
             call = calls.pull(channel, request, ((BULK, "1"),))
@@ -305,10 +301,13 @@ class GrpcTransport:
                 async with asyncio.timeout(FIRST_WORD_S):
                     told = dict(await call.initial_metadata() or ())
                 if BULK_PORT in told:
-                    host, port = _host(address), int(told[BULK_PORT])
+                    key = bytes(told.get(BULK_KEY, b""))
+                    seals = Seals(key, answers=False) if name_in(address) and key and can_seal() else None
+                    host = "" if name_in(address) and seals is None else _host(address)
                     by_name = {} if host else {"nearby": str(told.get(BULK_NEARBY, ""))}
-                    connected = await weights_socket.connect(host, port, bytes(told[BULK_TICKET]), **by_name)
-                    if await receive_from(connected, into):
+                    ticket = bytes(told[BULK_TICKET])
+                    connected = await weights_socket.connect(host, int(told[BULK_PORT]), ticket, **by_name)
+                    if await receive_from(connected, into, seals):
                         return
             except TimeoutError:
                 raise CheckpointRefused(f"{address} sent nothing for {FIRST_WORD_S:g} s") from None
