@@ -112,12 +112,12 @@ def test_doctor_says_whether_a_user_may_write(town: Town) -> None:
         findings = {found["what"]: found for found in json.loads(town.does(user, "doctor", "--json").stdout)}
         assert findings["etcd: users"]["good"]
         assert findings["etcd: writes"]["good"] == may
-        assert findings["etcd: history"]["good"] or not may
+        assert ("etcd: history" in findings) == may
 
 
 def test_two_peers_train_under_their_role_and_a_viewer_looks_on(town: Town, tmp_path: Path) -> None:
     """The job has a Python layer: its code runs, because etcd lets nobody but the owner choose it."""
-    job = write_job(tmp_path / "job", records=4000, batch=16, iterations=4000, pace_ms=10)
+    job = write_job(tmp_path / "job", records=4000, batch=16, iterations=3000, pace_ms=80)
     create = ("job", "create", JOB, "--solver", str(job.solver))
     refused = town.does("p0", *create)
     assert refused.returncode == ExitCode.UNREACHABLE
