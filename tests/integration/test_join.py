@@ -33,6 +33,7 @@ INPUTS = """name: "own"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 16 dim: 1 dim: 6 dim: 6 } } }
 layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 16 } } }
 """
+TESTED = 1600
 SHARDS = """
 import sys, time
 import caffe
@@ -106,18 +107,20 @@ def accuracy(model: Path, folder: Path) -> float:
     return float((found == labels).mean())
 
 
-def one_solver(folder: Path) -> Path:
-    """The model that one plain solver leaves, which has rank 0 of 1."""
+def one_solver(solver: Path, prefix: str) -> Path:
+    """The model that one plain solver leaves in the solver file's folder, which has rank 0 of 1."""
     code = """
-import caffe
+import sys, caffe
 caffe.solver_rank, caffe.solver_count = lambda: 0, lambda: 1
-solver = caffe.get_solver("solver.prototxt")
+solver = caffe.get_solver(sys.argv[1])
 solver.net.params["ip1"][0].data[...] *= 0.5
 solver.solve()
 """
+    folder = solver.parent
+    command = [sys.executable, "-c", code, str(solver)]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True, capture_output=True)
-    (model,) = folder.glob("points_iter_*.caffemodel")
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    (model,) = folder.glob(f"{prefix}_iter_*.caffemodel")
     return model
 
 
@@ -158,13 +161,13 @@ def test_four_scripts_with_a_data_layer_of_their_own_draw_disjoint_records_and_o
     assert sum(map(len, sequences.values())) == len(set().union(*sequences.values())), (
         "no record of two ranks"
     )
-    assert accuracy(model, tmp_path) > accuracy(one_solver(tmp_path), tmp_path) - 0.02
+    assert accuracy(model, tmp_path) > accuracy(one_solver(solver, "points"), tmp_path) - 0.02
 
 
-def test_four_scripts_with_the_jobs_shards_lose_no_record_although_one_is_killed(
+def test_four_scripts_with_the_jobs_shards_lose_no_record_although_one_is_killed_and_learn_as_one_solver(
     tmp_path: Path, own_etcd: EtcdServer
 ) -> None:
-    job = write_job(tmp_path / "job", iterations=1600)
+    job = write_job(tmp_path / "job", iterations=1600, tested=TESTED, noise=130.0)
     own = with_inputs(tmp_path, job.solver, job.net)
     (tmp_path / "shards.py").write_text(SHARDS)
     run_dir = tmp_path / "run"
@@ -173,10 +176,18 @@ def test_four_scripts_with_the_jobs_shards_lose_no_record_although_one_is_killed
         wait_for("four peers train", lambda: peers_that_train(jobs) == 4)
         running.pop().kill()
         assert [process.communicate(timeout=120)[0] for process in running] == ["True\n"] * 3
+        latest = jobs.checkpoints().latest()
     verdict = verdict_of(run_dir)
     assert not verdict.broken
     assert verdict.counters.records_lost == 0
     assert verdict.counters.records_trained == 1600 * 16
+    (model, *_) = run_dir.glob(f"checkpoints/*/{latest.name}/*.caffemodel")
+    ours, alone = (
+        gc.evaluate(job.solver, weights, iterations=TESTED // 16)["accuracy"]
+        for weights in (model, one_solver(job.solver, "tiny"))
+    )
+    assert 0.5 < alone < 1, "a task at which solvers differ"
+    assert ours > alone - 0.03
 
 
 def with_inputs(folder: Path, solver: Path, net: Path) -> Path:
