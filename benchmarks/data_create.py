@@ -1,6 +1,6 @@
 """How fast ``data create`` makes an LMDB of pictures, beside the loop of Caffe's convert_imageset on one core.
 
-    python benchmarks/data_create.py [--pictures 60000] [--size 64] [--repeats 3] [--jobs 2]
+    python benchmarks/data_create.py [--pictures 60000] [--size 128] [--repeats 3] [--jobs 2]
 
 The loop reads, decodes and resizes each picture with OpenCV and puts its Datum, in transactions of 1000, as
 tools/convert_imageset.cpp does. Both write the same records, by turns in one run; the databases are compared. Then a
@@ -125,7 +125,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pictures", type=int, default=60_000)
-    parser.add_argument("--size", type=int, default=64, help="pixels of each side of the files")
+    parser.add_argument("--size", type=int, default=128, help="pixels of each side of the files")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
+from typing import NamedTuple
 
 from gossip_caffe.data.making.cores import batches, in_order
 from gossip_caffe.data.making.databases import MOST_KEY_BYTES, Item, Writer, open_writer
@@ -34,8 +35,7 @@ MOST_ENTRIES = 100_000_000
 _LOCK = "making.lock"
 
 
-@dataclass(frozen=True, slots=True)
-class One:
+class One(NamedTuple):
     """One record that a core has made. ``problem`` and ``remedy``: the reason why there is none; "": there is one."""
 
     value: bytes = b""
