@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from gossip_caffe.background import within
 from gossip_caffe.clock import Clock
 from gossip_caffe.errors import ExchangeFailed
-from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, Refusal
+from gossip_caffe.gossip.codecs.message import FramesCorrupt, Message, Payload, Refusal
 from gossip_caffe.gossip.policy.deadline import first_deadline_s
 from gossip_caffe.gossip.protocol.local_peer import LocalPeer
 from gossip_caffe.gossip.protocol.swap import BothWays, Refused
@@ -34,7 +33,8 @@ SWAP_FROM_VALUES = 16_384
 """From so many values of the model on, parts travel over connections that are kept for them."""
 AT_ONCE = 2
 """The number of such parts that a member asks for at one time."""
-AGAIN_S = 0.05
+AGAIN_S, LATEST_AGAIN_S = 0.05, 0.8
+"""A trade that failed is asked for again after the first time, then after twice as long, up to the last."""
 PATIENCE_S = 10.0
 """A partner that cannot be traded with for so long ends the attempt: it is reported to the leader."""
 CODEC = "float32"
@@ -129,7 +129,7 @@ class Trades:
 
     async def _call(self, index: int, phase: str) -> None:
         """Trade with one member. Raises AttemptFailed after PATIENCE_S in vain."""
-        member, began = self._members[index], self._clock.monotonic()
+        member, began, again_s = self._members[index], self._clock.monotonic(), AGAIN_S
         while True:
             try:
                 async with self._places:
@@ -140,20 +140,22 @@ class Trades:
                 return
             if self._clock.monotonic() - began > PATIENCE_S:
                 raise AttemptFailed(f"no {phase} with {member.peer}: {reason}", (member.peer,))
-            await self._clock.sleep(AGAIN_S)
+            await self._clock.sleep(again_s)
+            again_s = min(2 * again_s, LATEST_AGAIN_S)
 
     async def _ask(self, index: int, member: Member, phase: str) -> None:
         leaving, arriving = self._leaving(index, phase), self._row(index, phase)
-        header = self._header(phase, leaving)
         deadline_s = first_deadline_s(8 * leaving.size)
         if self._transport.swaps(member.address, is_large=self._is_large):
 
             async def prepare() -> BothWays:
                 return RowSwap(LeavingRow(leaving, self.room.own_mean, self.room.rows), arriving)
 
-            answer = await self._transport.swap(member.address, header, prepare, deadline_s)
+            answer = await self._transport.swap(
+                member.address, self._header(phase, leaving), prepare, deadline_s
+            )
         else:
-            offer = replace(header, payload=leaving.view(np.uint8).data)
+            offer = self._header(phase, leaving, leaving.view(np.uint8).data)
             answer = await self._transport.exchange(member.address, offer, deadline_s)
         if answer.refusal is not Refusal.NONE:
             raise Refused(answer.refusal, answer.reason)
@@ -162,7 +164,7 @@ class Trades:
         self._take_whole(arriving, answer)
         self._accept(index, phase, arriving, contributes=answer.contributes)
 
-    def _header(self, phase: str, leaving: Flat) -> Message:
+    def _header(self, phase: str, leaving: Flat, payload: Payload = b"") -> Message:
         return Message(
             exchange_id=self._round,
             peer=self._peer.name,
@@ -170,6 +172,7 @@ class Trades:
             fingerprint=self._peer.fingerprint,
             codec=CODEC,
             values=leaving.size,
+            payload=payload,
             phase=phase,
             contributes=self._counts,
         )
@@ -214,7 +217,7 @@ class Trades:
             row = self._row(index, phase)
             self._take_whole(row, offer)
             self._accept(index, phase, row, contributes=offer.contributes)
-        return replace(self._header(phase, leaving), payload=leaving.view(np.uint8).data)
+        return self._header(phase, leaving, leaving.view(np.uint8).data)
 
     async def answer_swap(self, header: Message, carry: Carry) -> Message:
         """Answer a call whose weights ``carry`` brings. Raises Refused and FramesCorrupt."""

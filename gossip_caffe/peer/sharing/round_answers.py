@@ -81,6 +81,9 @@ class RoundAnswers:
             raise Refused(Refusal.LAYOUT_MISMATCH, "another job or another net")
         if not header.phase:
             raise Refused(Refusal.OTHER_ROUND, f"{peer.name} shares in rounds (strategy=sync)")
+        attempt = self._attempt
+        if attempt is not None and attempt.round == header.exchange_id:
+            return attempt  # nearly always: without a timer
         try:
             async with self._clock.timeout(KNOWN_FOR_S):
                 while (attempt := self._attempt) is None or attempt.round != header.exchange_id:
