@@ -1,9 +1,10 @@
 """What a death and a join cost: one of four peers is killed, and another one is started, while they train.
 
-    python benchmarks/recover.py [--peers 4] [--repeats 3] [--net lenet] [--torchrun /venv/with/torch/bin/torchrun]
+    python benchmarks/recover.py [--peers 4] [--repeats 3] [--net lenet] [--strategies pairs,sync]
+                                 [--torchrun /venv/with/torch/bin/torchrun]
 
 Survivors are to train on as if nothing had happened, so what is measured is the longest pause between two steps of
-any of them after the kill, beside the longest in as much time before it.
+any of them after the kill, beside the longest in as much time before it. In rounds (sync) they wait for each other.
 docs/internals/benchmarks.md says what each figure means.
 """
 
@@ -180,12 +181,63 @@ def torchrun_stopped_s(torchrun: str, workers: int, rng: random.Random, folder: 
         agent.wait(30)
 
 
-async def make_job(endpoint: str, solver_file: Path) -> None:
+async def make_job(endpoint: str, solver_file: Path, settings: JobSettings) -> None:
     store = EtcdStore([endpoint], SystemClock(), random.Random(1))
     try:
-        await create_job(store, read_job(JOB, solver_file, JobSettings(), source.measure))
+        await create_job(store, read_job(JOB, solver_file, settings, source.measure))
     finally:
         await store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """The deaths, and the seconds of the joins, of peers of one strategy."""
+
+    deaths: list[Death]
+    joins: list[float]
+
+    def figures(self, prefix: str) -> dict[str, float]:
+        """The medians."""
+        deaths = self.deaths
+        found = {
+            "stopped_s": median(max(0.0, death.gap_s - death.gap_before_s) for death in deaths),
+            "longest_gap_before_s": median(death.gap_before_s for death in deaths),
+            "longest_gap_after_s": median(death.gap_s for death in deaths),
+            "reclaimed_s": median(death.reclaimed_s for death in deaths),
+            "first_step_s": median(self.joins),
+        }
+        return {f"{prefix}{name}": round(value, 3) for name, value in found.items()}
+
+
+def recovered(strategy: str, net: str, peers: int, repeats: int) -> Recovery:
+    """Kill a peer and start another, so many times."""
+    found = Recovery([], [])
+    with tempfile.TemporaryDirectory(prefix="gossip-caffe-recover-") as name:
+        folder = Path(name)
+        server = EtcdServer(folder / "etcd")
+        server.start()
+        fleet = Fleet(server.endpoint, folder)
+        try:
+            solver = write_solver(MODELS[net], folder, max_iter=1_000_000)
+            asyncio.run(make_job(server.endpoint, solver, JobSettings(strategy=strategy)))
+            for _ in range(peers):
+                fleet.start()
+            wait_for("all train", lambda: all(fleet.steps(name) for name in fleet.processes))
+            print(
+                f"{strategy:>10} {'gap before':>12} {'gap after':>12} {'re-claimed':>12} {'joined':>12}   (s)"
+            )
+            for repeat in range(repeats):
+                found.deaths.append(death := kill(fleet, random.Random(repeat)))
+                found.joins.append(join(fleet))
+                print(
+                    f"{repeat:>10} {death.gap_before_s:>12.3f} {death.gap_s:>12.3f}"
+                    f" {death.reclaimed_s:>12.2f} {found.joins[-1]:>12.2f}",
+                    flush=True,
+                )
+        finally:
+            fleet.stop()
+            server.stop()
+    return found
 
 
 def main() -> int:
@@ -195,35 +247,13 @@ def main() -> int:
     parser.add_argument("--peers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--net", default="lenet", choices=sorted(MODELS))
+    parser.add_argument("--strategies", default="pairs,sync", help="with commas")
     parser.add_argument("--torchrun", default="", help="the torchrun of a Python that has torch")
     options = parser.parse_args()
-    deaths, joins = [], []
-    with tempfile.TemporaryDirectory(prefix="gossip-caffe-recover-") as name:
-        folder = Path(name)
-        server = EtcdServer(folder / "etcd")
-        server.start()
-        fleet = Fleet(server.endpoint, folder)
-        try:
-            asyncio.run(
-                make_job(server.endpoint, write_solver(MODELS[options.net], folder, max_iter=1_000_000))
-            )
-            for _ in range(options.peers):
-                fleet.start()
-            wait_for("all train", lambda: all(fleet.steps(name) for name in fleet.processes))
-            print(
-                f"{'repeat':>10} {'gap before':>12} {'gap after':>12} {'re-claimed':>12} {'joined':>12}   (s)"
-            )
-            for repeat in range(options.repeats):
-                deaths.append(death := kill(fleet, random.Random(repeat)))
-                joins.append(join(fleet))
-                print(
-                    f"{repeat:>10} {death.gap_before_s:>12.3f} {death.gap_s:>12.3f}"
-                    f" {death.reclaimed_s:>12.2f} {joins[-1]:>12.2f}",
-                    flush=True,
-                )
-        finally:
-            fleet.stop()
-            server.stop()
+    figures: dict[str, float] = {}
+    for strategy in options.strategies.split(","):
+        recovery = recovered(strategy, options.net, options.peers, options.repeats)
+        figures |= recovery.figures("" if strategy == "pairs" else f"{strategy}_")
     torchrun = []
     if options.torchrun:
         with tempfile.TemporaryDirectory(prefix="gossip-caffe-torchrun-") as name:
@@ -235,13 +265,6 @@ def main() -> int:
                 print(f"{repeat:>10} torchrun stood still for {torchrun[-1]:.2f} s", flush=True)
     else:
         print("  torchrun: give --torchrun to measure it too")
-    figures = {
-        "stopped_s": round(median(max(0.0, death.gap_s - death.gap_before_s) for death in deaths), 3),
-        "longest_gap_before_s": round(median(death.gap_before_s for death in deaths), 3),
-        "longest_gap_after_s": round(median(death.gap_s for death in deaths), 3),
-        "reclaimed_s": round(median(death.reclaimed_s for death in deaths), 3),
-        "first_step_s": round(median(joins), 3),
-    }
     if torchrun:
         figures["torchrun_stopped_s"] = round(median(torchrun), 3)
     print(f"RESULT {json.dumps(figures)}")

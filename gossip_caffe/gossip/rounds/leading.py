@@ -99,6 +99,7 @@ class Leading:
         self._awaiting.came(peer)
 
     def _hear(self, mine: Attending, word: Word) -> None:
+        mine.heard_at = now_s = self._clock.monotonic()
         match word.kind:
             case WordKind.READY:
                 if not self.leads:
@@ -106,7 +107,7 @@ class Leading:
                     return
                 if self._round is not None and self._is_in_round(mine.peer) and word.round != self._round.id:
                     return  # it was sent before the member heard of the round
-                mine.ready, mine.ready_at = word, self._clock.monotonic()
+                mine.ready, mine.ready_at = word, now_s
                 self._excluded.discard(mine.peer)  # the round from which it was left out is over by now
                 if word.last:
                     self._applied.note(word.last, mine.peer)
@@ -183,13 +184,11 @@ class Leading:
             self._confirm()
 
     def _drop_silent(self) -> None:
-        """End the streams of members that have vanished from the view and say nothing: their machines are silent."""
-        training = self._training()
-        for peer, mine in list(self._attending.items()):
-            was, mine.in_view = mine.in_view, peer in training
-            if was and not mine.in_view and mine.ready is None and peer != self._peer:
-                self._end(peer)
-                self._left(peer, silently=True)
+        """End the streams of members whose machines are silent."""
+        training = {*self._training(), self._peer}
+        for peer in self._streams.silent(training, self._clock.monotonic()):
+            self._end(peer)
+            self._left(peer, silently=True)
 
     def _awaited(self) -> list[str]:
         """The peers that train by the view, and have not attended yet, since a short time."""
@@ -259,7 +258,7 @@ class Leading:
                 self._leave_out(peer, Refusal.NONE, f"{peer} cannot be reached by all members")
         for member in members:
             mine = self._attending[member.peer]
-            mine.ready = None
+            mine.ready, mine.heard_at = None, self._clock.monotonic()
             mine.words.put_nowait(formed)
 
     def _confirm(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from gossip_caffe.background import within
@@ -13,6 +13,8 @@ from gossip_caffe.gossip.rounds.words import RoundLink, Word, WordKind
 
 FIRST_WORD_S = 5.0
 MOST_ATTENDING = 1024
+SILENT_S = 0.5
+"""A member that is in no view any more, and has said nothing for so long although it is asked, is given up."""
 
 
 @dataclass(slots=True)
@@ -20,13 +22,15 @@ class Attending:
     """One member that attends.
 
     ``words``: those that are still to be sent to it; None ends its stream. ``ready``: its newest READY, None while it
-    steps; ``ready_at``: when it came, by the clock's ``monotonic``. ``in_view``: the view has shown that it trains.
+    steps or is in a round; ``ready_at``: when it came, by the clock's ``monotonic``; ``heard_at``: when its newest word
+    came, or when it was asked to take part. ``in_view``: the view has shown that it trains.
     """
 
     peer: str
     words: asyncio.Queue[Word | None] = field(default_factory=asyncio.Queue)
     ready: Word | None = None
     ready_at: float = 0.0
+    heard_at: float = 0.0
     in_view: bool = False
 
 
@@ -112,6 +116,19 @@ class Streams:
             return False
         old.words.put_nowait(None)
         return True
+
+    def silent(self, training: Collection[str], now_s: float) -> list[str]:
+        """The members that have vanished from the view and say nothing. One that leaves says what it must.
+
+        ``training``: the peers that train by the view, with the leader.
+        """
+        found = []
+        for peer, mine in self.attending.items():
+            mine.in_view = mine.in_view or peer in training
+            is_gone = mine.in_view and peer not in training
+            if is_gone and mine.ready is None and now_s - mine.heard_at > SILENT_S:
+                found.append(peer)
+        return found
 
     def tell(self, peers: Iterable[str], word: Word) -> None:
         """Send a word to those of these peers that attend."""
