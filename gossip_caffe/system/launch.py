@@ -16,6 +16,7 @@ _RANK_AND_SIZE = (
     ("PMI_RANK", "PMI_SIZE"),  # MPICH and its relatives; srun --mpi=pmi2
     ("PMIX_RANK", ""),  # srun --mpi=pmix, prun
 )
+_RANKS = tuple(f"{name}=".encode() for name, _ in (*_RANK_AND_SIZE, ("SLURM_PROCID", "")))
 _LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 _DESCRIPTORS = ("PMI_FD", "HYDI_CONTROL_FD")
 """Variables that name descriptors by which a rank of MPICH speaks with its launcher."""

@@ -160,3 +160,15 @@ def test_the_scripts_call_the_program_with_options_that_it_has(script: str) -> N
     options = [line for line in lines if re.search(r"options\+?=|^    --", line)]
     assert tuple(call.split()[:2]) == CALLS[script]
     assert not unknown([*CALLS[script], *re.findall(r"(?<!\S)\(?(--[a-z-]+)", " ".join([call, *options]))])
+
+
+def test_the_tasks_of_one_srun_are_the_peers_of_one_training(cluster: Slurm) -> None:
+    job = write_job(cluster.shared / "job", iterations=300, pace_ms=4)
+    job.hurry()
+    cluster.variables["GOSSIP_CAFFE_STATE"] = str(cluster.folder / "clusters")
+    said = cluster.run(
+        *("srun", "--nodes=1", "--ntasks=3", "--overcommit", "gossip-caffe", "train", str(job.solver))
+    )
+    assert said.count("trained: tiny_iter_300.caffemodel") == 1, said
+    assert {name for name in ("r1", "r2") if f"{name}: training (synced" in said} == {"r1", "r2"}, said
+    assert (cluster.shared / "tiny_iter_300.caffemodel").exists()
