@@ -165,10 +165,11 @@ class ChaosRun:
             await asyncio.wait({running})
         finally:
             injecting.cancel()
-            renewing.cancel()
             injector.stop()
             supervisor.go_down("the round ends")
-            await asyncio.wait({running, injecting, renewing})
+            await asyncio.wait({running, injecting})
+            renewing.cancel()  # peers that leave still exchange
+            await asyncio.wait({renewing})
             await network.stop()
             self._supervisor = None
         for task in (running, injecting, renewing):

@@ -349,3 +349,11 @@ async def test_doctors_call_names_the_fault(town: Town, tmp_path: Path) -> None:
     assert (await reach(b.address, "job", "", "", clock, LiveTls(own))).first == ""
     assert "another CA" in (await reach(b.address, "job", "", "", clock, LiveTls(foreign))).first
     assert "asks for a certificate" in (await reach(b.address, "job", "", "", clock)).first
+    (tmp_path / "file").write_bytes(b"1")
+    holder = PeerServer("127.0.0.1:0", OneFile(tmp_path / "file"), security=town.identity("c"))
+    address = with_name(f"127.0.0.1:{await holder.start()}", "c")
+    try:
+        facts = await reach(address, "job", "c1", "file", clock, LiveTls(own))
+        assert (facts.first, facts.second, facts.second_port) == ("", "", holder.weights_port)
+    finally:
+        await holder.stop()

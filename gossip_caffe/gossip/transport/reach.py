@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gossip_caffe.addresses import name_in, split_address
+from gossip_caffe.addresses import name_in, place_of, split_address
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.codecs.message import Undelivered
 from gossip_caffe.gossip.transport import calls, weights_socket
@@ -49,7 +49,7 @@ async def reach(
                 await channel.channel_ready()
         except TimeoutError:
             return PortFacts(await _why(channel, address, clock))
-        if not checkpoint or socket_path(address) is not None or name_in(address):
+        if not checkpoint or socket_path(address) is not None:
             return PortFacts("")
         request = wire.PullRequest(job=job, checkpoint=checkpoint, file=file, offset=0)
         return await _second(channel, address, request, clock)
@@ -79,9 +79,9 @@ async def _second(channel: Any, address: str, request: wire.PullRequest, clock: 
         async with clock.timeout(DEADLINE_S):
             metadata = dict(await call.initial_metadata() or ())
         port = str(metadata.get(calls.BULK_PORT, ""))
-        if not port.isdecimal():
+        if not port.isdecimal() or not int(port):
             return PortFacts("")
-        host, _ = split_address(address, "the peer's address")
+        host, _ = split_address(place_of(address), "the peer's address")
         ticket = metadata.get(calls.BULK_TICKET, b"")
         return await _connected(host, int(port), ticket if isinstance(ticket, bytes) else b"", clock)
     except (grpc.aio.AioRpcError, TimeoutError):
