@@ -192,8 +192,8 @@ class Connection:
         Tested is the newest checkpoint, or the one whose name begins with ``checkpoint``; with ``live`` the mean of the
         peers that train now; with ``weights`` a .caffemodel file. ``iterations``: passes of each net; 0: test_iter.
         ``data_roots``: "OLD=NEW" for paths that differ on this machine. ``allow_code``: run code that the job names;
-        None: $GOSSIP_CAFFE_ALLOW_CODE, else only with the etcd of a local cluster. Raises ModelError when the job has
-        no test, or Caffe fails.
+        None: $GOSSIP_CAFFE_ALLOW_CODE, else only with the etcd of a local cluster, or one that authenticates its users.
+        Raises ModelError when the job has no test, or Caffe fails.
         """
         testing = self._twin.evaluate(
             checkpoint,

@@ -21,6 +21,16 @@ from tests.tls_files import Authority
 pytestmark = pytest.mark.needs("caffe", "etcd", "cryptography")
 JOB = "tiny"
 PEERS = ("p0", "p1")
+STUDY = """name = "lr"
+solver = "solver.prototxt"
+trials = 1
+samples = 1600
+tests = 2
+objective = "accuracy"
+sampler = { kind = "random" }
+[space]
+"solver.base_lr" = { float = [1e-2, 1e-1], log = true }
+"""
 
 
 @dataclass
@@ -154,6 +164,23 @@ def test_two_peers_train_under_their_role_and_a_viewer_looks_on(town: Town, tmp_
     verified = town.run.run("verify", str(tmp_path / "run"))
     assert verified.returncode == 0, verified.stdout
     assert json.loads(town.done("vera", "status", "--job", JOB, "--json"))["finished"]
+
+
+@pytest.mark.needs("optuna")
+def test_workers_of_a_study_create_its_trials_under_their_role(town: Town, tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", noise=130.0)
+    study = job.folder / "study.toml"
+    study.write_text(f'store = "file://{tmp_path}/store"\n{STUDY}')
+    users = ("--peer", "p0", "--owner", "olga", "--viewer", "vera")
+    town.done("root", "etcd", "roles", "lr", "--study", *users, "--apply")
+    refused = town.does("p0", "tune", "create", str(study), "--unchecked")
+    assert refused.returncode == ExitCode.UNREACHABLE
+    assert "gossip-caffe-study-lr-owner" in one_line(refused)
+    town.done("olga", "tune", "create", str(study), "--unchecked")
+    town.done("p0", "tune", "work", "--study", "lr", "--worker", "p0", "--run-dir", str(tmp_path / "run"))
+    shown = json.loads(town.done("vera", "tune", "status", "--study", "lr", "--json"))
+    assert [trial["state"] for trial in shown["trials"]] == ["complete"]
+    assert "--study NAME" in one_line(town.does("vera", "tune", "status"))
 
 
 def _has(log: Path, event: str) -> bool:

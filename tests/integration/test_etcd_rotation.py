@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from gossip_caffe.background import checked_by_owner, owned
 from gossip_caffe.clock import SystemClock
+from gossip_caffe.errors import Ambiguous
+from gossip_caffe.membership.etcd.access import channels
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.etcd.store import Changed, Put
 from gossip_caffe.membership.keys import JobKeys
@@ -129,5 +132,34 @@ async def test_a_new_certificate_that_etcd_does_not_accept_leaves_the_old_connec
         while store.certificates_changed == 0:
             await store.get(KEYS.spec)
             await asyncio.sleep(0.1)
+    await store.close()
+    etcd.stop()
+
+
+@pytest.mark.parametrize("is_write", [False, True])
+async def test_a_call_on_a_connection_that_is_closed_is_no_cancelled_task(
+    tmp_path: Path, is_write: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen etcd does not answer; meanwhile the channel is replaced, and closed after its patience."""
+    monkeypatch.setattr(channels, "CALLS_END_S", 0.2)
+    etcd = SecuredEtcd(tmp_path)
+    await asyncio.to_thread(etcd.start, mnist=("peer", "p0"))
+    store = etcd.store(etcd.of("p0"))
+    key = KEYS.peer("p0")
+    await store.transact([], [Put(key, b"1")])
+    old = store._connection.channel()
+    os.kill(etcd.server.pid, signal.SIGSTOP)
+    call = store.transact([], [Put(key, b"2")]) if is_write else store.get(key)
+    pending = asyncio.ensure_future(call)
+    await asyncio.sleep(0.2)
+    store._connection._channels._held.clear()
+    closing = asyncio.ensure_future(old.close(channels.CALLS_END_S))
+    await asyncio.wait([closing], timeout=PATIENCE_S)
+    os.kill(etcd.server.pid, signal.SIGCONT)
+    if is_write:
+        with pytest.raises(Ambiguous):
+            await pending
+    else:
+        assert (await pending) is not None
     await store.close()
     etcd.stop()

@@ -5,6 +5,7 @@ There is one channel per member, so that this module decides about fail-over and
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,26 +165,23 @@ class EtcdConnection:
                 answer = await invoke(request, timeout=timeout_s, metadata=metadata)
                 self._was_reached = True
                 return answer
+            except asyncio.CancelledError:
+                # gRPC cancels a call whose channel is closed: here one that its certificate's successor replaced.
+                if self.closed or (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                if not repeatable:
+                    raise Ambiguous(
+                        f"the connection to etcd at {endpoint} was closed during {method}"
+                    ) from None
             except grpc.aio.AioRpcError as error:
                 said = error.details() or ""
-                detail = said.lower()
                 if sent and logins < _MOST_LOGINS and self.is_stale(metadata, said):
                     logins += 1
                     continue
-                if refused := self.denied(endpoint, asked_of(method, request), error.code(), said):
-                    raise refused from error
-                if _TOO_LARGE in detail:
-                    raise ReplyTooLarge(
-                        f"etcd at {endpoint} answers {method} with a reply over the limit"
-                    ) from error
-                if error.code() not in _AWAY and "leader" not in detail:
-                    if not repeatable and error.code() in _SAYS_LITTLE:
-                        raise Ambiguous(f"etcd at {endpoint} failed at {method}: {said}") from error
-                    if method in _WRITES:
-                        raise write_refused(said or error.code().name) from error
-                    raise StoreError(f"etcd at {endpoint} refused {method}: {said}") from error
+                if answered := self._answered(endpoint, method, request, error, repeatable=repeatable):
+                    raise answered from error
                 self.leave(endpoint)
-                never_sent = not sent or any(sign in detail for sign in _NEVER_SENT)
+                never_sent = not sent or any(sign in said.lower() for sign in _NEVER_SENT)
                 if not repeatable and not never_sent:
                     raise Ambiguous(
                         f"etcd at {endpoint} did not answer {method}: {error.code().name}"
@@ -194,6 +192,24 @@ class EtcdConnection:
                 if self.closed or self.clock.monotonic() + pause_s > give_up_at:
                     raise self._not_reached(endpoint, error.code().name.lower(), said) from error
                 await self.clock.sleep(pause_s)
+
+    def _answered(
+        self, endpoint: str, method: str, request: Any, error: Any, *, repeatable: bool
+    ) -> StoreError | None:
+        """The error for a call that etcd, or a proxy before it, has answered; None for a member that is away."""
+        said = error.details() or ""
+        detail = said.lower()
+        if refused := self.denied(endpoint, asked_of(method, request), error.code(), said):
+            return refused
+        if _TOO_LARGE in detail:
+            return ReplyTooLarge(f"etcd at {endpoint} answers {method} with a reply over the limit")
+        if error.code() in _AWAY or "leader" in detail:
+            return None
+        if not repeatable and error.code() in _SAYS_LITTLE:
+            return Ambiguous(f"etcd at {endpoint} failed at {method}: {said}")
+        if method in _WRITES:
+            return write_refused(said or error.code().name)
+        return StoreError(f"etcd at {endpoint} refused {method}: {said}")
 
     def _patience_s(self, details: str) -> float:
         """Seconds for which a request is repeated. A handshake that has never succeeded here will hardly do so."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from gossip_caffe.errors import Conflict, NotFound, UsageError
+from gossip_caffe.errors import Conflict, NotFound, StoreRefused, UsageError
 from gossip_caffe.membership.etcd.store import Absent, Delete, Exists, Guard, Put, Store
 from gossip_caffe.plain import shown
 from gossip_caffe.tune.board.keys import STUDIES, StudyKeys, study_names
@@ -32,9 +32,8 @@ async def load_study(store: Store, name: str) -> StudySpec:
     """Read a study. Raises NotFound, which lists the studies that exist."""
     item = await store.get(StudyKeys(name).spec)
     if item is None:
-        known = ", ".join(study_names(await store.keys(STUDIES))) or "none"
         raise NotFound(
-            f"there is no study {name!r} (known: {known})",
+            f"there is no study {name!r}{await _known(store)}",
             remedy="make it with 'gossip-caffe tune create STUDY.toml'",
         )
     try:
@@ -51,9 +50,22 @@ async def load_study(store: Store, name: str) -> StudySpec:
     return spec
 
 
+async def _known(store: Store) -> str:
+    """The studies that there are, in words; "" for a user that may not list them."""
+    try:
+        return f" (known: {', '.join(study_names(await store.keys(STUDIES))) or 'none'})"
+    except StoreRefused:
+        return ""
+
+
 async def only_study(store: Store) -> str:
     """The name of the only study in the store. Raises NotFound when there is none, UsageError for several."""
-    names = study_names(await store.keys(STUDIES))
+    try:
+        names = study_names(await store.keys(STUDIES))
+    except StoreRefused as error:
+        raise UsageError(
+            f"which study is meant is not clear: {error.message}", remedy="give --study NAME"
+        ) from None
     if not names:
         raise NotFound(
             "there is no study in etcd", remedy="make one with 'gossip-caffe tune create STUDY.toml'"

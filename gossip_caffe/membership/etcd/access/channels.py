@@ -28,7 +28,7 @@ LOOK_EVERY_S = 1.0
 CONNECT_S = 5.0
 """The time that a new channel has to connect; after it, the old one stays until the next attempt."""
 AGAIN_S = 5.0
-CALLS_END_S = 10.0
+CALLS_END_S = 30.0
 """The time that calls on a replaced channel have to end. Streams are opened again on the new one within it."""
 
 # A frozen server is detected after ping time + timeout, about 9 s. etcd closes a connection with more than one ping in
