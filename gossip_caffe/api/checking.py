@@ -64,7 +64,8 @@ async def check(
     ``job`` ("": the only one) the job's data, store and memory are checked from here, and the ports of its peers.
     ``data_roots``: "OLD=NEW" for paths that differ on this machine. ``allow_code``: look at data that code of the job
     makes; None: $GOSSIP_CAFFE_ALLOW_CODE, else only with the etcd of a local cluster, or one that authenticates its
-    users. ``ignored`` is called for records that are not believed. Raises UsageError when etcd or the job is not clear; a fault is a result.
+    users. ``ignored`` is called for records that are not believed. Raises UsageError when etcd or the job is not clear;
+    a fault is a result.
     """
     security = security_of(Given()) if security is None else security
     clock = SystemClock()
