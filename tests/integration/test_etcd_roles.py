@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd.server import find_etcd
 from gossip_caffe.errors import ExitCode
+from gossip_caffe.membership.etcd.etcd_channel import EtcdConnection
 from gossip_caffe.membership.keys import JobKeys
 from gossip_caffe.observe.log.events import read_events
+from gossip_caffe.security.security import Security
+from gossip_caffe.wire import etcd_pb2 as pb
 from tests.cluster_run import ClusterRun, cluster_run, one_line, wait_for
 from tests.tiny_job import write_job
 from tests.tls_files import Authority
@@ -88,6 +94,26 @@ def test_roles_are_applied_once_and_put_right(town: Town) -> None:
     ]
     assert record["authenticates"]
     assert "authenticates its clients already" in town.done("root", "etcd", "authenticate")
+
+
+def test_a_permission_that_a_role_should_not_have_is_taken_back(town: Town) -> None:
+    town.done("root", "etcd", "roles", "widened", "--apply")
+    role = "gossip-caffe-widened-peer"
+    asyncio.run(_widen(town, role, JobKeys("widened").spec))
+    changes = town.done("root", "etcd", "roles", "widened", "--apply")
+    assert f"role {role} may no longer use the keys from {JobKeys('widened').spec}" in changes
+    assert "all roles and users are as they should be" in town.done(
+        "root", "etcd", "roles", "widened", "--apply"
+    )
+
+
+async def _widen(town: Town, role: str, key: str) -> None:
+    root = Security(Authority.files(town.folder / "root"))
+    etcd = EtcdConnection([town.endpoint], SystemClock(), random.Random(1), security=root)
+    perm = pb.Permission(permType=pb.Permission.READWRITE, key=key.encode())
+    request = pb.AuthRoleGrantPermissionRequest(name=role, perm=perm)
+    await etcd.call("Auth/RoleGrantPermission", request, pb.AuthChangedResponse)
+    await etcd.close()
 
 
 def test_the_commands_of_etcdctl_make_the_same_roles(town: Town) -> None:

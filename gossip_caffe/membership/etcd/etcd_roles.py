@@ -83,12 +83,15 @@ class EtcdRoles:
                 await self._change(
                     "RoleGrantPermission", pb.AuthRoleGrantPermissionRequest(name=name, perm=perm)
                 )
-                changes.append(f"role {name} may {keys.kind} {keys.start} to {keys.end}")
+                may = "read and write" if keys.writes else "read"
+                changes.append(f"role {name} may {may} the keys from {keys.start} to before {keys.end}")
         for key, end in found:
             await self._change(
                 "RoleRevokePermission", pb.AuthRoleRevokePermissionRequest(role=name, key=key, range_end=end)
             )
-            changes.append(f"role {name} may no longer use {key_text(key)} to {key_text(end)}")
+            changes.append(
+                f"role {name} may no longer use the keys from {key_text(key)} to before {key_text(end)}"
+            )
         return changes
 
     async def _give(self, user: str, role: str) -> list[str]:
