@@ -19,7 +19,7 @@ from gossip_caffe.api.own_loop import LOOP
 from gossip_caffe.api.places import endpoints
 from gossip_caffe.errors import ExitCode, GossipCaffeError, UsageError
 from gossip_caffe.job.code import OPTION
-from gossip_caffe.peer.core.certificates import name_by_certificate
+from gossip_caffe.peer.core.certificates import names_by_certificate
 from gossip_caffe.peer.core.lifecycle import GRACE_S
 from gossip_caffe.security.given import Given, security_of
 from gossip_caffe.security.security import Security
@@ -283,7 +283,7 @@ def join(
     """
     security = security_of(Given()) if security is None else security
     where = endpoints(etcd, cluster, security)
-    name = name or name_by_certificate(security, listen, where) or f"p-{secrets.token_hex(3)}"
+    name = name or (*names_by_certificate(security, listen, where), f"p-{secrets.token_hex(3)}")[0]
     if create:
         LOOP.call(created_if_missing(where, job, str(create), settings or {}, security))
     run_dir = Path(run_dir)

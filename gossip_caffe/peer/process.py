@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from gossip_caffe.background import DetachedTasks
 from gossip_caffe.begin import collect_as_usual
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.errors import ExitCode
+from gossip_caffe.errors import Conflict, ExitCode
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.keys import checked_name
-from gossip_caffe.peer.core.certificates import name_by_certificate
+from gossip_caffe.peer.core.certificates import names_by_certificate
 from gossip_caffe.peer.core.options import PeerOptions
 from gossip_caffe.peer.joining.waiting import Patience, wait_for_job
 from gossip_caffe.peer.leaving import Leaving
@@ -40,12 +42,29 @@ def run_peer(options: PeerOptions, say: Say) -> ExitCode:
 
 async def _run(options: PeerOptions, say: Say) -> ExitCode:
     clock, rng = SystemClock(), random.Random(secrets.randbits(64))
-    named = options.peer or name_by_certificate(options.security, options.listen, options.endpoints)
-    peer = checked_name(named or f"p-{rng.getrandbits(24):06x}", "peer")
-    # The supervisor that collects snapshots also decides how long it waits for this peer's end.
-    leaving = Leaving(peer, None if options.snapshots else options.grace_s, say)
-    with own_name(options.run_dir, peer):  # before anything in the folder is written or removed
+    names: tuple[str, ...] = (options.peer,) if options.peer else ()
+    names = names or names_by_certificate(options.security, options.listen, options.endpoints)
+    names = names or (f"p-{rng.getrandbits(24):06x}",)
+    with ExitStack() as held:
+        peer = _taken(held, options.run_dir, names)  # before anything in the folder is written or removed
+        # The supervisor that collects snapshots also decides how long it waits for this peer's end.
+        leaving = Leaving(peer, None if options.snapshots else options.grace_s, say)
         return await leaving.carry_out(_run_when_told(options, peer, say, clock, rng, leaving))
+
+
+def _taken(held: ExitStack, run_dir: Path, names: Sequence[str]) -> str:
+    """Take the first of these names that no other process of the run folder has, and hold it.
+
+    A certificate may have several names, for several peers of one machine. Raises Conflict when all are taken.
+    """
+    for name in names[:-1]:
+        try:
+            held.enter_context(own_name(run_dir, checked_name(name, "peer"), patience_s=0.0))
+        except Conflict:
+            continue
+        return name
+    held.enter_context(own_name(run_dir, checked_name(names[-1], "peer")))
+    return names[-1]
 
 
 async def _run_when_told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from gossip_caffe.addresses import is_address_of, is_loopback, name_in, place_of, with_name
 from gossip_caffe.doctor.certificate_checks import certificate_checks
 from gossip_caffe.doctor.check_result import CheckResult
-from gossip_caffe.errors import UsageError
+from gossip_caffe.errors import Conflict, UsageError
 from gossip_caffe.gossip.policy.contact import cause_of
 from gossip_caffe.gossip.transport.secure.callers import Callers, caller_of
 from gossip_caffe.observe.log.events import Event, MemoryLog
@@ -21,8 +22,9 @@ from gossip_caffe.peer.core.certificates import (
     CertificateWatch,
     check_listener,
     check_names,
-    name_by_certificate,
+    names_by_certificate,
 )
+from gossip_caffe.peer.process import _taken
 from gossip_caffe.security.certificate import own_certificate
 from gossip_caffe.security.faults import TlsFault, fault_in, words_of
 from gossip_caffe.security.identity import (
@@ -226,9 +228,13 @@ def test_a_peer_is_called_as_its_certificate_says(tmp_path: Path) -> None:
     authority = Authority.make()
     security = authority.issue(tmp_path, "p0", "p1", uris=(uri_of(Role.PEER, "p0", "j"),))
     assert security.tls is not None
-    assert name_by_certificate(security, "", ("h:2379",)) == "p0"
-    assert name_by_certificate(security, "", ("unix:/run/x/etcd",)) == ""
-    assert name_by_certificate(PLAIN, "", ("h:2379",)) == ""
+    assert names_by_certificate(security, "", ("h:2379",)) == ("p0", "p1")
+    assert names_by_certificate(security, "", ("unix:/run/x/etcd",)) == ()
+    assert names_by_certificate(PLAIN, "", ("h:2379",)) == ()
+    with ExitStack() as held:
+        assert [_taken(held, tmp_path / "run", ("p0", "p1")) for _ in range(2)] == ["p0", "p1"]
+        with pytest.raises(Conflict, match="a peer 'p1' is running already"):
+            _taken(held, tmp_path / "run", ("p0", "p1"))
     live = LiveTls(security.tls)
     check_names(live, "p1", "j")
     check_names(None, "p7", "j")

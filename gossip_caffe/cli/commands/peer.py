@@ -54,7 +54,7 @@ def peer() -> None:
     """Start, list and stop peers. A peer is one solver that trains a job together with the other peers.
 
     \b
-    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
+    gossip-caffe peer start --etcd https://10.0.0.5:2379 --tls-dir tls --job mnist
     gossip-caffe peer list --etcd 10.0.0.5:2379
     gossip-caffe peer stop p-3fa9c1 --etcd 10.0.0.5:2379
     """
@@ -64,7 +64,9 @@ def peer() -> None:
 @click.option(
     "--job", default="", help="The job to train, created with 'job create'.  [default: the only one in etcd]"
 )
-@click.option("--name", default="", help="This peer's name. Default: a random name.")
+@click.option(
+    "--name", default="", help="This peer's name. Default: one of its certificate, else a random name."
+)
 @click.option(
     "--listen",
     default="",
@@ -177,10 +179,10 @@ def start(
     either. The exit code is 0 when the job is finished, and 75 when the peer left before.
 
     \b
-    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
-    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --gpu 0
-    gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist --listen 0.0.0.0:7100 --advertise gpu3.example:7100
-    mpirun --enable-recovery --bind-to none -n 4 gossip-caffe peer start --etcd 10.0.0.5:2379 --job mnist
+    gossip-caffe peer start --etcd https://10.0.0.5:2379 --tls-dir tls --job mnist
+    gossip-caffe peer start --etcd https://10.0.0.5:2379 --tls-dir tls --job mnist --gpu 0
+    gossip-caffe peer start --etcd 10.0.0.5:2379 --insecure --listen 0.0.0.0:7100 --advertise gpu3.example:7100
+    mpirun --enable-recovery --bind-to none -n 4 gossip-caffe peer start --etcd 10.0.0.5:2379 --insecure
     """
     with left_on_signals():
         from gossip_caffe.job.relocation import DataRoot

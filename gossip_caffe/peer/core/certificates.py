@@ -23,15 +23,14 @@ LOOK_EVERY_S = 10.0
 WARN_AGAIN_S = 3600.0
 
 
-def name_by_certificate(security: Security, listen: str, endpoints: tuple[str, ...]) -> str:
-    """The first name in the peer's certificate; "" without one, or where the peer will listen on a Unix socket.
+def names_by_certificate(security: Security, listen: str, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in the peer's certificate; none without one, or where the peer will listen on a Unix socket.
 
     Raises UsageError for files that cannot be used.
     """
     if security.tls is None or (folder_of_sockets(endpoints) is not None and not listen):
-        return ""
-    names = own_certificate(security.tls, serves=True).identity.names
-    return names[0] if names else ""
+        return ()
+    return own_certificate(security.tls, serves=True).identity.names
 
 
 def check_listener(where: Address, security: Security) -> None:
