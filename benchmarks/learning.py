@@ -67,8 +67,11 @@ class Way:
     like: str = ""
     clipped: bool = False
     kill_every_s: float = 0.0
+    slow: float = 1.0
+    """The first peer's steps take so many times longer than the others'."""
 
 
+SLOW = 4.0
 _LINEAR = {"lr_scaling": "linear"}
 _OFTEN = {**_LINEAR, "cadence": "fixed", "exchange_every_iterations": "4"}
 WAYS = {
@@ -80,6 +83,8 @@ WAYS = {
     "allreduce_linear": Way(by_all_reduce, _LINEAR, clipped=True),
     "linear": Way(by_gossip, _OFTEN, "allreduce_linear", clipped=True),
     "sync": Way(by_gossip, {"strategy": "sync"}, like="allreduce"),
+    "default_slow": Way(by_gossip, like="allreduce", slow=SLOW),
+    "sync_slow": Way(by_gossip, {"strategy": "sync"}, like="allreduce", slow=SLOW),
     "int8": Way(by_gossip, {"codec": "int8"}, like="allreduce"),
 }
 USUAL = ("one", "allreduce", "sync", "default", "fixed", "churn", "allreduce_linear", "linear")
@@ -153,7 +158,7 @@ def trained(
         course = TrainingComparison(
             solver,
             seed,
-            (STEP_S,) * peers,
+            (chosen.slow * STEP_S, *(STEP_S,) * (peers - 1)),
             chosen.settings,
             kill_every_s=chosen.kill_every_s,
             join_after_s=chosen.kill_every_s / 3,
@@ -203,6 +208,8 @@ def figures(found: Mapping[str, Mapping[int, TrainingResult]], peers: int) -> di
             ratios = [by_seed[seed].payload_bytes / all_reduce_bytes(like[seed], peers) for seed in both]
             told[f"bytes_over_allreduce{suffix}"] = statistics.mean(ratios)
             told[f"distance{suffix}"] = statistics.mean(by_seed[seed].distance for seed in both)
+        if took := [one.seconds for one in by_seed.values() if one.seconds]:
+            told[f"virtual_s{suffix}"] = statistics.mean(took)
         if WAYS[way].kill_every_s:
             told[f"killed{suffix}"] = statistics.mean(one.killed for one in by_seed.values())
     return told

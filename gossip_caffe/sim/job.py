@@ -105,6 +105,7 @@ class SimulatedJob:
             before_offer=self._on_the_way,
             before_answer=self._on_the_way,
             weather=NetworkConditions(self.clock, random.Random(f"{seed}: weather"), message_s),
+            swaps_weights=False,  # so that all bytes are counted, and can be spoilt
         )
         self._sources = OpenSources(spec.data, spec.settings.seed)
         self._killed: set[str] = set()

@@ -102,9 +102,6 @@ class Leading:
         mine.heard_at = now_s = self._clock.monotonic()
         match word.kind:
             case WordKind.READY:
-                if not self.leads:
-                    mine.words.put_nowait(Word(WordKind.REFUSED, reason=f"{self._peer} does not lead"))
-                    return
                 if self._round is not None and self._is_in_round(mine.peer) and word.round != self._round.id:
                     return  # it was sent before the member heard of the round
                 mine.ready, mine.ready_at = word, now_s
@@ -170,6 +167,7 @@ class Leading:
     def look(self) -> None:
         """Decide, and tell the members."""
         if not self.leads:
+            self._streams.refuse_waiting(self._clock.monotonic())
             return
         self._drop_silent()
         if self._round is not None:

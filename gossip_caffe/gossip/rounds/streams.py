@@ -13,6 +13,8 @@ from gossip_caffe.gossip.rounds.words import RoundLink, Word, WordKind
 
 FIRST_WORD_S = 5.0
 MOST_ATTENDING = 1024
+BEGINS_TO_LEAD_S = 0.5
+"""A peer begins to lead soon after the first member has come, or never."""
 SILENT_S = 0.5
 """A member that is in no view any more, and has said nothing for so long although it is asked, is given up."""
 
@@ -116,6 +118,13 @@ class Streams:
             return False
         old.words.put_nowait(None)
         return True
+
+    def refuse_waiting(self, now_s: float) -> None:
+        """Refuse the members that have waited long enough for this peer to lead."""
+        for mine in self.attending.values():
+            if mine.ready is not None and now_s - mine.ready_at > BEGINS_TO_LEAD_S:
+                mine.ready = None
+                mine.words.put_nowait(Word(WordKind.REFUSED, reason=f"{self._peer} does not lead"))
 
     def silent(self, training: Collection[str], now_s: float) -> list[str]:
         """The members that have vanished from the view and say nothing. One that leaves says what it must.

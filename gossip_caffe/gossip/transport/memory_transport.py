@@ -47,7 +47,8 @@ class MemoryNetwork:
     ``before_offer`` and ``before_answer`` are called while a message is carried; they may wait, change the message, or
     raise ExchangeFailed to lose it. ``on_the_way`` may change, or lose, each piece of swapped weights. With
     ``weather``, deadlines hold, by its clock; an offer whose sender gave up is still delivered, and its answer is
-    dropped.
+    dropped. ``swaps_weights``: large weights travel both ways at once; else in the messages, where ``before_offer`` and
+    ``before_answer`` see them.
     """
 
     peers: dict[str, Answerer] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class MemoryNetwork:
     before_answer: Callable[[Message], Awaitable[Message]] | None = None
     weather: NetworkConditions | None = None
     on_the_way: Callable[[memoryview], memoryview] | None = None
+    swaps_weights: bool = True
     under_way: DetachedTasks = field(default_factory=DetachedTasks)
     streams: dict[str, list[LocalLink]] = field(default_factory=dict)
 
@@ -93,8 +95,8 @@ class MemoryNetwork:
         return answer
 
     def swaps(self, address: str, *, is_large: bool) -> bool:
-        """Whether the weights are large: every pair of peers can swap them."""
-        return is_large
+        """Whether the weights are large: every pair of peers can swap them, unless ``swaps_weights`` is False."""
+        return is_large and self.swaps_weights
 
     async def swap(self, address: str, offer: Message, prepare: Prepare, deadline_s: float) -> Message:
         """Deliver a header, then both sides' weights, and return the answer; see ``Transport``."""
