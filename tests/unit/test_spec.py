@@ -76,11 +76,22 @@ def test_an_integer_stands_for_a_float_and_a_missing_field_with_a_default_for_it
         ({"iter_size": True}, "job.iter_size is a bool, not a int"),
         ({"data": []}, "job.data is no object"),
         ({"format": 99}, "another version"),
+        (
+            {"of_later": 1},
+            "job.of_later is unknown to this version of gossip-caffe; install here the version that",
+        ),
     ],
 )
 def test_a_field_of_a_wrong_type_is_named(change: dict[str, object], message: str) -> None:
     record = json.loads(SPEC.to_json()) | change
     with pytest.raises(UsageError, match=message):
+        JobSpec.from_json(json.dumps(record).encode())
+
+
+def test_a_setting_of_a_newer_version_is_refused_and_not_left_out() -> None:
+    record = json.loads(SPEC.to_json())
+    record["settings"]["of_later"] = True
+    with pytest.raises(UsageError, match=re.escape("job.settings.of_later is unknown to this version")):
         JobSpec.from_json(json.dumps(record).encode())
 
 

@@ -37,10 +37,17 @@ def read_stored(kind: type[T], value: bytes, form: int, what: str) -> T:
 def read_fields(kind: type[T], record: object, where: str) -> T:
     """A frozen dataclass from its JSON form, including nested dataclasses and tuples.
 
-    Raises UsageError with the path of the wrong field.
+    Raises UsageError with the path of the wrong field. A field that this version does not know is refused: a peer that
+    left it out would train in another way than the others.
     """
     if not isinstance(record, dict):
         raise UsageError(f"{where} is no object", remedy="create the job again")
+    known = {field.name for field in dataclasses.fields(kind)} | {"format"}  # type: ignore[arg-type]
+    if strange := sorted(name for name in record if name not in known):
+        raise UsageError(
+            f"{where}.{strange[0]:.80} is unknown to this version of gossip-caffe",
+            remedy="install here the version that created it (docs/deploy/upgrade.md)",
+        )
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
