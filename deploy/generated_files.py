@@ -1,4 +1,4 @@
-"""Writes the files that are made from the code: three pages of docs/, and the dashboard for Grafana.
+"""Writes the files that are made from the code: three pages and a picture of docs/, and the dashboard for Grafana.
 
     python deploy/generated_files.py [--check]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+import deployment_picture
 import etcd_keys_page
 import metrics_page
 import settings_page
@@ -20,6 +21,7 @@ FILES = (
     (metrics_page.PAGE, metrics_page.page),
     (etcd_keys_page.PAGE, etcd_keys_page.page),
     (dashboard.FILE, dashboard.text),
+    (deployment_picture.FILE, deployment_picture.text),
 )
 
 

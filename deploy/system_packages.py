@@ -38,6 +38,7 @@ LONG = {
     "crun": SystemPackage("crun", "starts a container's process"),
     "/usr/lib/podman/netavark": SystemPackage("netavark", "networks between containers"),
     "/usr/lib/podman/aardvark-dns": SystemPackage("aardvark-dns", "names of containers"),
+    "iptables": SystemPackage("iptables", "rules of those networks"),
     "catatonit": SystemPackage("catatonit", "the first process of a pod"),
     "newuidmap": SystemPackage("uidmap", "users of containers"),
     "mmdebstrap": SystemPackage("mmdebstrap", "makes the image that ours is built on"),

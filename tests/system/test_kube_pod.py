@@ -29,7 +29,7 @@ def as_podman_has_it(etcd: str, folder: Path) -> list[dict[str, Any]]:
     (found,) = [entry for entry in rendered("deployment") if entry["kind"] == "ConfigMap"]
     variables |= found["data"] | {"JOB": "tiny", "GOSSIP_CAFFE_ETCD": etcd}
     variables |= {"GOSSIP_CAFFE_ALLOW_CODE": "1", "PYTHONPATH": str(ROOT)}
-    del container["envFrom"]
+    del container["envFrom"], container["ports"]  # it has the network of this machine
     container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     for name, value in variables.items():  # as the kubelet does
         container["args"] = [word.replace(f"$({name})", value) for word in container["args"]]
