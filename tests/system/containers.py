@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.cluster_run import ROOT, wait_for
 
-PROGRAMS = ("podman", "buildah", "crun", "iptables", "mmdebstrap")
+PROGRAMS = ("root", "podman", "buildah", "crun", "iptables", "mmdebstrap")
 BASE, IMAGE = "localhost/gossip-caffe-base:bookworm", "localhost/gossip-caffe:cpu"
 CACHE = Path(os.environ.get("GOSSIP_CAFFE_IMAGES", "/var/tmp/gossip-caffe-images"))
 """Storage that is kept between runs: the image takes minutes to build."""

@@ -19,7 +19,7 @@ from tests.cluster_run import ROOT, wait_for
 
 NODES = 4
 GRACE_S = 15
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+PROGRAMS = ("root", "munged", "slurmctld", "slurmd", "sbatch")
 CONF = """ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
