@@ -172,7 +172,7 @@ _NETWORKS = (
         says=TRAINED,
     ),
     Row("IPv6 without brackets", "job list --etcd ::1:2379", codes=(2,), says=r"give \[::1\]:2379"),
-    Row("a scheme of TLS", "job list --etcd https://h:2379", codes=(2,), says="give h:2379"),
+    Row("a scheme of TLS", "job list --etcd https://h:2379", codes=(2,), says="give --tls-dir DIR"),
     Row("a path", "job list --etcd h:2379/v3", codes=(2,), says="give h:2379 alone"),
     Row("a password", "job list --etcd root:hunter2@h:2379", codes=(2,), says="h:2379", hides="hunter2"),
     Row(
