@@ -12,19 +12,10 @@ from gossip_caffe.job.code import ENVIRONMENT
 from gossip_caffe.membership.etcd.access.endpoints import parse_endpoints
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.security.security import PLAIN, Security
+from gossip_caffe.system.environment import yes_or_no
 
 ETCD = "GOSSIP_CAFFE_ETCD"
 """The environment variable that names the endpoints of etcd."""
-_SAID = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 
 
 def endpoints(etcd: str | None, cluster: str = "", security: Security = PLAIN) -> tuple[str, ...]:
@@ -83,14 +74,7 @@ def said_of_code(given: bool | None) -> bool | None:
 
     Raises UsageError when the variable is neither yes nor no.
     """
-    if given is not None:
-        return given
-    said = os.environ.get(ENVIRONMENT, "").strip().lower()
-    if not said:
-        return None
-    if said not in _SAID:
-        raise UsageError(f"{ENVIRONMENT}={said!r:.40}: neither yes nor no", remedy="set it to 1 or 0")
-    return _SAID[said]
+    return yes_or_no(ENVIRONMENT) if given is None else given
 
 
 def is_allowed(given: bool | None, *, ours: bool) -> bool | None:

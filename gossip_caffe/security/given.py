@@ -10,18 +10,9 @@ from pathlib import Path
 from gossip_caffe.errors import UsageError
 from gossip_caffe.security.files import check_files, check_private, files_in
 from gossip_caffe.security.security import Security, TlsFiles
+from gossip_caffe.system.environment import yes_or_no
 
 PREFIX = "GOSSIP_CAFFE_"
-_SAID = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +30,9 @@ class Given:
     @classmethod
     def in_environment(cls, environment: Mapping[str, str] = os.environ) -> Given:
         """Read $GOSSIP_CAFFE_CACERT and the others. Raises UsageError when _INSECURE is neither yes nor no."""
-        said = {field.name: environment.get(variable(field.name), "").strip() for field in fields(cls)}
-        insecure = said.pop("insecure").lower()
-        if insecure and insecure not in _SAID:
-            raise UsageError(
-                f"{variable('insecure')}={insecure!r:.40}: neither yes nor no", remedy="set it to 1 or 0"
-            )
-        return cls(**said, insecure=_SAID.get(insecure, False))
+        names = [field.name for field in fields(cls) if field.name != "insecure"]
+        said = {name: environment.get(variable(name), "").strip() for name in names}
+        return cls(**said, insecure=yes_or_no(variable("insecure"), environment) or False)
 
     @property
     def has_files(self) -> bool:
