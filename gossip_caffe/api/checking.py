@@ -24,7 +24,7 @@ from gossip_caffe.membership.jobs import job_or_only_one
 from gossip_caffe.membership.keys import keys_of
 from gossip_caffe.membership.members import list_members
 from gossip_caffe.observe.log.ignored import Note, discard_note
-from gossip_caffe.security.given import Given, security_of
+from gossip_caffe.security.given import or_of_environment
 from gossip_caffe.security.security import Security
 
 HEADINGS = ("WHAT", "", "FOUND", "WHAT TO DO")
@@ -67,7 +67,7 @@ async def check(
     users. ``ignored`` is called for records that are not believed. Raises UsageError when etcd or the job is not clear;
     a fault is a result.
     """
-    security = security_of(Given()) if security is None else security
+    security = or_of_environment(security)
     clock = SystemClock()
     found = await asyncio.to_thread(machine_checks)
     found += certificate_checks(security, job or "", clock.wall())

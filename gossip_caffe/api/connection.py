@@ -53,7 +53,7 @@ from gossip_caffe.membership.stops import why_stopped
 from gossip_caffe.observe.log.ignored import Note, discard_note
 from gossip_caffe.observe.log.status import PeerStatus
 from gossip_caffe.peer.checkpoints.announcing import listed_for
-from gossip_caffe.security.given import Given, security_of
+from gossip_caffe.security.given import or_of_environment
 from gossip_caffe.security.security import Security
 from gossip_caffe.shards.epochs import Epochs
 from gossip_caffe.shards.overview import read_overview
@@ -269,7 +269,7 @@ async def connect(
     the environment. ``ignored`` is called for records that are not believed. Raises StoreUnavailable when no endpoint
     answers, UsageError when none is known.
     """
-    security = security_of(Given()) if security is None else security
+    security = or_of_environment(security)
     where = await asyncio.to_thread(endpoints, etcd, cluster, security)
     store = EtcdStore(where, SystemClock(), random.Random(), security=security)
     connection = Connection(store, job, ignored, ours=is_local(",".join(where)))

@@ -21,7 +21,7 @@ from gossip_caffe.errors import ExitCode, GossipCaffeError, UsageError
 from gossip_caffe.job.code import OPTION
 from gossip_caffe.peer.core.certificates import names_by_certificate
 from gossip_caffe.peer.core.lifecycle import GRACE_S
-from gossip_caffe.security.given import Given, security_of
+from gossip_caffe.security.given import or_of_environment
 from gossip_caffe.security.security import Security
 from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.gpu.device import CPU, gpu_device
@@ -281,7 +281,7 @@ def join(
     The agent is a child process, which dies with the script. Raises GossipCaffeError with the reason when this peer
     cannot join.
     """
-    security = security_of(Given()) if security is None else security
+    security = or_of_environment(security)
     where = endpoints(etcd, cluster, security)
     name = name or (*names_by_certificate(security, listen, where), f"p-{secrets.token_hex(3)}")[0]
     if create:

@@ -27,7 +27,7 @@ from gossip_caffe.background import checked_by_owner, owned, surely_ended
 from gossip_caffe.cluster.supervision.supervisor import Supervisor
 from gossip_caffe.errors import Conflict
 from gossip_caffe.job.code import OPTION
-from gossip_caffe.security.given import Given, security_of
+from gossip_caffe.security.given import or_of_environment
 
 LOG = logging.getLogger("gossip_caffe")
 KEPT = 7200
@@ -164,7 +164,7 @@ async def start(solver: str | Path, peers: int | None = None, **options: Unpack[
         options.get("job", ""),
         (*data_root_arguments(options.get("data_roots", ())), *code),
         engine=options.get("engine", "pycaffe"),
-        security=options["security"] if "security" in options else security_of(Given()),
+        security=or_of_environment(options.get("security")),
     )
     on_line = options.get("on_line")
     plan = await asyncio.to_thread(planned, request, Teller(on_line or LOG.info))

@@ -14,7 +14,7 @@ from gossip_caffe.clock import Clock
 from gossip_caffe.doctor.check_result import CheckResult
 from gossip_caffe.gossip.transport.reach import PortFacts, reach
 from gossip_caffe.membership.members import PeerRecord
-from gossip_caffe.security.live import LiveTls
+from gossip_caffe.security.live import live_of
 from gossip_caffe.security.security import PLAIN, Security
 
 
@@ -26,7 +26,7 @@ async def peer_checks(
     security: Security = PLAIN,
 ) -> list[CheckResult]:
     """Call all living peers of a job, and judge the answers."""
-    live = LiveTls(security.tls) if security.tls is not None else None
+    live = live_of(security)
     held = [
         next((entry.checkpoint for entry in announced if record.peer in entry.holders), "")
         for record in members

@@ -85,6 +85,11 @@ def identity(
     return security_of(given)
 
 
+def or_of_environment(security: Security | None) -> Security:
+    """``security``, or the identity of the environment if there is none. Raises UsageError, as ``security_of``."""
+    return security_of(Given()) if security is None else security
+
+
 def _files(given: Given) -> TlsFiles | None:
     three = {"--cacert": given.cacert, "--cert": given.cert, "--key": given.key}
     named = [option for option, path in three.items() if path]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gossip_caffe.errors import UsageError
 from gossip_caffe.security.certificate import OwnCertificate, own_certificate
 from gossip_caffe.security.files import check_files
-from gossip_caffe.security.security import TlsFiles, TlsMaterial
+from gossip_caffe.security.security import Security, TlsFiles, TlsMaterial
 
 Stamp = tuple[tuple[int, int, int], ...]
 
@@ -59,6 +59,11 @@ class LiveTls:
     def _load(self, number: int) -> Loaded:
         check_files(self.files)
         return Loaded(self.files.read(), own_certificate(self.files, serves=self._serves), number)
+
+
+def live_of(security: Security, *, serves: bool = False) -> LiveTls | None:
+    """The files of an identity, to be followed; None if it has none. Raises UsageError, as ``LiveTls``."""
+    return LiveTls(security.tls, serves=serves) if security.tls is not None else None
 
 
 def _stamp(files: TlsFiles) -> Stamp:

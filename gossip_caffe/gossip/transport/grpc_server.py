@@ -35,7 +35,7 @@ from gossip_caffe.gossip.transport.snapshot_serving import SnapshotServing
 from gossip_caffe.gossip.transport.trades.serving import TradeServing
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.grpc_credentials import server_credentials
-from gossip_caffe.security.live import LiveTls
+from gossip_caffe.security.live import live_of
 from gossip_caffe.security.sealing import Seals, new_key
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import grpc_target, socket_path, unix_address
@@ -71,8 +71,7 @@ class PeerServer:
         self._ranks: Ranks = ranks if ranks is not None else NoRanks()
         self._socket = socket_path(listen)
         self._host, self._port = split_address(listen, "--listen") if self._socket is None else ("", 0)
-        secured = security.tls if self._socket is None else None
-        self.live = LiveTls(secured, serves=True) if secured is not None else None
+        self.live = live_of(security, serves=True) if self._socket is None else None
         self.callers = Callers()
         self._answerer: Answerer = _NotYet()
         self._server: Any = None

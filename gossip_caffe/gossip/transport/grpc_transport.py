@@ -29,7 +29,7 @@ from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.gossip.transport.trades.calling import KeptConnections, open_kept
 from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire
 from gossip_caffe.grpc_runtime import grpc
-from gossip_caffe.security.live import LiveTls
+from gossip_caffe.security.live import live_of
 from gossip_caffe.security.sealing import Seals, can_seal
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import is_socket_in, socket_path
@@ -81,7 +81,7 @@ class GrpcTransport:
     ) -> None:
         self._sockets = sockets
         self._ranks: Ranks = ranks if ranks is not None else NoRanks()
-        self._live = LiveTls(security.tls) if security.tls is not None else None
+        self._live = live_of(security)
         self._channels = Channels(self._live)
         self._unswappable: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(2 * AT_ONCE, "offering")

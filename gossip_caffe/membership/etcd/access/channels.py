@@ -16,7 +16,7 @@ from gossip_caffe.background import DetachedTasks
 from gossip_caffe.clock import Clock
 from gossip_caffe.grpc_runtime import NO_PROXY, grpc
 from gossip_caffe.security.grpc_credentials import channel_credentials
-from gossip_caffe.security.live import LiveTls, Loaded
+from gossip_caffe.security.live import Loaded, live_of
 from gossip_caffe.security.security import Security
 from gossip_caffe.system.unix_sockets import UNIX, grpc_target
 
@@ -67,7 +67,7 @@ class EtcdChannels:
     """
 
     def __init__(self, security: Security, clock: Clock) -> None:
-        self._live = LiveTls(security.tls) if security.tls is not None else None
+        self._live = live_of(security)
         self._clock = clock
         self._held: dict[str, _Held] = {}
         self._replacing = DetachedTasks()
