@@ -31,8 +31,8 @@ from gossip_caffe.gossip.transport.file_transfer import (
 )
 from gossip_caffe.gossip.transport.frame_codec import FrameUnreadable
 from gossip_caffe.gossip.transport.listener import Listener
+from gossip_caffe.gossip.transport.secure.sealed import offered
 from gossip_caffe.grpc_runtime import grpc
-from gossip_caffe.security.sealing import Seals, new_key
 from gossip_caffe.wire import gossip_pb2 as wire
 
 MOST_FILES = 8
@@ -152,24 +152,22 @@ class FileServing:
         return True
 
     async def _over_connection(self, path: Path, offset: int, sent: FileProgress, context: Any) -> None:
-        key = new_key() if self._is_secured else b""
-        # Where a certificate is wanted and nothing can be sealed, only the Unix socket is left.
-        port = 0 if self._is_secured and not key else self._listener.port
+        here = offered(self._listener.port, is_secured=self._is_secured)
         with self._listener.expecting() as (ticket, connection):
             await context.send_initial_metadata(
                 (
-                    (BULK_PORT, str(port)),
+                    (BULK_PORT, str(here.port)),
                     (BULK_NEARBY, self._listener.nearby),
                     (BULK_TICKET, ticket),
-                    *(((BULK_KEY, key),) if key else ()),
+                    *(((BULK_KEY, here.key),) if here.key else ()),
                 )
             )
             async with asyncio.timeout(weights_socket.CONNECT_S):
-                connected = await (connection if port else weights_socket.by_unix_socket_only(connection))
+                connected = await here.met(connection)
             weights_socket.ready(connected)
             send = send_file
-            if key and connected.family != socket.AF_UNIX:
-                send = partial(send_sealed_file, seals=Seals(key, answers=True))
+            if (seals := here.seals()) is not None and connected.family != socket.AF_UNIX:
+                send = partial(send_sealed_file, seals=seals)
             loop = asyncio.get_running_loop()
             sending = loop.run_in_executor(self._sending, send, connected, path, offset, sent)
             try:

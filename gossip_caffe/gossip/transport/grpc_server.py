@@ -31,12 +31,12 @@ from gossip_caffe.gossip.transport.mpi.communicator import Rank
 from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
 from gossip_caffe.gossip.transport.replies import unless_gone
 from gossip_caffe.gossip.transport.secure.callers import Callers, Unauthorized, turn_away
+from gossip_caffe.gossip.transport.secure.sealed import offered
 from gossip_caffe.gossip.transport.snapshot_serving import SnapshotServing
 from gossip_caffe.gossip.transport.trades.serving import TradeServing
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.grpc_credentials import server_credentials
 from gossip_caffe.security.live import live_of
-from gossip_caffe.security.sealing import Seals, new_key
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import grpc_target, socket_path, unix_address
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -234,15 +234,11 @@ class PeerServer:
 
     async def _carry_over_connection(self, context: Any, prepare: Prepare) -> None:
         """Send the offerer the port and a ticket, and swap weights with it on the connection that it makes."""
-        key = new_key() if self.live is not None else b""
+        here = offered(self._listener.port, is_secured=self.live is not None)
         with self._listener.expecting() as (ticket, connection):
-            # Where a certificate is wanted and nothing can be sealed, only the Unix socket is left.
-            open_port = 0 if self.live is not None and not key else self._listener.port
-            ready = wire.Ready(port=open_port, ticket=ticket, nearby=self._listener.nearby, key=key)
+            ready = wire.Ready(port=here.port, ticket=ticket, nearby=self._listener.nearby, key=here.key)
             await context.write(wire.ExchangeMessage(ready=ready))
-            connecting = connection if open_port else weights_socket.by_unix_socket_only(connection)
-            seals = Seals(key, answers=True) if key else None
-            await weights_socket.swap_over(connecting, prepare, self._threads, seals)
+            await weights_socket.swap_over(here.met(connection), prepare, self._threads, here.seals())
 
     async def _rounds(self, stream: AsyncIterator[Any], context: Any) -> None:
         if (answerer := answerer_of(self._answerer)) is None:

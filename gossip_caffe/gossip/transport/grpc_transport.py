@@ -26,11 +26,11 @@ from gossip_caffe.gossip.transport.file_transfer import PULL_SILENCE_S, FileSink
 from gossip_caffe.gossip.transport.frame_codec import RawFrame
 from gossip_caffe.gossip.transport.frames import Incoming, header_of, rank_of, to_frames
 from gossip_caffe.gossip.transport.mpi.ranks import NoRanks, Ranks
+from gossip_caffe.gossip.transport.secure.sealed import way_to
 from gossip_caffe.gossip.transport.trades.calling import KeptConnections, open_kept
 from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire
 from gossip_caffe.grpc_runtime import grpc
 from gossip_caffe.security.live import live_of
-from gossip_caffe.security.sealing import Seals, can_seal
 from gossip_caffe.security.security import PLAIN, Security
 from gossip_caffe.system.unix_sockets import is_socket_in, socket_path
 from gossip_caffe.wire import gossip_pb2 as wire
@@ -179,10 +179,7 @@ class GrpcTransport:
         """The swap of weights with a partner that is ready: by MPI if it says so, else over a connection."""
         if (partner := rank_of(ready)) is not None:
             return self._ranks.swap(partner, ready.tag, ready.ticket, prepare, answers=False)
-        seals = None
-        if is_secured := bool(name_in(address)):
-            seals = Seals(ready.key, answers=False) if ready.key and can_seal() else None
-        host = "" if is_secured and seals is None else _host(address)  # by TCP sealed, or not at all
+        host, seals = way_to(_host(address), ready.key, is_secured=bool(name_in(address)))
         connecting = weights_socket.connect(host, ready.port, ready.ticket, ready.nearby)
         return weights_socket.swap_over(connecting, prepare, self._threads, seals)
 
@@ -302,8 +299,7 @@ class GrpcTransport:
                     told = dict(await call.initial_metadata() or ())
                 if BULK_PORT in told:
                     key = bytes(told.get(BULK_KEY, b""))
-                    seals = Seals(key, answers=False) if name_in(address) and key and can_seal() else None
-                    host = "" if name_in(address) and seals is None else _host(address)
+                    host, seals = way_to(_host(address), key, is_secured=bool(name_in(address)))
                     by_name = {} if host else {"nearby": str(told.get(BULK_NEARBY, ""))}
                     ticket = bytes(told[BULK_TICKET])
                     connected = await weights_socket.connect(host, int(told[BULK_PORT]), ticket, **by_name)

@@ -252,14 +252,6 @@ def _broken(sent: BaseException | None, received: BaseException | None) -> BaseE
     return SwapInterrupted(reason, all_sent, True)
 
 
-async def by_unix_socket_only(connecting: Awaitable[socket.socket]) -> socket.socket:
-    """The connection, if it does not leave this machine. Raises CannotConnect for one by TCP, which would be plain."""
-    wire = await connecting
-    if wire.family != socket.AF_UNIX:
-        raise CannotConnect("a connection by TCP cannot be sealed here: the package cryptography is missing")
-    return wire
-
-
 def is_own(wire: socket.socket) -> bool:
     """Whether the other end of a Unix socket belongs to the same user (SO_PEERCRED, unix(7)); True for TCP.
 

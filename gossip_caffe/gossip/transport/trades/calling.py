@@ -12,8 +12,8 @@ from gossip_caffe.gossip.codecs.message import Message
 from gossip_caffe.gossip.protocol.swap import Arriving, BothWays
 from gossip_caffe.gossip.protocol.transport import Prepare
 from gossip_caffe.gossip.transport import calls, weights_socket
+from gossip_caffe.gossip.transport.secure.sealed import way_to
 from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire
-from gossip_caffe.security.sealing import Seals, can_seal
 from gossip_caffe.wire import gossip_pb2 as wire
 
 Open = Callable[[], Awaitable[TradeWire]]
@@ -32,9 +32,7 @@ async def open_kept(channel: Any, host: str, offer: Message, *, is_secured: bool
     """
     asked = wire.KeepRequest(peer=offer.peer, job=offer.job, fingerprint=offer.fingerprint)
     ready = await calls.keep(channel, asked, KEEP_S)
-    seals = Seals(ready.key, answers=False) if is_secured and ready.key and can_seal() else None
-    if is_secured and seals is None:
-        host = ""
+    host, seals = way_to(host, ready.key, is_secured=is_secured)
     connected = await weights_socket.connect(host, ready.port, ready.ticket, ready.nearby)
     weights_socket.ready(connected)
     return TradeWire(connected, seals)

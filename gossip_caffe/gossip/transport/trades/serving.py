@@ -16,9 +16,9 @@ from gossip_caffe.gossip.transport import weights_socket
 from gossip_caffe.gossip.transport.frame_codec import FrameUnreadable
 from gossip_caffe.gossip.transport.listener import Listener
 from gossip_caffe.gossip.transport.secure.callers import Callers, turn_away
+from gossip_caffe.gossip.transport.secure.sealed import Offered, offered
 from gossip_caffe.gossip.transport.trades.trade_wire import TradeWire
 from gossip_caffe.grpc_runtime import grpc
-from gossip_caffe.security.sealing import Seals, new_key
 from gossip_caffe.wire import gossip_pb2 as wire
 
 MOST_KEPT = 1024
@@ -66,35 +66,29 @@ class TradeServing:
             await turn_away(context, why)
         if answerer_of(self._answerer()) is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this peer takes part in no rounds now")
-        key = new_key() if self._is_secured else b""
-        # Where a certificate is wanted and nothing can be sealed, only the Unix socket is left.
-        port = 0 if self._is_secured and not key else self._listener.port
+        here = offered(self._listener.port, is_secured=self._is_secured)
         told: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        serving = self._serve(request, told, key, by_unix_socket_only=not port)
+        serving = self._serve(request, told, here)
         task = self._connections.begin(serving, f"the trades of {request.peer[:64]}")
         ticket = await told
         for older in (self._kept.pop(request.peer, None), *self._too_many()):
             if older is not None:
                 older.cancel()
         self._kept[request.peer] = task
-        return wire.Ready(port=port, ticket=ticket, nearby=self._listener.nearby, key=key)
+        return wire.Ready(port=here.port, ticket=ticket, nearby=self._listener.nearby, key=here.key)
 
     def _too_many(self) -> list[asyncio.Task[None]]:
         return [self._kept.pop(peer) for peer in list(self._kept)[: max(0, len(self._kept) - MOST_KEPT + 1)]]
 
-    async def _serve(
-        self, caller: Any, told: asyncio.Future[bytes], key: bytes, *, by_unix_socket_only: bool
-    ) -> None:
+    async def _serve(self, caller: Any, told: asyncio.Future[bytes], here: Offered) -> None:
         """Wait for the connection, and answer its calls until it ends."""
         with self._listener.expecting() as (ticket, meeting):
             told.set_result(ticket)
             try:
                 async with asyncio.timeout(weights_socket.CONNECT_S):
-                    connected = await (
-                        weights_socket.by_unix_socket_only(meeting) if by_unix_socket_only else meeting
-                    )
+                    connected = await here.met(meeting)
                 _keep_alive(connected)
-                kept = TradeWire(connected, Seals(key, answers=True) if key else None)
+                kept = TradeWire(connected, here.seals())
                 while await self._answer_one(caller, kept):
                     pass
             except (OSError, FramesCorrupt, TimeoutError):
