@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from gossip_caffe.gossip.transport.weights_socket import CannotConnect
-from gossip_caffe.security.sealing import Seals, can_seal, new_key
+from gossip_caffe.security.sealing import SealBroken, Seals, can_seal, new_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,14 @@ def offered(port: int, *, is_secured: bool) -> Offered:
 def way_to(host: str, key: bytes, *, is_secured: bool) -> tuple[str, Seals | None]:
     """The host to connect to by TCP, "" if that may not be, and the seals of the calling side.
 
-    ``is_secured``: the other side has a certificate; ``key``: the key that came from it.
+    ``is_secured``: the other side has a certificate; ``key``: the key that came from it. Raises CannotConnect if it is
+    none.
     """
     if not is_secured:
         return host, None
-    seals = Seals(key, answers=False) if key and can_seal() else None
-    return ("" if seals is None else host), seals
+    if not key or not can_seal():
+        return "", None
+    try:
+        return host, Seals(key, answers=False)
+    except SealBroken as error:
+        raise CannotConnect(f"the connection for the weights cannot be sealed: {error}") from None
