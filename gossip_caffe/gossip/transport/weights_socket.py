@@ -111,19 +111,35 @@ def receive(wire: socket.socket, take: Callable[[memoryview], None], seals: Seal
     taken = 0
     while True:
         fill(wire, memoryview(head), taken, is_first=not taken)
-        length, crc32 = _HEAD.unpack(head)
-        if length > PIECE_BYTES:
-            raise FramesCorrupt(f"a frame of {length} bytes at {taken}, and the limit is {PIECE_BYTES}")
-        piece = scratch[: length + tag_bytes]
-        fill(wire, piece, taken)
-        if seals is not None:
-            piece = opened(seals, piece, head, taken)
+        length = piece_length(head, taken)
+        piece = fill_piece(wire, head, scratch[: length + tag_bytes], taken, seals)
         if length == 0:
             return
-        if seals is None and isal_zlib.crc32(piece) != crc32:
-            raise FramesCorrupt(f"the checksum of the frame at {taken} does not fit")
         take(piece)
         taken += length
+
+
+def piece_length(head: bytes | bytearray, taken: int) -> int:
+    """The length of the data of a frame, in bytes. Raises FramesCorrupt if it is over the limit."""
+    length, _ = _HEAD.unpack(head)
+    if length > PIECE_BYTES:
+        raise FramesCorrupt(f"a frame of {length} bytes at {taken}, and the limit is {PIECE_BYTES}")
+    return int(length)
+
+
+def fill_piece(
+    wire: socket.socket, head: bytes | bytearray, view: memoryview, taken: int, seals: Seals | None
+) -> memoryview:
+    """Receive the data of a frame into ``view``, which has its length, and check it. Returns it without its tag.
+
+    ``taken``: the bytes of weights before it. Raises OSError, ConnectionClosed, and FramesCorrupt.
+    """
+    fill(wire, view, taken)
+    if seals is not None:
+        return opened(seals, view, head, taken)
+    if len(view) and isal_zlib.crc32(view) != _HEAD.unpack(head)[1]:
+        raise FramesCorrupt(f"the checksum of the frame at {taken} does not fit")
+    return view
 
 
 def opened(seals: Seals, piece: memoryview, head: bytes | bytearray, taken: int) -> memoryview:

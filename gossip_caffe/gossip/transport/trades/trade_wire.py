@@ -124,32 +124,22 @@ class TradeWire:
             if length & _IS_HEADER and goes_on:
                 return head
             if length == 0:
-                if self._seals is not None:
-                    weights_socket.fill(self.connected, scratch[:TAG_BYTES], arriving.came_bytes)
-                    weights_socket.opened(self._seals, scratch[:TAG_BYTES], head, arriving.came_bytes)
+                tag = scratch[: self._tag_bytes]
+                weights_socket.fill_piece(self.connected, head, tag, arriving.came_bytes, self._seals)
                 if not goes_on:
                     return head
                 continue
             self._piece(head, arriving, scratch)
 
     def _piece(self, head: bytes, arriving: Arriving, scratch: memoryview) -> None:
-        length, crc32 = _HEAD.unpack(head)
         taken = arriving.came_bytes
-        if length > PIECE_BYTES:
-            raise FramesCorrupt(f"a frame of {length} bytes at {taken}, and the limit is {PIECE_BYTES}")
+        length = weights_socket.piece_length(head, taken)
         if isinstance(arriving, Placed) and self._seals is None:
-            piece = arriving.place(length)
-            weights_socket.fill(self.connected, piece, taken)
-            _check(piece, crc32, f"the frame at {taken}")
-            arriving.placed(piece)
+            place = arriving.place(length)
+            arriving.placed(weights_socket.fill_piece(self.connected, head, place, taken, None))
             return
-        piece = scratch[: length + self._tag_bytes]
-        weights_socket.fill(self.connected, piece, taken)
-        if self._seals is not None:
-            piece = weights_socket.opened(self._seals, piece, head, taken)
-        else:
-            _check(piece, crc32, f"the frame at {taken}")
-        arriving.take(piece)
+        view = scratch[: length + self._tag_bytes]
+        arriving.take(weights_socket.fill_piece(self.connected, head, view, taken, self._seals))
 
     def _head(self, taken: int, is_first: bool) -> tuple[bytes, int]:
         """The head of the next frame, and the descriptor that came with it, or -1."""
