@@ -151,8 +151,7 @@ class ScriptSide:
         except GossipCaffeError as error:
             self.failed = error
             self._send({"failed": error.message, "remedy": error.remedy})
-            self._send({"ended": int(error.exit_code)})
-            self._end_life()
+            self._end_life(int(error.exit_code))
             return
         self.serve()
         if self._loop is not None:
@@ -197,8 +196,7 @@ class ScriptSide:
         elif "stop" in message:
             if self._loop is not None:
                 self._loop.settle()
-            self._send({"ended": 0})
-            self._end_life()
+            self._end_life(0)
 
     def _build(self, message: dict[str, Any], fds: list[int]) -> None:
         self._spec = read_fields(EngineSpec, message["build"], "engine")
@@ -240,7 +238,8 @@ class ScriptSide:
         self.failed = None
         self._send({"started": True})
 
-    def _end_life(self) -> None:
+    def _end_life(self, code: int | None = None) -> None:
+        """Let go of all that the life had, and then tell the agent ``code``: an agent that heard it may rely on it."""
         self._loop = None
         self._engine = None
         self._rooms.clear()
@@ -248,6 +247,8 @@ class ScriptSide:
         if self.ring is not None:
             self.ring.close()
             self.ring = None
+        if code is not None:
+            self._send({"ended": code})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._control.send({**message, "life": self._life})
