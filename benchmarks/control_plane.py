@@ -150,6 +150,7 @@ class Agent:
         )
         reporting = Reporting(
             status=lambda: PeerStatus(self.name, "training", chunks_done=self.trained),
+            stepping_s=lambda: 0.0,
             key=KEYS.status(self.name),
             session=lambda: self.session,
             store=self.store,

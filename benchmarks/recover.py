@@ -17,18 +17,15 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from _fleet import Fleet, Torchrun, wait_for
 from _models import MODELS, write_solver
-from _peer_process import start_peer, wait_for_end
 
 from gossip_caffe.clock import SystemClock
 from gossip_caffe.cluster.etcd.server import EtcdServer
@@ -38,63 +35,11 @@ from gossip_caffe.job.spec.spec import JobSettings
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.observe.log.events import Event
-from gossip_caffe.observe.log.reading import read_history
-from gossip_caffe.observe.log.runs import one_by_one
 
-DEADLINE_S = 300.0
 AFTER_S = 10.0
 """How long is watched before a kill, and after it: the lease of five seconds ends, and the work is taken over."""
 
 JOB = "recover"
-
-
-@dataclass
-class Fleet:
-    """Peers of one job on this machine."""
-
-    endpoint: str
-    folder: Path
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def start(self) -> str:
-        name = f"p{len(self.processes)}"
-        log = self.folder / f"{name}.log"
-        self.processes[name] = start_peer(self.endpoint, JOB, name, self.folder, log)
-        return name
-
-    def events(self, name: str, *kinds: Event) -> list[tuple[float, Mapping[str, Any]]]:
-        """(monotonic seconds, event) of these kinds, in order."""
-        found = one_by_one(read_history(self.folder / "events", name).events)
-        return [(float(entry["m"]), entry) for entry in found if entry["event"] in kinds]
-
-    def steps(self, name: str) -> list[float]:
-        return [at for at, _ in self.events(name, Event.TRAINED)]
-
-    def in_flight(self, name: str) -> set[tuple[object, object]]:
-        """(epoch, chunk) that it owned at its end."""
-        owned: set[tuple[object, object]] = set()
-        for _, entry in self.events(name, Event.CLAIMED, Event.DONE, Event.RELEASED):
-            chunks = {(entry["epoch"], chunk) for chunk in entry["chunks"]}
-            owned = owned | chunks if entry["event"] == Event.CLAIMED else owned - chunks
-        return owned
-
-    @property
-    def living(self) -> list[str]:
-        return [name for name, process in self.processes.items() if process.poll() is None]
-
-    def stop(self) -> None:
-        for name in self.living:
-            self.processes[name].terminate()
-        for process in self.processes.values():
-            wait_for_end(process)
-
-
-def wait_for(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"not within {DEADLINE_S:.0f} s: {what}")
-        time.sleep(0.05)
 
 
 def longest_gap_s(steps: list[float], begin: float, end: float) -> float:
@@ -144,41 +89,21 @@ def join(fleet: Fleet) -> float:
 
 
 def torchrun_stopped_s(torchrun: str, workers: int, rng: random.Random, folder: Path) -> float:
-    """Seconds without a step of anybody's after one of the workers of an elastic PyTorch job is killed.
-
-    One agent with all workers and a c10d rendezvous: the form of torchrun that recovers most quickly.
-    """
-    folder.mkdir()
-    command = [torchrun, "--nnodes", "1", "--nproc-per-node", str(workers), "--max-restarts", "30"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    command += [str(Path(__file__).with_name("_torchrun_worker.py")), str(folder)]
-    ranks = range(workers)
-
-    def lines(rank: int) -> list[str]:
-        path = folder / f"{rank}.steps"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def steps(rank: int) -> list[float]:
-        return [float(line) for line in lines(rank)[:-1] if not line.startswith("pid")]
-
-    def started(rank: int) -> list[int]:
-        return [int(line.split()[1]) for line in lines(rank) if line.startswith("pid")]
-
-    with (folder / "torchrun.log").open("wb") as log:
-        agent = subprocess.Popen(command, stdout=log, stderr=log)
+    """Seconds without a step of anybody's after one of the workers of an elastic PyTorch job is killed."""
+    ranks, other = range(workers), Torchrun(torchrun, workers, folder)
+    other.start()
     try:
-        wait_for("torchrun's workers train", lambda: all(len(steps(rank)) > 20 for rank in ranks))
+        wait_for("torchrun's workers train", lambda: all(len(other.steps(rank)) > 20 for rank in ranks))
         at = time.monotonic()
-        os.kill(started(rng.choice(ranks))[-1], signal.SIGKILL)
+        os.kill(other.pids(rng.choice(ranks))[-1], signal.SIGKILL)
         wait_for(
             "they train again",
-            lambda: all(len(started(rank)) > 1 and steps(rank)[-1] > at + 1.0 for rank in ranks),
+            lambda: all(len(other.pids(rank)) > 1 and other.steps(rank)[-1] > at + 1.0 for rank in ranks),
         )
         time.sleep(2.0)
-        return max(longest_gap_s(steps(rank), at, max(steps(rank))) for rank in ranks)
+        return max(longest_gap_s(steps, at, max(steps)) for steps in map(other.steps, ranks))
     finally:
-        agent.terminate()
-        agent.wait(30)
+        other.stop()
 
 
 async def make_job(endpoint: str, solver_file: Path, settings: JobSettings) -> None:
@@ -216,7 +141,7 @@ def recovered(strategy: str, net: str, peers: int, repeats: int) -> Recovery:
         folder = Path(name)
         server = EtcdServer(folder / "etcd")
         server.start()
-        fleet = Fleet(server.endpoint, folder)
+        fleet = Fleet(server.endpoint, folder, JOB)
         try:
             solver = write_solver(MODELS[net], folder, max_iter=1_000_000)
             asyncio.run(make_job(server.endpoint, solver, JobSettings(strategy=strategy)))

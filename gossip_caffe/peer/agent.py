@@ -296,6 +296,7 @@ class Agent:
 
         return Reporting(
             status=status,
+            stepping_s=lambda: training.trainer.board.steps.sum_s,
             key=self._world.keys.status(self._record.peer),
             session=lambda: training.incarnation.session,
             store=self._world.store,

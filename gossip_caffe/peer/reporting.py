@@ -27,13 +27,14 @@ class Reporting:
     """Writes ``status()`` under ``key`` on the lease of ``session()``.
 
     The writes are not fenced, because nothing is decided by a status. ``living`` returns the number of peers that
-    train.
+    train, ``stepping_s`` the seconds that all iterations of this process have taken.
     """
 
     def __init__(
         self,
         *,
         status: Callable[[], PeerStatus],
+        stepping_s: Callable[[], float],
         key: str,
         session: Callable[[], LeaseSession],
         store: Store,
@@ -43,6 +44,7 @@ class Reporting:
         living: Callable[[], int],
     ) -> None:
         self._status = status
+        self._stepping_s = stepping_s
         self._key = key
         self._session = session
         self._store = store
@@ -74,6 +76,7 @@ class Reporting:
                 loss=_rounded(status.loss, FLOAT32_DIGITS),
                 learning_rate=rounded(status.learning_rate, FLOAT32_DIGITS),
                 stalled_share=rounded(status.stalled_share),
+                stepping_s=rounded(self._stepping_s()),
                 progress_samples=status.progress_samples,
                 distance=_rounded(status.consensus_distance),
                 owns=self._session().owns(),

@@ -28,7 +28,7 @@ from gossip_caffe.observe.metrics.values import (
 )
 from tests.fake_clock import FakeClock
 
-AROUND = Surroundings(2000.0, 100.0, 0.01, folder_free_bytes=10, folder_size_bytes=20)
+AROUND = Surroundings(2000.0, 100.0, 6.0, 0.01, folder_free_bytes=10, folder_size_bytes=20)
 TRAINING = TrainingFigures(
     samples=64,
     iterations=4,
@@ -110,6 +110,7 @@ def test_values_and_labels_are_those_of_the_figures() -> None:
 
     assert value("job_progress_ratio") == 0.5
     assert value("samples_trained_total") == 64
+    assert value("goodput_ratio") == 0.5
     assert value("state", state="training") == 1
     assert value("state", state="draining") == 0
     assert value("peers", state="training") == 2
@@ -122,6 +123,16 @@ def test_values_and_labels_are_those_of_the_figures() -> None:
     assert value("step_duration_seconds_bucket", le="0.002") == 2
     assert value("exchange_half_ratio_bucket", le="0.01") == 0
     assert value("exchange_half_ratio_bucket", le="0.03") == 1
+
+
+def test_samples_that_are_trained_again_count_once_in_the_goodput() -> None:
+    before = risen({}, dataclasses.replace(FIGURES, training=dataclasses.replace(TRAINING, samples=96)))
+    back = risen(before, dataclasses.replace(FIGURES, training=dataclasses.replace(TRAINING, samples=32)))
+    after = risen(back, FIGURES)
+    found = {value.metric.name: value for value in values_of(FIGURES, Tally(), after, AROUND)}
+    goodput = found["goodput_ratio"]
+    assert isinstance(goodput, Value)
+    assert goodput.value == pytest.approx(0.5 * 64 / 128)
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from gossip_caffe.observe.checker.goodput import Goodput, goodput
 from gossip_caffe.observe.checker.rounds import round_figures
 from gossip_caffe.observe.checker.run import Life, Run
 from gossip_caffe.observe.log.events import Event
@@ -43,7 +44,8 @@ class RunCounters:
     seconds from a kill until the first peer no longer counts the dead one as training. ``reclaim``: seconds until
     another peer has claimed the last of its chunks. ``mass_error``: the shift of the sum of all weights by
     half-applied exchanges. ``store_forgot``: the number of times that a peer found its last write missing. The counts
-    of records are None when the job's budget and data are not known.
+    of records are None when the job's budget and data are not known. ``goodput``: None when these or the pace of the
+    peers are not known.
     """
 
     peers: int
@@ -68,6 +70,7 @@ class RunCounters:
     faults: Mapping[str, int]
     detection: Spread
     reclaim: Spread
+    goodput: Goodput | None
 
     def words(self) -> list[tuple[str, str]]:
         """(Name, value) of each figure, as text."""
@@ -115,6 +118,7 @@ def counters(run: Run) -> RunCounters:
         faults=dict(sorted(Counter(str(line["fault"]) for line in run.faults()).items())),
         detection=Spread.of(detected),
         reclaim=Spread.of(reclaimed),
+        goodput=goodput(run),
     )
 
 

@@ -83,6 +83,7 @@ class MetricsServer:
     def __init__(self, tally: Tally, clock: Clock, folder: Path) -> None:
         self._tally = tally
         self._clock = clock
+        self._began_at = clock.monotonic()
         self._figures: Callable[[], Figures] | None = None
         self._rising: dict[str, Rising] = {}
         self._beat = Beat(clock)
@@ -145,6 +146,7 @@ class MetricsServer:
         around = Surroundings(
             wall_s=self._clock.wall(),
             monotonic_s=self._clock.monotonic(),
+            lived_s=self._clock.monotonic() - self._began_at,
             event_loop_lag_s=self._beat.lag_s,
             folder_free_bytes=self._disk.free_bytes,
             folder_size_bytes=self._disk.size_bytes,

@@ -130,6 +130,13 @@ SECTIONS = (
                 "data_stall_seconds_total", _C, "seconds", "Time for which the solver waited for a batch."
             ),
             Metric(
+                "goodput_ratio",
+                _G,
+                "",
+                "Share of this process's time in which the solver made iterations, without the samples that it trained"
+                " again. verify has the goodput of a whole run.",
+            ),
+            Metric(
                 "records_skipped_total", _C, "records", "Corrupt records that were left out of their batches."
             ),
         ),

@@ -50,10 +50,14 @@ RISING = ("samples_trained_total", "iterations_total", "data_stall_seconds_total
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Values of the process and its machine. None stands for a value that is not known."""
+    """Values of the process and its machine. None stands for a value that is not known.
+
+    ``lived_s``: seconds since the process began.
+    """
 
     wall_s: float
     monotonic_s: float
+    lived_s: float
     event_loop_lag_s: float = 0.0
     folder_free_bytes: int | None = None
     folder_size_bytes: int | None = None
@@ -76,6 +80,7 @@ def values_of(
     made += [Value(TABLE[name], count.total) for name, count in rising.items()]
     if figures.training is not None:
         made += _training(figures.training, figures.budget_samples, around)
+        made += _goodput(figures.training, rising["samples_trained_total"].total, around.lived_s)
     return [value for value in made if not isinstance(value, Value) or math.isfinite(value.value)]
 
 
@@ -152,6 +157,13 @@ def _training(
     yield from _known("device_memory_size_bytes", training.device_size_bytes or None)
     if training.steps is not None:
         yield _buckets("step_duration_seconds", training.steps.counts, training.steps.sum_s)
+
+
+def _goodput(training: TrainingFigures, trained_samples: float, lived_s: float) -> Iterator[Value]:
+    """The time of iterations over all of a peer's time, without the share of samples that it trained again."""
+    if training.steps is not None and trained_samples > 0 and lived_s > 0:
+        new = min(1.0, training.samples / trained_samples)
+        yield Value(TABLE["goodput_ratio"], min(1.0, new * training.steps.sum_s / lived_s))
 
 
 def _known(name: str, value: float | None) -> Iterator[Value]:
