@@ -33,8 +33,8 @@ from recover import make_job
 from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.job.spec.spec import JobSettings
 from gossip_caffe.observe.checker.goodput import Goodput
-from gossip_caffe.observe.checker.run import OBSERVER
 from gossip_caffe.observe.checker.verdict import Verdict, verdict_of
+from gossip_caffe.observe.history.run import OBSERVER
 
 JOB = "recover"
 

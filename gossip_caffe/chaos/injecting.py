@@ -23,7 +23,7 @@ from gossip_caffe.chaos.targeting import Target, Targeting
 from gossip_caffe.cluster.fleet.fleet import PeerProcess
 from gossip_caffe.cluster.supervision.supervisor import Supervisor
 from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
-from gossip_caffe.observe.checker.run import OBSERVER
+from gossip_caffe.observe.history.run import OBSERVER
 from gossip_caffe.system.folders import folder_within, open_within
 from gossip_caffe.system.unix_sockets import folder_of_sockets
 

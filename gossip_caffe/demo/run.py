@@ -27,7 +27,7 @@ from gossip_caffe.demo.script_run import DemoDisplay, Lines, ScriptRun, run_scri
 from gossip_caffe.errors import GossipCaffeError, UsageError
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec
-from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.history.account import account_of
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.reading import logs_of, read_histories
 from gossip_caffe.observe.report.picture import Curve, RunPicture, draw, lifelines_of

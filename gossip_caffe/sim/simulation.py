@@ -19,8 +19,8 @@ from gossip_caffe.checkpoint.manifest import MODEL
 from gossip_caffe.gossip.averaging.average import Mean
 from gossip_caffe.job.spec.spec import JobSettings
 from gossip_caffe.membership.keys import JobKeys
-from gossip_caffe.observe.checker.run import OBSERVER, Run
 from gossip_caffe.observe.checker.verdict import Verdict, verdict
+from gossip_caffe.observe.history.run import OBSERVER, Run
 from gossip_caffe.observe.report.page import page
 from gossip_caffe.sim.cluster import SimulatedCluster
 from gossip_caffe.sim.faults.faults import Fault, Kind, scheduled

@@ -12,7 +12,7 @@ import pytest
 from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings
-from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.history.account import account_of
 from tests.cluster_run import ClusterRun, cluster_run, memfds, wait_for
 from tests.tiny_job import TinyJob, write_job
 

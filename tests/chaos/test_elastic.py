@@ -14,7 +14,7 @@ from typing import Any
 from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec
-from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.history.account import account_of
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from tests.cluster_run import ClusterRun, cluster_run, wait_for

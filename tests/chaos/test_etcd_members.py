@@ -7,7 +7,7 @@ from pathlib import Path
 from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings
-from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.history.account import account_of
 from gossip_caffe.observe.log.events import Event
 from tests.cluster_run import cluster_run, wait_for
 from tests.etcd_trio import MEMBERS, etcd_trio

@@ -20,8 +20,8 @@ from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.etcd.store import Absent, Changed, ModifiedAt, Put, Reset
 from gossip_caffe.membership.fence import FencedWriter
 from gossip_caffe.membership.session import LeaseSession
-from gossip_caffe.observe.checker.account import account_of
 from gossip_caffe.observe.checker.verdict import InvariantStatus, verdict_of
+from gossip_caffe.observe.history.account import account_of
 from gossip_caffe.observe.log.events import Event, read_events
 from gossip_caffe.observe.log.reading import read_history
 from gossip_caffe.observe.log.runs import one_by_one

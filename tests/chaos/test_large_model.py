@@ -10,7 +10,7 @@ from gossip_caffe.data.sources.source import measure
 from gossip_caffe.gossip.protocol.offering import SWAP_FROM_VALUES
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings
-from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.history.account import account_of
 from gossip_caffe.observe.log.events import Event
 from tests.cluster_run import cluster_run, wait_for
 from tests.event_logs import read_logs

@@ -16,7 +16,7 @@ import pytest
 from gossip_caffe.data.sources.source import measure
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings
-from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.history.account import account_of
 from gossip_caffe.observe.log.events import Event, read_events
 from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.tiny_job import TinyJob, write_job

@@ -11,7 +11,7 @@ from gossip_caffe.data.sources.source import measure
 from gossip_caffe.errors import ExitCode
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings
-from gossip_caffe.observe.checker.account import account_of
+from gossip_caffe.observe.history.account import account_of
 from gossip_caffe.observe.log.events import Event, read_events
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 from tests.cluster_run import cluster_run, wait_for

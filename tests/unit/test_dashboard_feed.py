@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.dashboard import cards, figures
 from gossip_caffe.observe.dashboard.feed import Feed
 from gossip_caffe.observe.dashboard.server import KEPT_POINTS, Drawing
 from gossip_caffe.observe.dashboard.source import QUIET_S, News, RunFolder
 from gossip_caffe.observe.dashboard.speed import Speed
+from gossip_caffe.observe.history.run import Run
 from gossip_caffe.observe.report.gathered import MOST_OF_ONE, Gathered, Thinned
 from gossip_caffe.observe.report.history import lifelines, progress
 from gossip_caffe.observe.report.many_peers import MOST_LANES

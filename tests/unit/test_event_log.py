@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gossip_caffe.errors import EnvironmentProblem, UsageError
-from gossip_caffe.observe.checker.run import Run
+from gossip_caffe.observe.history.run import Run
 from gossip_caffe.observe.log.events import Event, read_events
 from gossip_caffe.observe.log.writing import JsonLinesLog
 from tests.fake_clock import FakeClock

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip_caffe.observe.checker.goodput import Lived, goodput, shares
-from gossip_caffe.observe.checker.run import Run
+from gossip_caffe.observe.history.run import Run
 
 STARTED = {
     "pid": 1, "schema": 2, "job": "tiny", "budget_samples": 40, "records": 40, "chunk_records": 10,

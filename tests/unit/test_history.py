@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.observe.checker.account import Account, account
+from gossip_caffe.observe.history.account import Account, account
 from gossip_caffe.observe.log.events import Event, read_events
 from gossip_caffe.observe.log.writing import JsonLinesLog
 from tests.fake_clock import FakeClock

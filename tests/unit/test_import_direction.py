@@ -54,7 +54,7 @@ INNER_FLOORS = {
     "solver": ("gpu", "engines", "checks", "evaluation", "timing"),
     "data": ("sources", "making"),
     "job": ("spec", "prototxts"),
-    "observe": ("log", "metrics", "export", "checker", "report", "views", "dashboard"),
+    "observe": ("log", "metrics", "export", "history", "checker", "report", "views", "dashboard"),
     "tune": ("study", "board", "search", "work", "views", "simulated"),
 }
 """Rooms within a room, from the ground up; the files that lie in the room itself stand on top of them."""

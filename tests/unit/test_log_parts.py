@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from gossip_caffe.cli.main import cli
 from gossip_caffe.errors import NotFound
-from gossip_caffe.observe.checker.account import account_of
-from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.checker.verdict import InvariantStatus, verdict, verdict_of
+from gossip_caffe.observe.history.account import account_of
+from gossip_caffe.observe.history.run import Run
 from gossip_caffe.observe.log.compressing import ClosedParts, compress
 from gossip_caffe.observe.log.events import Event, read_events
 from gossip_caffe.observe.log.following import LogFollower, LogTail

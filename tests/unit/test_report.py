@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.checker.verdict import CHECKS, verdict_on
+from gossip_caffe.observe.history.run import Run
 from gossip_caffe.observe.report.chart import Bar, Lane, Series, lanes, lines, thinned, ticks
 from gossip_caffe.observe.report.gathered import Gathered
 from gossip_caffe.observe.report.history import (

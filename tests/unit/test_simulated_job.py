@@ -12,7 +12,7 @@ from gossip_caffe.data.sources import source
 from gossip_caffe.gossip.transport.memory_transport import MemoryNetwork
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec
-from gossip_caffe.observe.checker.account import Account, account
+from gossip_caffe.observe.history.account import Account, account
 from gossip_caffe.shards.ledger import Ledger
 from gossip_caffe.sim.job import SimulatedJob
 from gossip_caffe.sim.peer import Pace

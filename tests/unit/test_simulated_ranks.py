@@ -11,7 +11,7 @@ import pytest
 from gossip_caffe.data.sources import source
 from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec
-from gossip_caffe.observe.checker.account import account
+from gossip_caffe.observe.history.account import account
 from gossip_caffe.sim.job import SimulatedJob
 from gossip_caffe.sim.peer import Pace
 from gossip_caffe.sim.virtual_time import run

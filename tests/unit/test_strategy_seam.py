@@ -14,7 +14,7 @@ from gossip_caffe.gossip.protocol.answering import Answering
 from gossip_caffe.gossip.protocol.local_peer import LocalPeer
 from gossip_caffe.gossip.protocol.outcome import Outcome, OutcomeKind
 from gossip_caffe.gossip.protocol.transport import Answerer, Carry
-from gossip_caffe.observe.checker.account import account
+from gossip_caffe.observe.history.account import account
 from gossip_caffe.peer.core.strategy import SharingFigures, Strategy, StrategyContext
 from gossip_caffe.sim.job import SimulatedJob
 from gossip_caffe.sim.peer import Pace

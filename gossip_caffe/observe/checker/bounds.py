@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
-from gossip_caffe.observe.checker.run import Life, Run
+from gossip_caffe.observe.checker.finding import Finding, Violation, concluded
+from gossip_caffe.observe.history.run import Life, Line, Run
 from gossip_caffe.observe.log.events import Event
 
 WARM_AFTER = 16

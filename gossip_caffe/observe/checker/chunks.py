@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
+from gossip_caffe.observe.checker.finding import Finding, Violation, concluded
 from gossip_caffe.observe.checker.rounds import applied_rounds
-from gossip_caffe.observe.checker.run import Chunk, Life, Run
+from gossip_caffe.observe.history.run import Chunk, Life, Line, Run
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.runs import batches_of, records_in
 

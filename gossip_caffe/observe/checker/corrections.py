@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gossip_caffe.observe.checker.finding import Line, Violation
-from gossip_caffe.observe.checker.run import Life
+from gossip_caffe.observe.checker.finding import Violation
+from gossip_caffe.observe.history.run import Life, Line
 from gossip_caffe.observe.log.events import Event
 
 APART = 1e-4

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from gossip_caffe.observe.checker.goodput import Goodput, goodput
 from gossip_caffe.observe.checker.rounds import round_figures
-from gossip_caffe.observe.checker.run import Life, Run
+from gossip_caffe.observe.history.run import Life, Run
 from gossip_caffe.observe.log.events import Event
 
 

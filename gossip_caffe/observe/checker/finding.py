@@ -5,13 +5,11 @@ A broken invariant comes with the events that show it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-Line = Mapping[str, Any]
-"""One event of a log, with its ``peer``."""
+from gossip_caffe.observe.history.run import Line
 
 
 class InvariantStatus(StrEnum):

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from gossip_caffe.observe.checker.finding import Line
-from gossip_caffe.observe.checker.run import Life, Run
+from gossip_caffe.observe.history.run import Life, Line, Run
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.runs import one_by_one
 

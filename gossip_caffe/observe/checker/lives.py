@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from gossip_caffe import errors
-from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
-from gossip_caffe.observe.checker.run import Life, Run
+from gossip_caffe.observe.checker.finding import Finding, Violation, concluded
+from gossip_caffe.observe.history.run import Life, Line, Run
 from gossip_caffe.observe.log.events import Event
 
 STANDS_STILL_S = 10.0

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gossip_caffe.observe.checker.finding import Finding, InvariantStatus, Line, Violation, concluded
-from gossip_caffe.observe.checker.run import Chunk, Life, Run
+from gossip_caffe.observe.checker.finding import Finding, InvariantStatus, Violation, concluded
+from gossip_caffe.observe.history.run import Chunk, Life, Line, Run
 from gossip_caffe.observe.log.events import Event
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gossip_caffe.observe.checker.corrections import corrections
-from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
-from gossip_caffe.observe.checker.run import Life, Run
+from gossip_caffe.observe.checker.finding import Finding, Violation, concluded
+from gossip_caffe.observe.history.run import Life, Line, Run
 from gossip_caffe.observe.log.events import Event
 
 Applied = Mapping[str, list[tuple[Life, Line]]]

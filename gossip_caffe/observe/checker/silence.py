@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gossip_caffe.observe.checker.finding import Finding, Line, Violation, concluded
-from gossip_caffe.observe.checker.run import Life, Run
+from gossip_caffe.observe.checker.finding import Finding, Violation, concluded
+from gossip_caffe.observe.history.run import Life, Line, Run
 from gossip_caffe.observe.log.events import Event
 
 UNNOTICED_S = 5.0

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gossip_caffe.observe.checker.account import Budgeted
 from gossip_caffe.observe.checker.bounds import bounded_half
 from gossip_caffe.observe.checker.chunks import durable_done, full_coverage
 from gossip_caffe.observe.checker.counting import RunCounters, counters
 from gossip_caffe.observe.checker.exchanges import finite_weights, same_model, whole_half
-from gossip_caffe.observe.checker.finding import Finding, InvariantStatus, Line
+from gossip_caffe.observe.checker.finding import Finding, InvariantStatus
 from gossip_caffe.observe.checker.lives import (
     clean_exit,
     coordinator_loss,
@@ -23,8 +22,9 @@ from gossip_caffe.observe.checker.lives import (
 from gossip_caffe.observe.checker.orders import known_writer
 from gossip_caffe.observe.checker.ownership import single_owner
 from gossip_caffe.observe.checker.rounds import whole_round
-from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.checker.silence import no_silent_end
+from gossip_caffe.observe.history.account import Budgeted
+from gossip_caffe.observe.history.run import Line, Run
 
 __all__ = [
     "CHECKS",

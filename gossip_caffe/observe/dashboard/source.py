@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gossip_caffe.clock import Clock
-from gossip_caffe.observe.checker.finding import Line
-from gossip_caffe.observe.checker.run import OBSERVER
+from gossip_caffe.observe.history.run import OBSERVER, Line
 from gossip_caffe.observe.log.following import LogFollower, LogTail
 from gossip_caffe.observe.log.of_one_job import OfOneJob
 from gossip_caffe.observe.log.parts import OPEN, peers_in

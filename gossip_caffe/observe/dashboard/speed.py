@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from gossip_caffe.observe.checker.finding import Line
+from gossip_caffe.observe.history.run import Line
 from gossip_caffe.observe.log.events import Event
 
 SPAN_S = 15.0

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gossip_caffe.observe.checker.finding import Line
-from gossip_caffe.observe.checker.run import Run
+from gossip_caffe.observe.history.run import Line, Run
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.tested import ConsensusTest
 

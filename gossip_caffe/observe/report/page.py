@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from gossip_caffe.observe.checker.run import Run
 from gossip_caffe.observe.checker.verdict import Finding, Verdict, verdict_on
+from gossip_caffe.observe.history.run import Run
 from gossip_caffe.observe.report.chart import lanes, lines
 from gossip_caffe.observe.report.gathered import Gathered
 from gossip_caffe.observe.report.history import (

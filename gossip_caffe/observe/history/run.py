@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from gossip_caffe.errors import NotFound, UsageError
-from gossip_caffe.observe.checker.account import Account, Budgeted, account
-from gossip_caffe.observe.checker.finding import Line
-from gossip_caffe.observe.checker.resumes import Resume
+from gossip_caffe.observe.history.account import Account, Budgeted, account
+from gossip_caffe.observe.history.resumes import Resume
 from gossip_caffe.observe.log.events import OLDEST_SCHEMA, SCHEMA_VERSION, Event, read_events
 from gossip_caffe.observe.log.reading import logs_of, read_histories
 
 OBSERVER = "observer.jsonl"
 """A file in the run folder: the injected faults, and the leftovers of the run (docs/internals/verify.md)."""
+
+Line = Mapping[str, Any]
+"""One event of a log, with its ``peer``."""
 
 Chunk = tuple[int, int]
 """(Epoch, number of the chunk)."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.errors import NotFound
-from gossip_caffe.observe.checker.resumes import Reading, Resume
+from gossip_caffe.observe.history.resumes import Reading, Resume
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.reading import logs_of, read_histories
 from gossip_caffe.observe.log.runs import one_by_one
