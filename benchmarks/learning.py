@@ -74,6 +74,8 @@ class Way:
 SLOW = 4.0
 _LINEAR = {"lr_scaling": "linear"}
 _OFTEN = {**_LINEAR, "cadence": "fixed", "exchange_every_iterations": "4"}
+_MEASURED = {**_LINEAR, "clip": "auto"}
+_BY_H = {**_MEASURED, "codec": "int4", "cadence": "fixed"}
 WAYS = {
     "one": Way(by_one_solver),
     "allreduce": Way(by_all_reduce),
@@ -85,6 +87,10 @@ WAYS = {
     "sync": Way(by_gossip, {"strategy": "sync"}, like="allreduce"),
     "default_slow": Way(by_gossip, like="allreduce", slow=SLOW),
     "sync_slow": Way(by_gossip, {"strategy": "sync"}, like="allreduce", slow=SLOW),
+    "allreduce_clip": Way(by_all_reduce, _MEASURED),
+    "clip": Way(by_gossip, _MEASURED, like="allreduce_clip"),
+    "clip_int4_h8": Way(by_gossip, {**_BY_H, "exchange_every_iterations": "8"}, like="allreduce_clip"),
+    "clip_int4_h4": Way(by_gossip, {**_BY_H, "exchange_every_iterations": "4"}, like="allreduce_clip"),
     "int8": Way(by_gossip, {"codec": "int8"}, like="allreduce"),
 }
 USUAL = ("one", "allreduce", "sync", "default", "fixed", "churn", "allreduce_linear", "linear")
@@ -269,7 +275,8 @@ def main() -> int:
                 found[way][seed] = learned
                 print(
                     f"seed {seed} {way:16} {learned.accuracy:6.2f}%  {learned.exchanges:5} exchanges  "
-                    f"{learned.payload_bytes / 1e6:8.1f} MB  distance {learned.distance:.2g}  {seconds:.0f} s",
+                    f"{learned.payload_bytes / 1e6:8.1f} MB  distance {learned.distance:.2g}  "
+                    f"clip {learned.clip:.3g}  {seconds:.0f} s",
                     flush=True,
                 )
     if not any(found.values()):

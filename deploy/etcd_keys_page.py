@@ -99,6 +99,12 @@ KEYS = (
         "the last 512 checkpoints whose announcements peers took back, and who did",
         "withdrawn",
     ),
+    (
+        "clip",
+        "no",
+        "the limit of gradients under `clip=auto`: `limit` (0: none fits) and its `reason`",
+        "clip",
+    ),
     ("tested", "no", "the newest test of the consensus: see `ConsensusTest`", "tested"),
     (
         "finished",

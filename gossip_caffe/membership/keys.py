@@ -212,6 +212,11 @@ class JobKeys:
         return f"{self.root}tested"
 
     @property
+    def clip(self) -> str:
+        """The key of the measured limit of gradients."""
+        return f"{self.root}clip"
+
+    @property
     def finished(self) -> str:
         """The key that exists once the job is finished."""
         return f"{self.root}finished"

@@ -60,6 +60,7 @@ from gossip_caffe.solver.evaluation.evaluation import CaffeEvaluator
 from gossip_caffe.solver.gpu.device import CPU, gpu_device, parse_gpu
 from gossip_caffe.solver.gpu.gpus import GUIDE, Gpu
 from gossip_caffe.solver.gpu.memory_gauge import open_gauge
+from gossip_caffe.solver.probing.probe import ProbeProcess
 from gossip_caffe.solver.script_link import ScriptLink
 from gossip_caffe.solver.solver_port import Solver, SolverProcess
 from gossip_caffe.system.folders import folder_within
@@ -146,6 +147,7 @@ async def run_alone(
             say=say,
             strategy=strategy_of(spec.settings),
             evaluator=_evaluator(built_from, counted, say),
+            probe=ProbeProcess(built_from, local_spec) if options.script_fd < 0 else None,
             local_spec=local_spec,
             offload=asyncio.to_thread,
             remote_store=remote_store,

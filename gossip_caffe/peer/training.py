@@ -36,6 +36,7 @@ from gossip_caffe.peer.sharing.partners_view import LivePartners
 from gossip_caffe.peer.store_news import StoreNews
 from gossip_caffe.peer.work.claiming import Claiming
 from gossip_caffe.peer.work.claims import Claims
+from gossip_caffe.peer.work.clipping import Clipping
 from gossip_caffe.peer.work.progress import Progress, look_after_s
 from gossip_caffe.peer.work.published_speed import publish_speed
 from gossip_caffe.peer.work.throughput import Throughput
@@ -127,6 +128,15 @@ class Training:
                 authenticated=world.authenticated,
             )
         )
+        self._clipping = Clipping(
+            world,
+            self.progress,
+            self.peer,
+            lambda: self.incarnation.writer,
+            lambda: self._leads,
+            lambda: len(self.training_peers),
+            lambda: len(view.members),
+        )
         self.checkpointing = Checkpointing(self)
         self._auditing = Auditing(world)
         self.healing = Healing(self)
@@ -156,6 +166,7 @@ class Training:
         tasks.spawn("claims", self._claiming.claim_and_settle())
         tasks.spawn("exchanges", self.strategy.run())
         tasks.spawn("progress", self._follow_progress())
+        tasks.spawn("clip", self._clipping.run())
         tasks.spawn("checkpoints", self.checkpointing.run())
         tasks.spawn("tests", self.testing.run())
         tasks.spawn("halts", self._halting.run())

@@ -26,7 +26,7 @@ from gossip_caffe.peer.core.dependencies import PeerDependencies
 from gossip_caffe.peer.core.strategy import MakeStrategy
 from gossip_caffe.peer.sharing.pairwise import pairwise
 from gossip_caffe.sim.faults.poisoning import Poisoners
-from gossip_caffe.sim.peer import MakeEngine, Pace, SimulatedPeer, address_of
+from gossip_caffe.sim.peer import MakeEngine, Pace, SimulatedPeer, SteppedProbe, address_of
 from gossip_caffe.sim.virtual_time import VirtualClock
 
 MESSAGE_S = (0.005, 0.02)
@@ -150,6 +150,7 @@ class SimulatedJob:
             log=log,
             say=_say_nothing,
             strategy=self._strategy,
+            probe=SteppedProbe(self.spec, self._make_engine, pace, self.clock),
             authenticated=self._authenticated,
         )
         peer = SimulatedPeer(world, store, self._sources, self._make_engine, name, pace)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gossip_caffe import __version__
 from gossip_caffe.background import checked_by_owner, owned, within
+from gossip_caffe.clock import Clock
 from gossip_caffe.data.loader import Sources
 from gossip_caffe.data.loader_port import Loader
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.data.stepped_loader import SteppedLoader
+from gossip_caffe.job.spec.spec import JobSpec
 from gossip_caffe.membership.members import PeerRecord
 from gossip_caffe.peer.agent import Agent
 from gossip_caffe.peer.core.dependencies import PeerDependencies
@@ -23,6 +25,7 @@ from gossip_caffe.sim.virtual_time import VirtualClock
 from gossip_caffe.solver.board import WeightBoard
 from gossip_caffe.solver.engines.engine import EngineSpec, SolverEngine, engine_spec
 from gossip_caffe.solver.engines.layout import WeightLayout
+from gossip_caffe.solver.probing.gradient_lengths import Batch, gradient_lengths
 from gossip_caffe.solver.solver_port import Solver
 from gossip_caffe.solver.stepped_solver import SteppedSolver
 
@@ -56,6 +59,30 @@ class Pace:
 def address_of(name: str) -> str:
     """The address of a machine of the simulation; it has one port."""
     return f"{name}{PORT}"
+
+
+class SteppedProbe:
+    """The twin of ``ProbeProcess``: it measures in this process, and takes the virtual time of its iterations."""
+
+    def __init__(self, spec: JobSpec, make_engine: MakeEngine, pace: Pace, clock: Clock) -> None:
+        self._spec = spec
+        self._make_engine = make_engine
+        self._pace = pace
+        self._clock = clock
+
+    async def lengths(self, batches: Sequence[Batch]) -> list[float]:
+        """The lengths of the job's first gradients."""
+        spec = self._spec
+        found = gradient_lengths(
+            self._make_engine,
+            engine_spec(spec, "simulated"),
+            spec.data,
+            spec.schedule,
+            batches,
+            spec.first_record,
+        )
+        await self._clock.sleep(self._pace.step_s * len(found))
+        return found
 
 
 class SimulatedPeer:
@@ -216,8 +243,14 @@ class _Timed:
         self.draw_noise_from = engine.draw_noise_from
         self.skip = engine.skip
         self.outputs = engine.outputs
+        self.clip_gradients = engine.clip_gradients
         self._engine = engine
         self._clock = clock
+
+    @property
+    def gradient_length(self) -> float:
+        """The length of the last gradient."""
+        return self._engine.gradient_length
 
     def step(self, ring: BatchRing, batches: int, learning_rate: float) -> float:
         """Make one iteration; returns the loss."""

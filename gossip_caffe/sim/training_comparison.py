@@ -27,10 +27,12 @@ from gossip_caffe.errors import UsageError
 from gossip_caffe.gossip.protocol.outcome import OutcomeKind
 from gossip_caffe.job.prototxts.prototxt import Document, edited
 from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec.gradient_clip import UNKNOWN, GradientClip, fitted, given, scaling, unmeasurable
 from gossip_caffe.job.spec.learning_rate import Ramp, factor, rate
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec, with_overrides
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.peer.sharing.strategies import strategy_of
+from gossip_caffe.peer.work.clipping import first_batches
 from gossip_caffe.shards.epochs import ChunkId, Epochs
 from gossip_caffe.shards.stream import RecordStream
 from gossip_caffe.sim.faults.poisoning import Poison, Poisoned, Poisoners
@@ -39,6 +41,7 @@ from gossip_caffe.sim.peer import Pace
 from gossip_caffe.sim.virtual_time import run
 from gossip_caffe.solver.engines.engine import engine_spec
 from gossip_caffe.solver.engines.pycaffe_engine import PycaffeEngine, as_file, keep_quiet
+from gossip_caffe.solver.probing.gradient_lengths import gradient_lengths
 
 JOB = "course"
 
@@ -72,7 +75,7 @@ class TrainingResult:
     ``seconds``: virtual seconds. ``payload_bytes``: bytes of weights, both ways. ``steady_per_s``: iterations per
     virtual second of each peer, between a tenth and nine tenths of the run. ``distance``: the mean distance of all
     exchanges. ``too_far``: halves that were refused as too long. ``healed``: the number of times that a peer returned
-    to the consensus. ``spoilt``: spoilt messages.
+    to the consensus. ``spoilt``: spoilt messages. ``clip``: the limit of gradients, 0.0 without one.
     """
 
     accuracy: float
@@ -87,6 +90,7 @@ class TrainingResult:
     too_far: int = 0
     healed: int = 0
     spoilt: int = 0
+    clip: float = 0.0
 
 
 def by_gossip(course: TrainingComparison) -> TrainingResult:
@@ -137,7 +141,8 @@ def _learned(job: SimulatedJob, accuracy: float, killed: int) -> TrainingResult:
     begin = min(at[0] for at in steps.values() if at)
     lasted_s = max(at[-1] for at in steps.values() if at) - begin
     first, last = begin + 0.1 * lasted_s, begin + 0.9 * lasted_s
-    applied = [event for log in job.logs.values() for event in log.events if _was_applied(event)]
+    events = [event for log in job.logs.values() for event in log.events]
+    applied = list(filter(_was_applied, events))
     distances = [float(str(event["distance"])) for event in applied]
     return TrainingResult(
         accuracy=accuracy,
@@ -151,8 +156,11 @@ def _learned(job: SimulatedJob, accuracy: float, killed: int) -> TrainingResult:
         distance=float(np.mean(distances)) if distances else 0.0,
         killed=killed,
         weights=next(iter(job.peers.values())).trainer.layout.exchanged,
-        too_far=sum(map(_was_too_far, (event for log in job.logs.values() for event in log.events))),
-        healed=sum(event["event"] == Event.HEALED.value for log in job.logs.values() for event in log.events),
+        too_far=sum(map(_was_too_far, events)),
+        healed=sum(event["event"] == Event.HEALED.value for event in events),
+        clip=max(
+            (float(str(event["limit"])) for event in events if event["event"] == Event.CLIP), default=0.0
+        ),
     )
 
 
@@ -213,11 +221,13 @@ def by_all_reduce(course: TrainingComparison) -> TrainingResult:
         solver_text=_with_batches(spec.solver_for_peer, peers),
         iter_size=peers,
     )
+    clip = _clip_of(spec)
     ring = BatchRing.create(spec.data.tops, spec.data.batch_records, peers)
     sources = OpenSources(spec.data, spec.settings.seed)
     engine = PycaffeEngine(built_from, ring)
     samples = steps = 0
-    ramp = Ramp(1.0, 0, factor(spec.settings.lr_scaling, peers))
+    engine.clip_gradients(clip.limit * peers)  # of the sum of the passes, as the solver's own
+    ramp = Ramp(1.0, 0, factor(scaling(spec.settings, clip), peers))
     for count in _fed(spec, ring, sources):
         warm = ramp.at(samples, spec.settings.warmup * spec.budget_samples)
         batches = ring.ready
@@ -232,7 +242,18 @@ def by_all_reduce(course: TrainingComparison) -> TrainingResult:
         accuracy = accuracy_of(spec, model)
     sources.close()
     ring.close()
-    return TrainingResult(accuracy, iterations={"all": steps}, weights=engine.layout.exchanged)
+    return TrainingResult(
+        accuracy, iterations={"all": steps}, weights=engine.layout.exchanged, clip=clip.limit
+    )
+
+
+def _clip_of(spec: JobSpec) -> GradientClip:
+    """The job's limit of gradients, measured as a peer measures it."""
+    clip = given(spec.settings)
+    if clip is not UNKNOWN or unmeasurable(spec):
+        return clip
+    built_from = engine_spec(spec, "simulated")
+    return fitted(gradient_lengths(PycaffeEngine, built_from, spec.data, spec.schedule, first_batches(spec)))
 
 
 def _with_batches(solver_text: str, peers: int) -> str:

@@ -27,6 +27,7 @@ _LOSS, _RATE, _STALLED_S, _STEP_S, _ROUND_WAIT_S = 24, 25, 26, 27, 28
 RATE_FACTOR = 32
 # The durations of iterations: the float64 word of their sum, and the first of the words that count them by buckets.
 _STEPS_S, _STEP_COUNTS = 33, 128
+_CLIP = 34  # a float64
 
 
 class BoardHeader:
@@ -115,6 +116,15 @@ class BoardHeader:
         """Agent: set the samples that other peers have trained, and the factor on the learning rate."""
         self._words[_OTHERS_SAMPLES] = others_samples
         self._reals[RATE_FACTOR] = rate_factor
+
+    @property
+    def clip(self) -> float:
+        """Written by the agent: the limit of the gradient's length, beside the solver's own; 0.0: there is none."""
+        return float(self._reals[_CLIP])
+
+    def set_clip(self, limit: float) -> None:
+        """Agent: set the limit of the gradient's length; 0.0: none."""
+        self._reals[_CLIP] = limit
 
     @property
     def flush(self) -> bool:

@@ -50,6 +50,7 @@ class SolverLoop:
         self._monotonic = monotonic
         self._iteration = self._batches = self._samples = 0
         self._rated_at, self._rate = (-1, 0.0), 0.0
+        self._clip = 0.0
         self._display = Display(spec.display, spec.average_loss)
         self._displayed = displayed
         self._stuck = StuckLoss()
@@ -156,6 +157,12 @@ class SolverLoop:
             self._rated_at, self._rate = at, rate(self._schedule, at[0]) * at[1]
         return self._rate
 
+    def clip_as_told(self) -> None:
+        """Let the engine limit the gradients of the next step as the agent says."""
+        if (clip := self._board.clip) != self._clip:
+            self._engine.clip_gradients(clip)
+            self._clip = clip
+
     @property
     def _job_iteration(self) -> int:
         """The number of the job's next iteration."""
@@ -169,6 +176,7 @@ class SolverLoop:
         """
         records = sum(self._ring.records_of(self._ring.tail + index) for index in range(batches))
         iteration, learning_rate = self._job_iteration, self.learning_rate
+        self.clip_as_told()
         started = self._monotonic()
         loss = self._engine.step(self._ring, batches, learning_rate)
         if took_s is None:

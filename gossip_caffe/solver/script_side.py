@@ -130,6 +130,7 @@ class ScriptSide:
             if batches := self._loop.batches_due:
                 if self._engine is not None:
                     self._engine.set_rate(self._loop.learning_rate)
+                    self._loop.clip_as_told()
                 self._began_at = time.monotonic()
                 return batches
             self._loop.settle()

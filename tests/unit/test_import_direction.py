@@ -51,7 +51,7 @@ INNER_FLOORS = {
     "checkpoint": ("formats",),
     "gossip": ("averaging", "codecs", "policy", "protocol", "rounds", "transport"),
     "membership": ("etcd",),
-    "solver": ("gpu", "engines", "checks", "evaluation", "timing"),
+    "solver": ("gpu", "engines", "checks", "evaluation", "timing", "probing"),
     "data": ("sources", "making"),
     "job": ("spec", "prototxts"),
     "observe": ("log", "metrics", "export", "history", "checker", "report", "views", "dashboard"),

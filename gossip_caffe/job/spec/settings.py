@@ -52,6 +52,11 @@ class JobSettings:
     """Which partners a peer asks: docs/internals/protocol.md#partners."""
     lr_scaling: str = "sqrt"
     """The learning rate's factor for n living peers: √n, n or 1; also `--lr-scaling`."""
+    clip: str = "none"
+    """The limit of the gradient's length while several peers train, beside the solver's own `clip_gradients`: the
+    smaller one counts. `auto`: half the median length of the first gradients, measured once for the job
+    (docs/strategies.md#a-rate-for-many-peers); `none`; or a number. With `linear` and `auto` the factor is √n until the
+    limit is known, and where none can be."""
     warmup: float = 0.05
     """The share of the budget over which a peer's learning rate reaches that factor from the schedule's own, and again
     after a jump in membership. The rate falls at once."""
@@ -89,7 +94,14 @@ class JobSettings:
     else 1."""
 
 
-LATER_SETTINGS = ("layer_ranks", "strategy", "sync_every_iterations", "sync_wait_s", "sync_start_peers")
+LATER_SETTINGS = (
+    "layer_ranks",
+    "clip",
+    "strategy",
+    "sync_every_iterations",
+    "sync_wait_s",
+    "sync_start_peers",
+)
 """Settings that older versions do not have: with its default none of them is part of a job's fingerprint."""
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -124,6 +136,10 @@ RANGES = {
 }
 
 
+AUTO, NO_CLIP = "auto", "none"
+LARGEST_CLIP = 1e30
+
+
 def with_overrides(settings: JobSettings, overrides: typing.Mapping[str, str]) -> JobSettings:
     """The settings with some fields replaced, given as text. Raises UsageError with the field and its valid values."""
     known = {field.name: field for field in dataclasses.fields(JobSettings)}
@@ -151,4 +167,17 @@ def checked_setting(name: str, value: Any, where: str) -> Any:
     if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
         low, high = RANGES[name]
         raise UsageError(f"{where}: out of range", remedy=f"give a value from {low} to {high}")
+    if name == "clip":
+        _check_clip(value, where)
     return checked_store_url(value) if name == "checkpoint_store" else value
+
+
+def _check_clip(value: str, where: str) -> None:
+    if value in {AUTO, NO_CLIP}:
+        return
+    try:
+        fits = 0 < float(value) <= LARGEST_CLIP
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UsageError(f"{where}: unknown", remedy=f"give {AUTO}, {NO_CLIP}, or a number above 0")

@@ -61,6 +61,7 @@ class Event(StrEnum):
     HEALED = "healed"  # cause, partner, exchange, source: the consensus replaced the peer's own weights
     LOADER_DIED = "loader-died"  # cause
     PROGRESS = "progress"  # iteration, samples, loss, learning_rate, stalled_share
+    CLIP = "clip"  # limit, reason: of gradients while several peers train; 0.0: none
     WEIGHED = "weighed"  # weight, reason: the throughput by which others plan this peer's shard
     CERTIFICATE = (
         "certificate"  # names, job, issuer, serial, ends_s: in use from now on; or fault: files not used

@@ -28,6 +28,7 @@ from gossip_caffe.shards.epochs import Epochs
 from gossip_caffe.shards.planner import Planner
 from gossip_caffe.solver.evaluation.evaluation import Evaluator
 from gossip_caffe.solver.gpu.memory_gauge import GpuGauge
+from gossip_caffe.solver.probing.probe import GradientProbe
 
 _BY_DEFAULT = Ignored(print, MemoryLog(), SystemClock())
 
@@ -41,6 +42,7 @@ class PeerDependencies:
     * ``say`` prints a line for people. ``said`` holds the lines of ``say_once``.
     * ``strategy`` makes the strategy by which peers share what they learn.
     * ``evaluator`` tests weights; None where nothing can test them.
+    * ``probe`` measures the job's first gradients; None where the solver is not made of the job's own net.
     * ``local_spec`` is the job with the paths of this machine; None when the job's own paths are right here.
     * ``offload`` runs long arithmetic outside of the event loop's thread; None: it runs in that thread.
     * ``remote_store`` is the job's store of checkpoints, which does not end with its peers; None: the job has none.
@@ -69,6 +71,7 @@ class PeerDependencies:
     say: Callable[[str], None]
     strategy: MakeStrategy
     evaluator: Evaluator | None = None
+    probe: GradientProbe | None = None
     local_spec: JobSpec | None = None
     offload: Offload | None = None
     remote_store: UrlStore | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gossip_caffe.job.spec.gradient_clip import UNKNOWN, GradientClip, given, scaling
 from gossip_caffe.job.spec.learning_rate import Ramp, factor
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec
 from gossip_caffe.membership.etcd.polling import poll_interval_s
@@ -28,16 +29,22 @@ def samples_of_others(job_samples: int, own_done_samples: int) -> int:
 
 
 def steered_rate(
-    ramp: Ramp | None, settings: JobSettings, living: int, progress_samples: int, budget_samples: int
+    ramp: Ramp | None,
+    settings: JobSettings,
+    living: int,
+    progress_samples: int,
+    budget_samples: int,
+    clip: GradientClip = UNKNOWN,
 ) -> tuple[Ramp, float]:
     """The factor of the schedule's learning rate while ``living`` peers train, and the ramp for the next call.
 
     A peer begins (``ramp`` None) with the schedule's own rate, which is factor 1. The factor rises to the scaling for
-    so many peers within the warm-up's share of the budget, and rises again when more peers have joined.
+    so many peers within the warm-up's share of the budget, and rises again when more peers have joined, or when the
+    job's ``clip`` becomes known.
     """
     length = settings.warmup * budget_samples
     begun = ramp if ramp is not None else Ramp(1.0, progress_samples, 1.0)
-    turned = begun.turned(factor(settings.lr_scaling, living), progress_samples, length)
+    turned = begun.turned(factor(scaling(settings, clip), living), progress_samples, length)
     return turned, turned.at(progress_samples, length)
 
 
@@ -45,6 +52,7 @@ class Progress:
     """The progress of the whole job, read from the ledger's done marks.
 
     ``samples``: the job's samples that are done. ``folded``: the number of epochs, from the first on, that are done.
+    ``clip``: the job's limit of gradients.
     """
 
     def __init__(self, spec: JobSpec, epochs: Epochs) -> None:
@@ -54,6 +62,7 @@ class Progress:
         self.samples = 0
         self._most_samples = 0
         self._ramp: Ramp | None = None
+        self.clip = given(spec.settings)
 
     @property
     def finished(self) -> bool:
@@ -75,9 +84,13 @@ class Progress:
         self.folded = ledger.folded
 
     def steer(self, board: WeightBoard, own_done_samples: int, living: int) -> None:
-        """Tell the solver how many samples other peers have trained, and the factor of its learning rate."""
+        """Tell the solver how many samples other peers have trained, the factor of its learning rate, and the clip.
+
+        A lone peer has no clip: it trains as plain Caffe does.
+        """
         others = samples_of_others(self.samples, own_done_samples)
         self._ramp, factor = steered_rate(
-            self._ramp, self._spec.settings, living, self.samples, self._spec.budget_samples
+            self._ramp, self._spec.settings, living, self.samples, self._spec.budget_samples, self.clip
         )
+        board.set_clip(self.clip.limit if living > 1 else 0.0)  # before the factor that needs it
         board.set_pace(others, factor)

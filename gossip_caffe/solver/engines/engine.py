@@ -104,6 +104,19 @@ class SolverEngine(Protocol):
         """
         ...
 
+    @property
+    def gradient_length(self) -> float:
+        """The length of the last step's gradient before it was clipped; 0.0 where no limit was set."""
+        ...
+
+    def clip_gradients(self, limit: float) -> None:
+        """Shorten gradients from now on to the length ``limit``, before the solver's own clip_gradients is applied.
+
+        The length is that of Caffe's clip_gradients: L2 over all parameters, of the sum over the passes of an
+        iteration. ``limit``: 0.0 for no limit, inf to measure ``gradient_length`` only.
+        """
+        ...
+
     def outputs(self) -> list[NetOutput]:
         """Return the outputs of the last forward pass, in Caffe's order."""
         ...

@@ -24,6 +24,7 @@ class NumpyEngine:
         rng = np.random.default_rng(spec.seed)
         self._flat = (0.01 * rng.standard_normal(self.layout.size)).astype(np.float32)
         self._velocity = np.zeros_like(self._flat)
+        self._limit = self.gradient_length = 0.0
 
     def read_weights(self, out: NDArray[np.float32]) -> None:
         """Copy the weights to ``out``, shape (layout.size,)."""
@@ -56,6 +57,10 @@ class NumpyEngine:
     def skip(self, passes: int) -> None:
         """Do nothing: this engine makes no data of its own."""
 
+    def clip_gradients(self, limit: float) -> None:
+        """Shorten gradients to the length ``limit``; 0.0: no limit, inf: only measure them."""
+        self._limit = limit
+
     def outputs(self) -> list[NetOutput]:
         """Return no outputs: this engine has no net."""
         return []
@@ -69,6 +74,10 @@ class NumpyEngine:
                 raise RuntimeError("step was called without a batch in the ring")
             loss += self._add_gradient(batch.arrays[0], batch.arrays[1], gradient) / batches
             ring.release()
+        if self._limit:
+            self.gradient_length = math.sqrt(float(np.dot(gradient, gradient)))
+            if self.gradient_length > self._limit:
+                gradient *= np.float32(self._limit / self.gradient_length)
         self._velocity *= np.float32(MOMENTUM)
         self._velocity += np.float32(learning_rate / batches) * gradient
         self._flat -= self._velocity

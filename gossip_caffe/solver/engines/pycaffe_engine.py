@@ -26,6 +26,7 @@ from gossip_caffe.solver.engines import source_layer
 from gossip_caffe.solver.engines.blob_access import BlobAccess, HostBlobs
 from gossip_caffe.solver.engines.device_blobs import Pointer, device_blobs
 from gossip_caffe.solver.engines.engine import EngineSpec, NetOutput, seeds_drawn
+from gossip_caffe.solver.engines.gradients import Gradients
 from gossip_caffe.solver.engines.layout import Entry, WeightLayout
 from gossip_caffe.solver.engines.net_structure import structure_of
 from gossip_caffe.solver.engines.trained_net import frozen_parameters, needs_whole_batches, trained_layers
@@ -84,6 +85,8 @@ class PycaffeEngine:
         self._blobs = parameters.blobs
         self.layout = replace(parameters.layout, structure=structure_of(self._solver.net, spec.sources))
         self._values, self.remark = access_to(self._blobs, self.layout, gpu)
+        self._gradients = Gradients(self._blobs)
+        self._has_callback = False
         self._losses = [
             (blob, weight)
             for blob, weight in zip(self._solver.net._blobs, self._solver.net._blob_loss_weights, strict=True)
@@ -149,6 +152,18 @@ class PycaffeEngine:
         """Skip passes by the method ``skip_passes`` of the net's own Python layers. Raises ModelError when it fails."""
         skip_passes(self._solver.net, passes)
 
+    @property
+    def gradient_length(self) -> float:
+        """The length of the last step's gradient before it was clipped; 0.0 before ``clip_gradients`` was called."""
+        return self._gradients.length
+
+    def clip_gradients(self, limit: float) -> None:
+        """Shorten gradients to ``limit`` before Caffe's own clip_gradients; 0.0: no limit, inf: only measure them."""
+        self._gradients.limit = limit
+        if not self._has_callback:  # Caffe has no way to take a callback back
+            self._solver.add_callback(lambda: None, self._gradients.clip)
+            self._has_callback = True
+
     def outputs(self) -> list[NetOutput]:
         """Return copies of the net's output blobs, with their loss weights."""
         net = self._solver.net
@@ -194,6 +209,7 @@ class PycaffeEngine:
             loss += float(self._loss()) / batches
         for blob in self._blobs:
             blob.diff[...] *= np.float32(self._iter_size / batches)
+        self._gradients.clip()  # Caffe's callbacks are called in Step only
         self._solver.apply_update()
         if _gossip is not None:
             _gossip.set_iteration(
