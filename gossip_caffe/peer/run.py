@@ -147,7 +147,7 @@ async def run_alone(
             say=say,
             strategy=strategy_of(spec.settings),
             evaluator=_evaluator(built_from, counted, say),
-            probe=ProbeProcess(built_from, local_spec) if options.script_fd < 0 else None,
+            probe=_probe(options, built_from, local_spec),
             local_spec=local_spec,
             offload=asyncio.to_thread,
             remote_store=remote_store,
@@ -316,6 +316,12 @@ def _once(peer: str, warn: Say) -> Say:
             warn(f"{peer}: {line}")
 
     return notice
+
+
+def _probe(options: PeerOptions, built_from: EngineSpec, spec: JobSpec) -> ProbeProcess | None:
+    """The measurement of first gradients; None where the solver is a script's, or not Caffe's."""
+    is_caffes = options.script_fd < 0 and built_from.engine == "pycaffe"
+    return ProbeProcess(built_from, spec) if is_caffes else None
 
 
 def _evaluator(built_from: EngineSpec, log: EventLog, say: Say) -> CaffeEvaluator | None:

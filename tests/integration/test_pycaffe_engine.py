@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from caffe import _gossip
 
 from gossip_caffe.checkpoint.formats.caffemodel import write_caffemodel
 from gossip_caffe.errors import EnvironmentProblem, ModelError
+from gossip_caffe.job.spec.gradient_clip import fitted
 from gossip_caffe.job.spec.learning_rate import rate
 from gossip_caffe.job.spec.spec import TopSpec
+from gossip_caffe.peer.work.clipping import first_batches
 from gossip_caffe.solver.board import Flat
 from gossip_caffe.solver.engines import pycaffe_engine, source_layer
 from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.engines.layout import view
 from gossip_caffe.solver.engines.pycaffe_engine import PycaffeEngine, with_fixed_rate
+from gossip_caffe.solver.probing.gradient_lengths import gradient_lengths
+from gossip_caffe.solver.probing.probe import ProbeProcess
 from tests.caffe_jobs import HIDDEN, MOMENTUM, Job, write_job
 from tests.descriptors import open_descriptors
 
@@ -83,6 +88,71 @@ def test_after_50_iterations_the_weights_are_those_of_a_bare_caffe_solver_bit_fo
     assert np.array_equal(weights_of(engine), bare_weights(bare, engine))
     assert np.abs(weights_of(engine) - start).max() > 0.01
     assert ring.tail == ITERATIONS * job.spec.iter_size
+
+
+@pytest.mark.parametrize(
+    ("bare_limit", "own_limit", "limit", "iter_size"),
+    [(0.5, -1.0, 0.5, 1), (1.5, -1.0, 1.5, 3), (0.5, 2.0, 0.5, 1), (0.4, 0.4, 1.0, 1)],
+    ids=["limit alone", "passes summed", "above the solver's own", "below the solver's own"],
+)
+def test_a_limit_clips_as_caffes_clip_gradients_does_and_the_smaller_one_counts(
+    tmp_path: Path, bare_limit: float, own_limit: float, limit: float, iter_size: int
+) -> None:
+    (tmp_path / "bare").mkdir()
+    settings = f"{STEP} iter_size: {iter_size}"
+    bare_job = write_job(tmp_path / "bare", f"{settings} clip_gradients: {bare_limit}")
+    job = write_job(tmp_path, f"{settings} clip_gradients: {own_limit}")
+    ring = job.ring()
+    engine = PycaffeEngine(job.engine_spec(), ring)
+    bare = bare_solver(bare_job, weights_of(engine), engine)
+    engine.clip_gradients(limit)
+    lengths = []
+    for iteration in range(ITERATIONS):
+        job.feed(ring, iter_size)
+        engine.step(ring, iter_size, rate(job.spec.schedule, iteration))
+        lengths.append(engine.gradient_length)
+    bare.step(ITERATIONS)
+    assert sum(length > limit for length in lengths) > 5, "otherwise nothing was clipped"
+    assert np.allclose(weights_of(engine), bare_weights(bare, engine), rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_limit_again_the_gradient_is_whole(tmp_path: Path) -> None:
+    job = write_job(tmp_path, STEP)
+    found = []
+    for limits in ((1e-6, 0.0), ()):
+        ring = job.ring()
+        engine = PycaffeEngine(job.engine_spec(), ring)
+        for limit in limits:
+            engine.clip_gradients(limit)
+        job.feed(ring, 1)
+        engine.step(ring, 1, 0.05)
+        found.append(weights_of(engine))
+    assert np.array_equal(found[0], found[1])
+
+
+async def test_the_first_gradients_are_measured_alike_by_every_process_and_leave_no_trace(
+    tmp_path: Path,
+) -> None:
+    job = write_job(tmp_path, f"{STEP} iter_size: 2")
+    probe = ProbeProcess(job.engine_spec(), job.spec)
+    batches = first_batches(job.spec)
+    lengths = await probe.lengths(batches)
+    assert lengths == await probe.lengths(batches)
+    assert len(lengths) == len(batches) // 2
+    assert fitted(lengths).limit > 0
+    in_this_process = gradient_lengths(
+        PycaffeEngine, job.engine_spec(), job.spec.data, job.spec.schedule, batches
+    )
+    assert np.allclose(lengths, in_this_process, rtol=1e-4)
+
+
+async def test_a_net_that_caffe_refuses_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    job = write_job(tmp_path, STEP)
+    broken = replace(
+        job.engine_spec(), solver_text=job.engine_spec().solver_text.replace('"xavier"', '"none"')
+    )
+    with pytest.raises(ModelError, match="none"):
+        await ProbeProcess(broken, job.spec).lengths(first_batches(job.spec))
 
 
 @pytest.mark.parametrize(

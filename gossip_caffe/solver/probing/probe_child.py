@@ -11,7 +11,6 @@ import sys
 
 from gossip_caffe.job.spec.data_spec import DataSpec
 from gossip_caffe.job.spec.spec import RateSchedule, read_fields
-from gossip_caffe.solver.child import make_engine
 from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.probing.gradient_lengths import gradient_lengths
 from gossip_caffe.system.children import Control, run_child
@@ -22,10 +21,12 @@ def serve(control: Control) -> None:
     received = control.receive(None)
     if received is None:
         return
+    from gossip_caffe.solver.engines.pycaffe_engine import PycaffeEngine  # noqa: PLC0415 - only this child may
+
     request = received[0]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     lengths = gradient_lengths(
-        make_engine,
+        PycaffeEngine,
         read_fields(EngineSpec, request["build"], "engine"),
         read_fields(DataSpec, request["data"], "data"),
         read_fields(RateSchedule, request["schedule"], "schedule"),
