@@ -31,6 +31,9 @@ def blocks(size: int) -> Iterator[slice]:
 class HalfStats:
     """The figures of a half: the ``distance`` of the two sides, and the half's sum ``total`` and length ``norm``.
 
+    ``noise`` is the part of ``norm``² that the codec's rounding has brought, as far as the own rounding tells. The
+    distance is without it.
+
     ``own_norm`` is the length of the own weights (inf if not measured), ``their_norm`` that of the partner's (0 if not
     measured). ``by`` is the carrier of the partner's weights, if a log is to name it.
     """
@@ -41,13 +44,29 @@ class HalfStats:
     own_norm: float = math.inf
     their_norm: float = 0.0
     by: str = ""
+    noise: float = 0.0
+
+    @property
+    def estimate(self) -> float:
+        """The distance, below zero where the rounding of both sides was less than the own one lets expect.
+
+        A mean of many estimates is right; a mean of distances is too large when they are as short as the noise.
+        """
+        if not self.noise or not 0 < self.own_norm < math.inf:
+            return self.distance
+        return (self.norm**2 - self.noise) / self.own_norm**2
+
+    @property
+    def signal_norm(self) -> float:
+        """The length of the half without the noise of rounding."""
+        return math.sqrt(max(0.0, self.norm**2 - self.noise)) if self.noise else self.norm
 
 
 class HalfStatsBuilder:
     """The figures of a half that is computed piece by piece."""
 
     def __init__(self) -> None:
-        self._squares = self._own = self._total = self._other = 0.0
+        self._squares = self._own = self._total = self._other = self._noise = 0.0
 
     def add(self, squares: float, own: float, total: float) -> None:
         """Add ‖half‖², ‖own‖² and the half's sum of one more piece."""
@@ -59,6 +78,14 @@ class HalfStatsBuilder:
         """Add the partner's ‖weights‖² of one more piece."""
         self._other += squares
 
+    def add_noise(self, squares: float) -> None:
+        """Add ‖Q(own) − own‖² of the own rounding.
+
+        The partner's rounding is as strong where the two are near each other, and only there the noise matters. It is
+        not taken from what the partner sends: a partner could hide a long half in it. Both together are halved.
+        """
+        self._noise += squares / 2
+
     @property
     def is_finite(self) -> bool:
         """Whether every value of both sides is finite: a NaN or an Inf on either side is also in their difference."""
@@ -67,11 +94,12 @@ class HalfStatsBuilder:
     def result(self) -> HalfStats:
         """The figures of the whole."""
         return HalfStats(
-            _relative(self._squares, self._own),
+            _relative(max(0.0, self._squares - self._noise), self._own),
             self._total,
             math.sqrt(self._squares),
             math.sqrt(self._own),
             math.sqrt(self._other),
+            noise=self._noise,
         )
 
 
@@ -82,13 +110,17 @@ def _relative(squares: float, own: float) -> float:
     return 1.0 if squares else 0.0
 
 
-def halve(mine: Flat, other: Flat, out: Flat, weighs_other: bool = False) -> HalfStats:
+def halve(
+    mine: Flat, other: Flat, out: Flat, weighs_other: bool = False, own_noise: float = 0.0
+) -> HalfStats:
     """Write ½(other − mine) to ``out``, and return its figures, accumulated in float64.
 
     All three have the same shape (values,); ``out`` may be one of the other two. With ``mine`` and ``other`` swapped,
     the result is the exact opposite. ``weighs_other``: also compute the length of ``other``, in another pass.
+    ``own_noise``: ‖Q(own) − own‖², where ``mine`` is Q(own).
     """
     tally = HalfStatsBuilder()
+    tally.add_noise(own_noise)
     if weighs_other:
         tally.add_other(compiled.sum_of_squares(other))
     tally.add(*compiled.halve(mine, other, out))

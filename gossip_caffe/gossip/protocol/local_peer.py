@@ -50,9 +50,8 @@ class Offloader:
 class LocalPeer:
     """One peer in all its exchanges.
 
-    ``mean_distance`` is the running consensus distance, None before the first exchange. ``blobs`` are the sizes of the
-    exchanged blobs, in values. ``half_limit`` and ``warm`` are explained at ``Bound``, ``half_clip`` at ``Clip``.
-    ``limits_rate``: a partner that offers too often is refused.
+    ``blobs`` are the sizes of the exchanged blobs, in values. ``half_limit`` and ``warm`` are explained at ``Bound``,
+    ``half_clip`` at ``Clip``. ``limits_rate``: a partner that offers too often is refused.
 
     A new peer refuses offers as NOT_TRAINING until ``accepting`` is set to None.
     """
@@ -76,7 +75,7 @@ class LocalPeer:
         self._accepting: Refusal | None = Refusal.NOT_TRAINING
         self.generation = 0
         """The number of times that this peer stopped exchanging. A half from an earlier generation is not applied."""
-        self.mean_distance: float | None = None
+        self._mean_distance: float | None = None
         self.name = name
         self.job = job
         self.fingerprint = fingerprint
@@ -90,6 +89,11 @@ class LocalPeer:
         self.bound = Bound(half_limit, weights.exchanged, warm)
         self.clip = Clip(half_clip)
         self.rates = OfferRates() if limits_rate else None
+
+    @property
+    def mean_distance(self) -> float | None:
+        """The running consensus distance; None before the first exchange."""
+        return None if self._mean_distance is None else max(0.0, self._mean_distance)
 
     @property
     def accepting(self) -> Refusal | None:
@@ -119,15 +123,15 @@ class LocalPeer:
         share = self.clip.share(figures.norm) if not self.bound.warming else 1.0
         if share < 1.0:
             own_half *= np.float32(share)
-        self.apply(own_half, figures.distance)
+        self.apply(own_half, figures.estimate)
         self.clip.note(partner, figures.norm, figures.total, share)
         return share
 
     def apply(self, own_half: Flat, apart: float) -> None:
-        """Let the solver add a half, shape (exchanged,), float32. ``apart``: the distance of the two sides."""
+        """Let the solver add a half, shape (exchanged,), float32. ``apart``: the estimated distance of both sides."""
         self.weights.add_correction(own_half)
-        self.bound.note_applied(math.sqrt(apart))
-        self.mean_distance = running_mean(self.mean_distance, apart)
+        self.bound.note_applied(math.sqrt(max(0.0, apart)))
+        self._mean_distance = running_mean(self._mean_distance, apart)
 
     def reach(self, half: HalfStats) -> Reach:
         """The distance by which a half would move this peer, and whether it is beyond the limit."""

@@ -64,9 +64,8 @@ def halved(sent: EncodedSnapshot, other: Flat, mine: Flat, weighs_other: bool = 
 
     ``mine`` must hold the snapshot. ``weighs_other``: also compute the length of ``other``.
     """
-    if sent.codec != "float32":  # float32 sends the values unchanged
-        CODECS[sent.codec].decode(sent.payload, mine)
-    return halve(mine, other, mine, weighs_other)
+    noise = CODECS[sent.codec].settle(sent.payload, mine)
+    return halve(mine, other, mine, weighs_other, noise)
 
 
 def answered(

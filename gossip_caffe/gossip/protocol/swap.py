@@ -164,12 +164,14 @@ class OutgoingWeights:
     """A snapshot that is being sent: ``mine``, shape (exchanged,), float32.
 
     ``rounds``: the partner gets ``mine`` rounded to float16, else unchanged. ``payload`` is None if the payload is made
-    piece by piece; ``gone`` then counts the values that were sent.
+    piece by piece; ``gone`` then counts the values that were sent. ``noise``: ‖Q(own) − own‖² of a payload that is
+    made before it is sent.
     """
 
     mine: Flat
     rounds: bool
     payload: Payload | None
+    noise: float = 0.0
     gone: SentProgress = field(default_factory=SentProgress)
 
     @classmethod
@@ -185,8 +187,7 @@ class OutgoingWeights:
         if codec == "float32" or (codec == "float16" and most <= FLOAT16_MAX):
             return cls(mine, codec == "float16", None)
         payload = codec_named(codec).encode(mine, blobs, rng)
-        CODECS[codec].decode(payload, mine)
-        return cls(mine, False, payload)
+        return cls(mine, False, payload, CODECS[codec].settle(payload, mine))
 
     def pieces(self) -> Iterator[memoryview]:
         """The payload in order, piece by piece. A piece is valid until the next one is requested."""
@@ -307,6 +308,7 @@ class IncomingWeights:
                 return Refusal.CORRUPT_FRAME, str(error)
             finally:
                 self._whole = bytearray()
+            self._tally.add_noise(self._leaving.noise)
             self._add(self._mine, other)
         elif self._here != self._mine.size:
             return Refusal.CORRUPT_FRAME, f"{self._here} of {self._mine.size} values came"
