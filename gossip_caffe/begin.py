@@ -16,9 +16,11 @@ import sys
 
 TYPE_CHECKING = False  # ``typing`` is imported later
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PATH = "PYTHONPATH"
+_PARENT = "--parent"
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 PROTOBUF, POLLING = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "GRPC_POLL_STRATEGY"
 _USUALLY, _RARELY = (700, 10, 10), (50_000, 20, 1000)
 """Arguments of gc.set_threshold: those of Python 3.11, and those of a process that begins."""
@@ -27,6 +29,32 @@ _USUALLY, _RARELY = (700, 10, 10), (50_000, 20, 1000)
 def python_command(module: str, *words: str) -> list[str]:
     """The command that runs a module of this package as a child. Its environment must be ``for_python()``."""
     return [sys.executable, "-P", os.path.abspath(__file__), module, *words]  # noqa: PTH100 - see above
+
+
+def dying_with(parent: int, number: int, command: Sequence[str]) -> list[str] | None:
+    """Make a command of ``python_command`` request the signal ``number`` for the end of its parent as it begins.
+
+    ``parent``: the parent's process id. None: the command is of another program.
+    """
+    begun = python_command("")[:-1]
+    if list(command[: len(begun)]) != begun:
+        return None
+    return [*begun, _PARENT, str(parent), str(number), *command[len(begun) :]]
+
+
+def die_with_parent(parent: int, number: int = _SIGKILL) -> None:
+    """Ask the kernel to send this process the signal ``number`` when its parent ends.
+
+    ``parent``: the process that created this process. If it is gone before the request takes effect, the process gets
+    the signal at once. The request survives ``exec`` of an ordinary binary.
+    """
+    import ctypes  # noqa: PLC0415 - see above
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def for_python() -> dict[str, str | None]:
@@ -148,5 +176,8 @@ def _this_package() -> None:
 
 if __name__ == "__main__":
     working_folder_last()
+    if sys.argv[1] == _PARENT:
+        die_with_parent(int(sys.argv[2]), int(sys.argv[3]))
+        del sys.argv[1:4]
     _this_package()
     _run(sys.argv.pop(1))

@@ -20,7 +20,7 @@ from gossip_caffe.errors import (
     StoreError,
     UsageError,
 )
-from gossip_caffe.system.children import Control
+from gossip_caffe.system.control import Control
 from gossip_caffe.system.processes import no_room, spawn
 
 _ERRORS: dict[int, type[GossipCaffeError]] = {

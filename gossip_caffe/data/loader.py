@@ -24,7 +24,7 @@ from gossip_caffe.data.sources.lmdb_environment import take_notices
 from gossip_caffe.data.sources.source import RecordSource, open_source
 from gossip_caffe.errors import CorruptRecord
 from gossip_caffe.job.spec.spec import DataSpec, read_fields
-from gossip_caffe.system.children import Control, run_child
+from gossip_caffe.system.control import Control, run_child
 
 WAIT_FOR_SLOT_S = 0.2
 _LOOK_EVERY_S = 0.002

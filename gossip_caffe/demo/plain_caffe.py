@@ -11,7 +11,7 @@ import json
 import sys
 from typing import Any
 
-from gossip_caffe.system.processes import die_with_parent
+from gossip_caffe.begin import die_with_parent
 
 
 def train(solver: str, iterations: int, every: int) -> None:

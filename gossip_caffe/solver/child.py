@@ -23,7 +23,7 @@ from gossip_caffe.solver.engines.display import Displayed
 from gossip_caffe.solver.engines.engine import EngineSpec, SolverEngine
 from gossip_caffe.solver.history import HistoryRoom
 from gossip_caffe.solver.loop import SolverLoop
-from gossip_caffe.system.children import Control, run_child
+from gossip_caffe.system.control import Control, run_child
 
 IDLE_LOOK_S = 0.02
 """The period in which a solver without batches looks for corrections: peers average also when no data is left."""

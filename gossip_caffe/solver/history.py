@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.background import thread
 from gossip_caffe.system.sharedmem import SharedMemory
 
 BIG_BYTES = 1 << 20
@@ -90,6 +89,8 @@ class HistoryRoom:
         if self._memory.size_bytes < BIG_BYTES:
             do()
             return None
+        from gossip_caffe.background import thread  # noqa: PLC0415 - it imports asyncio: most solvers need none
+
         return thread(do, "room for history")
 
     def _mapped(self, size_bytes: int) -> SharedMemory:

@@ -22,7 +22,7 @@ from gossip_caffe.solver.engines.engine import EngineSpec, SolverEngine
 from gossip_caffe.solver.engines.place import ALONE, LayerRank
 from gossip_caffe.solver.history import HistoryRoom
 from gossip_caffe.solver.loop import SolverLoop
-from gossip_caffe.system.children import Control
+from gossip_caffe.system.control import Control
 
 
 class ScriptsEngine(SolverEngine, Protocol):

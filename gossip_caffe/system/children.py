@@ -1,17 +1,14 @@
 """A peer's child processes: they are started, exchange messages over a socket, are awaited, and never outlive the peer.
 
-Messages are JSON objects with a length prefix, on a Unix stream socket; file descriptors can be sent along. The last
-part of a child's stderr is kept, because Caffe prints there why it aborts.
+Messages are JSON objects with a length prefix, on a Unix stream socket; file descriptors can be sent along. The
+child's side is in ``control.py``. The last part of a child's stderr is kept, because Caffe prints there why it aborts.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -21,15 +18,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from gossip_caffe.begin import collect_as_usual, python_command
-from gossip_caffe.errors import ExitCode, GossipCaffeError
-from gossip_caffe.system.messages import LENGTH, MessageSocket
-from gossip_caffe.system.processes import die_with_parent, end_descriptor, no_room, spawn
+from gossip_caffe.begin import python_command
+from gossip_caffe.system.control import CONTROL_FD
+from gossip_caffe.system.messages import MessageSocket
+from gossip_caffe.system.processes import end_descriptor, no_room, spawn
 
 LOG = logging.getLogger(__name__)
 KEPT_STDERR_LINES = 200
 _KEPT_LINE_BYTES = 4096
-_MAX_FDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,82 +42,6 @@ class ChildEnd:
     def how(self) -> str:
         """The end as text: "exit 3" or "killed by SIGKILL"."""
         return f"exit {self.code}" if self.code >= 0 else f"killed by {signal.Signals(-self.code).name}"
-
-
-class Control:
-    """The child's end of the socket."""
-
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._buffer = b""
-        self._fds: list[int] = []
-
-    @property
-    def fd(self) -> int:
-        """The socket's descriptor, for polling together with others."""
-        return self._socket.fileno()
-
-    def receive(self, timeout_s: float | None) -> tuple[dict[str, Any], list[int]] | None:
-        """Receive the next message and its descriptors; None when none comes within ``timeout_s``.
-
-        Raises EOFError when the parent is gone.
-        """
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        while True:
-            if len(self._buffer) >= LENGTH.size:
-                (length,) = LENGTH.unpack_from(self._buffer)
-                if len(self._buffer) >= LENGTH.size + length:
-                    body = self._buffer[LENGTH.size : LENGTH.size + length]
-                    self._buffer = self._buffer[LENGTH.size + length :]
-                    message = json.loads(body)
-                    count = message.pop("fds", 0)
-                    fds, self._fds = self._fds[:count], self._fds[count:]
-                    return message, fds
-            if not poller.poll(None if timeout_s is None else timeout_s * 1000):
-                return None
-            try:
-                data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_FDS)
-            except ConnectionResetError:
-                data = b""  # the parent closed it without reading our last messages
-            if not data:
-                raise EOFError("the control socket is closed")
-            for fd in fds:
-                os.set_inheritable(fd, False)
-            self._buffer += data
-            self._fds += fds
-
-    def send(self, message: Mapping[str, object]) -> None:
-        """Send a message to the parent. If the parent is gone, the next ``receive`` raises."""
-        body = json.dumps(message).encode()
-        try:
-            self._socket.sendall(LENGTH.pack(len(body)) + body)
-        except ConnectionError:
-            pass
-
-
-def run_child(serve: Callable[[Control], None]) -> int:
-    """Run a child process until ``serve`` returns or the parent ends. Returns the exit code.
-
-    An error that the user can correct is sent to the parent as {"failed": one line, "remedy": …}.
-    """
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    options = parser.parse_args()
-    die_with_parent(options.parent)
-    collect_as_usual()
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):  # the agent alone decides about these
-        signal.signal(number, signal.SIG_IGN)
-    control = Control(options.control_fd)
-    try:
-        serve(control)
-    except EOFError:
-        return ExitCode.OK
-    except GossipCaffeError as error:
-        control.send({"failed": error.message, "remedy": error.remedy})
-        return error.exit_code
-    return ExitCode.OK
 
 
 class Child:
@@ -172,7 +92,7 @@ class Child:
             undo.callback(os.close, reader)
             done.callback(os.close, writer)
             os.set_blocking(writer, True)
-            words = ("--control-fd", str(theirs.fileno()), "--parent", str(os.getpid()), *self._arguments)
+            words = (CONTROL_FD, str(theirs.fileno()), *self._arguments)
             command = python_command(self._module, *words)
             process = spawn(
                 command, pass_fds=[theirs.fileno()], stdout=writer, stderr=writer, environment=environment

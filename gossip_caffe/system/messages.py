@@ -1,6 +1,6 @@
 """A socket for messages within an event loop: JSON objects with a length prefix, with file descriptors beside them.
 
-The other end is ``children.Control``, which polls.
+The other end is ``control.Control``, which polls.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import asyncio
 import json
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-LENGTH = struct.Struct("<I")
+from gossip_caffe.system.control import LENGTH
+
 _PIECE_BYTES = 1 << 16
 
 

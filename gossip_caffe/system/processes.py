@@ -6,7 +6,6 @@ thread that lives as long as the process: the main thread.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -17,12 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from gossip_caffe.begin import for_python
+from gossip_caffe.begin import dying_with, for_python
 from gossip_caffe.errors import EnvironmentProblem
 from gossip_caffe.system.launch import without_rank
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _ASK_AND_EXEC = """
 import ctypes, os, signal, sys
 parent, number, program, *arguments = sys.argv[1:]
@@ -36,20 +33,9 @@ os.execv(program, arguments)
 """
 """A Python script that requests the signal and then executes the program. It takes 20 ms, and serves any program.
 
-It does the same as ``die_with_parent``, and restores the two signals that every Python process ignores.
+It restores the two signals that every Python process ignores. A child that runs a module of this package asks by
+itself instead, as it begins (``begin.py``).
 """
-
-
-def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> None:
-    """Ask the kernel to send this process ``signal_number`` when its parent ends.
-
-    ``parent_pid``: the parent that created this process. If it is gone before the request takes effect, the process
-    ends at once. The request survives ``exec`` of an ordinary binary.
-    """
-    if _LIBC.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:
-        os.kill(os.getpid(), signal_number)
 
 
 def is_alive(pid: int) -> bool:
@@ -137,10 +123,12 @@ def spawn(
     program = shutil.which(arguments[0])
     if program is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), arguments[0])
-    asking = [sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC, str(os.getpid()), str(int(death_signal))]
+    parent, number = os.getpid(), int(death_signal)
+    asking = [sys.executable, "-I", "-S", "-c", _ASK_AND_EXEC, str(parent), str(number)]
+    command = dying_with(parent, number, arguments) or [*asking, str(Path(program).absolute()), *arguments]
     merged = {**os.environ, **without_rank(os.environ), **for_python(), **(environment or {})}
     return subprocess.Popen(
-        [*asking, str(Path(program).absolute()), *arguments],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,

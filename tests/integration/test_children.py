@@ -20,7 +20,7 @@ DEADLINE_S = 30.0
 
 ECHO = """
     import os, sys
-    from gossip_caffe.system.children import Control
+    from gossip_caffe.system.control import Control
 
     control = Control(int(sys.argv[2]))
     try:

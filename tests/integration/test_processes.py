@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import gossip_caffe
+from gossip_caffe.begin import python_command
 from gossip_caffe.system.processes import spawn
 
 pytestmark = pytest.mark.integration
@@ -37,8 +38,12 @@ def ended(pid: int) -> bool:
         os.close(watched)
 
 
+OUR_MODULE = python_command("http.server", "--bind", "127.0.0.1", "0")
+"""Any module serves that goes on."""
+
+
 @pytest.mark.parametrize(
-    "program", [["sleep", "600"], [sys.executable, "-c", "import time; time.sleep(600)"]]
+    "program", [["sleep", "600"], [sys.executable, "-c", "import time; time.sleep(600)"], OUR_MODULE]
 )
 def test_a_program_of_any_kind_dies_with_its_parent(program: list[str]) -> None:
     parent = f"""
@@ -56,14 +61,15 @@ def test_a_program_of_any_kind_dies_with_its_parent(program: list[str]) -> None:
     assert ended(pid)
 
 
-def test_a_program_whose_parent_dies_while_it_is_being_started_does_not_live_on() -> None:
+@pytest.mark.parametrize("program", [["sleep", "600"], OUR_MODULE])
+def test_a_program_whose_parent_dies_while_it_is_being_started_does_not_live_on(program: list[str]) -> None:
     """Whenever the kill comes: before the fork, before the request, between that and exec, after it."""
-    parent = """
+    parent = f"""
         import sys
         from gossip_caffe.system.processes import spawn
         print("ready", flush=True)
         while True:
-            print(spawn(["sleep", "600"]).pid, flush=True)
+            print(spawn({program!r}).pid, flush=True)
     """
     for pause_s in (0.0, 0.01, 0.02, 0.05):
         with subprocess.Popen(

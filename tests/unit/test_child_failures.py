@@ -17,7 +17,7 @@ from gossip_caffe.system.children import Child
 
 SAYS = """
     import sys, time
-    from gossip_caffe.system.children import Control
+    from gossip_caffe.system.control import Control
 
     control = Control(int(sys.argv[2]))
     control.send({"said": 1})

@@ -31,7 +31,7 @@ from gossip_caffe.solver.engines.place import LayerRank
 from gossip_caffe.solver.script_link import ScriptLink
 from gossip_caffe.solver.script_side import ScriptSide
 from gossip_caffe.solver.solver_port import SolverProcess
-from gossip_caffe.system.children import Control
+from gossip_caffe.system.control import Control
 
 BATCH = 4
 DEADLINE_S = 30.0

@@ -1,4 +1,7 @@
-"""The weights of a cluster's living peers, fetched without etcd and without a disk, when both may have failed."""
+"""The weights of a cluster's living peers, fetched without etcd and without a disk, when both may have failed.
+
+The code of exchanges is imported when weights are fetched: most clusters fetch none.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.checkpoint.formats.caffemodel import write_caffemodel
-from gossip_caffe.gossip.codecs.message import Message
-from gossip_caffe.gossip.consensus import mean_of
-from gossip_caffe.gossip.protocol.transport import Transport
 from gossip_caffe.peer.core.overseer import WeightsAt
-from gossip_caffe.peer.joining.resuming import VISITOR
 from gossip_caffe.solver.engines.layout import WeightLayout
+
+if TYPE_CHECKING:
+    from gossip_caffe.gossip.protocol.transport import Transport
 
 DEADLINE_S = 20.0
 
@@ -44,6 +47,10 @@ async def living_weights(
     job: str, weights_of: Mapping[str, WeightsAt], progress_samples: int, transport: Transport
 ) -> LivingWeights | None:
     """Fetch the weights of the peers with the most common model, and average them; None when no peer answers."""
+    from gossip_caffe.gossip.codecs.message import Message  # noqa: PLC0415
+    from gossip_caffe.gossip.consensus import mean_of  # noqa: PLC0415
+    from gossip_caffe.peer.joining.resuming import VISITOR  # noqa: PLC0415
+
     models = Counter(weights_at.layout.fingerprint for weights_at in weights_of.values())
     if not models:
         return None

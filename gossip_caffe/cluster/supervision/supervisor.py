@@ -36,7 +36,6 @@ from gossip_caffe.errors import (
     StoreUnavailable,
     UsageError,
 )
-from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.jobs import load_job
 from gossip_caffe.membership.keys import JobKeys
@@ -235,6 +234,8 @@ class Supervisor:
         """Fetch the mean weights of this machine's peers that have trained; None when no such peer answers."""
         if not hasattr(self, "fleet"):
             return None
+        from gossip_caffe.gossip.transport.grpc_transport import GrpcTransport  # noqa: PLC0415 - see living_weights.py
+
         transport = GrpcTransport(self._store.sockets, security=self._options.security)
         try:
             return await self.trouble_handler.living_weights(self.fleet, transport)

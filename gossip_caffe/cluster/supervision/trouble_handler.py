@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gossip_caffe.background import DetachedTasks
 from gossip_caffe.cluster.etcd.defragmentation import Defragmenter
@@ -14,10 +14,12 @@ from gossip_caffe.cluster.fleet.peer_messages import Troubles
 from gossip_caffe.cluster.supervision.living_weights import LivingWeights, living_weights
 from gossip_caffe.cluster.supervision.standstill import Seen, Standstill
 from gossip_caffe.errors import GossipCaffeError
-from gossip_caffe.gossip.protocol.transport import Transport
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.peer.core.lifecycle import State
 from gossip_caffe.peer.store_news import SAY_AGAIN_AFTER_S
+
+if TYPE_CHECKING:
+    from gossip_caffe.gossip.protocol.transport import Transport
 
 ETCD_AGAIN_S = 5.0
 """The pause between two attempts to restart an etcd that has ended."""

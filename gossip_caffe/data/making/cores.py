@@ -12,8 +12,8 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import TypeVar
 
+from gossip_caffe.begin import die_with_parent
 from gossip_caffe.errors import EnvironmentProblem
-from gossip_caffe.system.processes import die_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

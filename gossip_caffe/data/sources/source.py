@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip_caffe.data.sources.dataset_source import DatasetSource, UsersDataSet
-from gossip_caffe.data.sources.hdf5_source import Hdf5DataSet, Hdf5Source
-from gossip_caffe.data.sources.image_source import ImageDataSet, ImageSource
-from gossip_caffe.data.sources.leveldb_source import LevelDbDataSet, LevelDbSource
-from gossip_caffe.data.sources.lmdb_source import LmdbDataSet, LmdbSource
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.prototxts.sources import DataSet
 from gossip_caffe.job.spec.spec import SourceSpec
+
+if TYPE_CHECKING:  # a loader reads no prototxt
+    from gossip_caffe.job.prototxts.sources import DataSet
+
+    _Look = Callable[[SourceSpec], DataSet]
 
 
 class RecordSource(Protocol):
@@ -38,13 +37,7 @@ class RecordSource(Protocol):
         ...
 
 
-_KINDS: dict[str, tuple[Callable[[SourceSpec], DataSet], Callable[[SourceSpec, int, int], RecordSource]]] = {
-    "lmdb": (LmdbDataSet, LmdbSource),
-    "leveldb": (LevelDbDataSet, LevelDbSource),
-    "hdf5": (Hdf5DataSet, Hdf5Source),
-    "images": (ImageDataSet, ImageSource),
-    "dataset": (UsersDataSet, DatasetSource),
-}
+_Open = Callable[[SourceSpec, int, int], RecordSource]
 
 
 def measure(spec: SourceSpec) -> DataSet:
@@ -59,9 +52,30 @@ def open_source(spec: SourceSpec, chunk_records: int, seed: int) -> RecordSource
     return open_(spec, chunk_records, seed)
 
 
-def _kind(
-    spec: SourceSpec,
-) -> tuple[Callable[[SourceSpec], DataSet], Callable[[SourceSpec, int, int], RecordSource]]:
-    if spec.kind not in _KINDS:
-        raise DataError(f"data of the kind {spec.kind!r} is not supported", remedy=f"use {', '.join(_KINDS)}")
-    return _KINDS[spec.kind]
+def _kind(spec: SourceSpec) -> tuple[_Look, _Open]:
+    """Import one kind of source: a loader starts with the code of the kind that it reads."""
+    match spec.kind:
+        case "lmdb":
+            from gossip_caffe.data.sources.lmdb_source import LmdbDataSet, LmdbSource  # noqa: PLC0415
+
+            return LmdbDataSet, LmdbSource
+        case "leveldb":
+            from gossip_caffe.data.sources.leveldb_source import LevelDbDataSet, LevelDbSource  # noqa: PLC0415
+
+            return LevelDbDataSet, LevelDbSource
+        case "hdf5":
+            from gossip_caffe.data.sources.hdf5_source import Hdf5DataSet, Hdf5Source  # noqa: PLC0415
+
+            return Hdf5DataSet, Hdf5Source
+        case "images":
+            from gossip_caffe.data.sources.image_source import ImageDataSet, ImageSource  # noqa: PLC0415
+
+            return ImageDataSet, ImageSource
+        case "dataset":
+            from gossip_caffe.data.sources.dataset_source import DatasetSource, UsersDataSet  # noqa: PLC0415
+
+            return UsersDataSet, DatasetSource
+    raise DataError(
+        f"data of the kind {spec.kind!r} is not supported",
+        remedy="use lmdb, leveldb, hdf5, images, dataset",
+    )

@@ -20,7 +20,7 @@ from gossip_caffe.job.spec.spec import TopSpec, read_fields
 from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.gpu.device import gpu_device
 from gossip_caffe.solver.gpu.gpus import Gpu, Gpus, chosen
-from gossip_caffe.system.children import Control, run_child
+from gossip_caffe.system.control import Control, run_child
 
 
 def serve(control: Control) -> None:

@@ -11,7 +11,6 @@ all reports of ``build``, as the last message.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import importlib
@@ -25,14 +24,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gossip_caffe.begin import die_with_parent
 from gossip_caffe.errors import ExitCode
 from gossip_caffe.job.prototxts.solver_states import read_state
 from gossip_caffe.job.spec.spec import read_fields
 from gossip_caffe.solver.checks.trial_request import Attempt, Trial
 from gossip_caffe.solver.engines.place import ALONE
 from gossip_caffe.solver.engines.user_layers import tell_place
-from gossip_caffe.system.children import Control
-from gossip_caffe.system.processes import die_with_parent
+from gossip_caffe.system.control import Control, given_control
 
 Tell = Callable[[dict[str, Any]], object]
 """The function by which an attempt reports its progress."""
@@ -197,13 +196,8 @@ def _in_the_fork(task: Callable[[Tell], None], parent: int, writer: int, *, quie
 
 def main() -> int:
     """Entry of the process."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    options = parser.parse_args()
-    die_with_parent(options.parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # Caffe's aborts are expected here
-    control = Control(options.control_fd)
+    control = given_control()
     received = control.receive(None)
     if received is not None:
         serve(control, read_fields(Trial, received[0]["try"], "trial"))

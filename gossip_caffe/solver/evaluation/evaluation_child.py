@@ -27,7 +27,7 @@ from gossip_caffe.job.spec.spec import NetTest, read_fields
 from gossip_caffe.observe.log.tested import MAX_VALUES, TEST_LOSS, Output, finite
 from gossip_caffe.solver.evaluation.phase_net import built
 from gossip_caffe.solver.evaluation.tested_labels import TestedLabels
-from gossip_caffe.system.children import Control, run_child
+from gossip_caffe.system.control import Control, run_child
 
 TELL_EVERY_S = 0.2
 

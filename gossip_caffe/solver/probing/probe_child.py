@@ -13,7 +13,7 @@ from gossip_caffe.job.spec.data_spec import DataSpec
 from gossip_caffe.job.spec.spec import RateSchedule, read_fields
 from gossip_caffe.solver.engines.engine import EngineSpec
 from gossip_caffe.solver.probing.gradient_lengths import gradient_lengths
-from gossip_caffe.system.children import Control, run_child
+from gossip_caffe.system.control import Control, run_child
 
 
 def serve(control: Control) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from gossip_caffe.job.spec.spec import NetTest, read_fields
 from gossip_caffe.solver.evaluation.phase_net import built
 from gossip_caffe.solver.gpu.device import CPU
-from gossip_caffe.system.children import Control, run_child
+from gossip_caffe.system.control import Control, run_child
 
 
 def serve(control: Control) -> None:
