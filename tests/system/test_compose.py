@@ -51,6 +51,19 @@ def test_compose_has_nothing_to_say_of_the_file() -> None:
     assert set(made["services"]) == {*TRAINERS, *MONITORS}
 
 
+@pytest.mark.needs("dclint")
+def test_dclint_has_nothing_to_say_and_says_what_is_wrong(tmp_path: Path) -> None:
+    def said_of(folder: Path) -> str:
+        words = [program("dclint"), "--no-color", str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    assert said_of(FILE.parent).strip() == ""
+    ports = FILE.read_text().replace("'127.0.0.1:${PROMETHEUS_PORT:-9090}:9090'", "'9090:9090'")
+    (tmp_path / FILE.name).write_text(ports)
+    assert "no-unbound-port-interfaces" in said_of(tmp_path)
+
+
 @pytest.mark.needs("docker-compose")
 def test_a_variable_without_a_value_would_be_seen(tmp_path: Path) -> None:
     more = tmp_path / "more.yaml"
