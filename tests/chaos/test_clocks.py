@@ -55,7 +55,7 @@ def run(tmp_path: Path, step: Path, request: pytest.FixtureRequest) -> Iterator[
 def test_a_run_with_a_kill_a_joiner_and_a_start_anew_is_whole_whatever_the_clocks_say(
     run: OddRun, step: Path, tmp_path: Path
 ) -> None:
-    job = write_job(tmp_path / "job", records=1600, batch=16, iterations=6_000, pace_ms=4)
+    job = write_job(tmp_path / "job", records=1600, batch=16, iterations=3_000, pace_ms=8)
     up = ("cluster", "up", "--solver", str(job.solver), "--set", "lease_ttl_s=5")
     process = run.start(*up, "--peers", "2", "--set", "checkpoint_every_samples=8000")
     wait_for("two peers train", lambda: len(run.training()) == 2)

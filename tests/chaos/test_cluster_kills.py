@@ -22,7 +22,7 @@ PEERS = 3
 @pytest.fixture
 def job(tmp_path: Path) -> TinyJob:
     """Steps and epochs long enough that the control plane has the time that it has in real jobs."""
-    return write_job(tmp_path / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=5)
+    return write_job(tmp_path / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=20)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_scaled_to_none_the_cluster_stays_up_until_it_is_taken_down(up: ClusterR
 
 
 def test_nothing_is_lost_when_solver_loader_and_peers_are_killed_on_the_way(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=6_000, pace_ms=50)
+    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=3_000, pace_ms=100)
     with cluster_run(tmp_path / "state") as run:
         process = run.start("cluster", "up", "--peers", "3", "--solver", str(job.solver))
         wait_for("all peers train", lambda: len(run.training()) == 3)

@@ -21,7 +21,7 @@ from tests.cluster_run import ClusterRun, cluster_run, wait_for
 from tests.event_logs import PeerLog, chunks_unclaimed, read_logs
 from tests.tiny_job import TinyJob, write_job
 
-RECORDS, BATCH, PACE_MS = 64_000, 16, 100
+RECORDS, BATCH, PACE_MS = 32_000, 16, 200
 """Two epochs take four peers over three minutes; once all has happened that is to happen on the way, seconds."""
 
 CLAIMED_BEFORE = 3

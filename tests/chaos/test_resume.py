@@ -162,7 +162,7 @@ def test_a_job_goes_back_to_a_checkpoint_on_purpose_and_only_when_nobody_lives(t
 
 
 def test_when_all_peers_have_left_new_ones_go_on_from_the_checkpoint_that_they_left(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=400_000, pace_ms=5)
+    job = write_job(tmp_path / "job", iterations=400_000, pace_ms=10)
     with cluster_run(tmp_path / "state") as run:
         run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver))
         wait_for("both train", lambda: len(run.training()) == 2)

@@ -59,7 +59,7 @@ def ended_whole(run: ClusterRun, up: subprocess.Popen[bytes], job: TinyJob) -> t
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("leads", [True, False], ids=["the leader", "a member"])
 def test_a_frozen_peer_stops_the_others_for_its_lease_and_comes_back(tmp_path: Path, leads: bool) -> None:
-    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=1200, pace_ms=60)
+    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=600, pace_ms=120)
     with cluster_run(tmp_path / "state") as run:
         settings = ("--set", "strategy=sync", "--set", f"lease_ttl_s={TTL_S}", "--set", "sync_start_peers=3")
         up = run.start("cluster", "up", "--peers", str(PEERS), "--solver", str(job.solver), *settings)
@@ -94,7 +94,7 @@ def test_a_frozen_peer_stops_the_others_for_its_lease_and_comes_back(tmp_path: P
 
 @pytest.mark.timeout(600)
 def test_a_straggler_is_left_out_after_sync_wait_s_and_its_steps_are_in_later_rounds(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=1200, pace_ms=60)
+    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=600, pace_ms=120)
     with cluster_run(tmp_path / "state") as run:
         settings = ("--set", "strategy=sync", "--set", "sync_wait_s=0.2", "--set", "lease_ttl_s=60")
         up = run.start("cluster", "up", "--peers", str(PEERS), "--solver", str(job.solver), *settings)

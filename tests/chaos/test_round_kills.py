@@ -50,7 +50,7 @@ def stops(logs: dict[str, list[Any]], kills: list[tuple[float, str]]) -> list[fl
 
 @pytest.mark.timeout(60 * 60)
 def test_survivors_of_kills_in_rounds_go_on_without_a_restart_and_nothing_is_lost(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=5)
+    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=20)
     rng, kills = random.Random(1), []
     with cluster_run(tmp_path / "state") as run:
         settings = ("--set", "strategy=sync", "--set", "sync_start_peers=4")

@@ -33,7 +33,7 @@ solver.test_nets[0].copy_from(sys.argv[3])
 
 
 def test_checkpoints_are_listed_fetched_checked_and_exported_while_the_job_trains(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=1_000_000, pace_ms=5)
+    job = write_job(tmp_path / "job", iterations=1_000_000, pace_ms=20)
     with cluster_run(tmp_path / "state") as run:
         every = ("--set", "checkpoint_every_samples=8000", "--set", "keep_checkpoints=1000")
         run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver), *every)

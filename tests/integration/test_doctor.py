@@ -80,7 +80,7 @@ def test_an_etcd_or_a_job_that_is_not_there(tmp_path: Path, etcd: EtcdServer) ->
 def test_living_peers_are_called_on_both_ports_and_a_stopped_one_is_named(
     tmp_path: Path, etcd: EtcdServer
 ) -> None:
-    job = write_job(tmp_path / "job", iterations=1_000_000, pace_ms=5)
+    job = write_job(tmp_path / "job", iterations=1_000_000, pace_ms=20)
     with cluster_run(tmp_path / "state") as run:
         created(run, etcd, job, "called", "--set", "checkpoint_every_samples=800")
         where = ("--etcd", etcd.endpoint, "--job", "called")

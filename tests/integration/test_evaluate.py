@@ -44,7 +44,7 @@ def run(tmp_path: Path) -> Iterator[ClusterRun]:
 
 @pytest.fixture
 def job(tmp_path: Path) -> TinyJob:
-    return write_job(tmp_path / "job", iterations=1_000_000, pace_ms=5)
+    return write_job(tmp_path / "job", iterations=1_000_000, pace_ms=20)
 
 
 def means(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

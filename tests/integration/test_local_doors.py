@@ -131,7 +131,7 @@ async def test_an_etcd_on_a_port_has_that_one_and_no_gateway_for_web_pages(home:
 @pytest.fixture(params=["state", "s" * 120], ids=["short", "deep"])
 def up(request: pytest.FixtureRequest, home: Path) -> Iterator[ClusterRun]:
     """Two peers that train."""
-    job = write_job(home / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=5)
+    job = write_job(home / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=20)
     with cluster_run(home / request.param) as run:
         run.start("cluster", "up", "--peers", "2", "--solver", str(job.solver))
         wait_for(
@@ -201,7 +201,7 @@ def test_another_peer_joins_it_by_its_socket_and_leaves_no_socket_behind(up: Clu
 
 
 def test_a_port_of_etcd_is_opened_by_a_word_and_peers_then_have_ports_too(home: Path) -> None:
-    job = write_job(home / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=5)
+    job = write_job(home / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=20)
     with cluster_run(home / "state") as run:
         words = ("--etcd-listen", "127.0.0.1:0", "--allow-code", "--peers", "1", "--solver", str(job.solver))
         run.start("cluster", "up", *words)

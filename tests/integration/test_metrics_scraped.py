@@ -141,7 +141,7 @@ class Monitored:
 def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     """Two peers with ports on loopback and one with a Unix socket, scraped with the committed configuration."""
     home = tmp_path_factory.mktemp("m")
-    job = write_job(home / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=10)
+    job = write_job(home / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=20)
     job.solver.write_text(job.solver.read_text().replace("test_interval: 1000000", "test_interval: 300"))
     with ExitStack() as opened:
         run = opened.enter_context(cluster_run(home / "s"))

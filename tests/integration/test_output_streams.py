@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Iterator[ClusterRun]:
 
 @pytest.fixture
 def endless(tmp_path: Path) -> TinyJob:
-    return write_job(tmp_path / "job", iterations=10_000_000)
+    return write_job(tmp_path / "job", iterations=10_000_000, pace_ms=20)
 
 
 def it_trains(run: ClusterRun) -> bool:

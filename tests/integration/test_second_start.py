@@ -19,7 +19,7 @@ from tests.tiny_job import write_job
 @pytest.fixture
 def run(tmp_path: Path, etcd: EtcdServer) -> Iterator[ClusterRun]:
     """Two jobs; p0 trains the first of them."""
-    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=5)
+    job = write_job(tmp_path / "job", records=9600, batch=16, iterations=1_000_000, pace_ms=20)
     with cluster_run(tmp_path / "state") as run:
         for name in ("first", "second"):
             create = ("job", "create", named(run, name), "--solver", str(job.solver), "--etcd", etcd.endpoint)

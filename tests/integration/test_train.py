@@ -115,7 +115,7 @@ def test_snapshots_on_the_way_and_the_last_test_are_in_the_json(run: ClusterRun,
 
 
 def test_ctrl_c_writes_the_newest_weights_and_leaves_nothing_else(run: ClusterRun, tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=1_000_000)
+    job = write_job(tmp_path / "job", iterations=1_000_000, pace_ms=5)
     process = run.start("train", "solver.prototxt", "--peers", "2", cwd=job.folder)
     log = run.folder / "up.log"
     wait_for("it trains", lambda: "samples/s, loss" in log.read_text())
@@ -130,7 +130,7 @@ def test_ctrl_c_writes_the_newest_weights_and_leaves_nothing_else(run: ClusterRu
 
 
 def test_a_killed_train_leaves_no_process(run: ClusterRun, tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", iterations=1_000_000)
+    job = write_job(tmp_path / "job", iterations=1_000_000, pace_ms=5)
     process = run.start("train", "solver.prototxt", cwd=job.folder)
     wait_for("it trains", lambda: "samples/s, loss" in (run.folder / "up.log").read_text())
     process.kill()

@@ -1,6 +1,7 @@
 """A checker that has never failed proves nothing: every planted bug must be found within SEEDS seeds.
 
-By default those are tried that are found at once; GOSSIP_CAFFE_PLANTED=all tries them all.
+By default those are tried that are found at once, from a seed on that is known to find them: a change of the agent
+may end that, and then the other seeds are tried, too. GOSSIP_CAFFE_PLANTED=all tries all bugs, from the first seed on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,16 @@ LONG = {
     "register_for_ever",
     "wait_for_the_store",
 }
+FINDS = {
+    "stumble_over_no_children": 4,
+    "let_tasks_end_unseen": 4,
+    "leave_without_a_last_word": 4,
+    "end_with_the_lease_of_a_joiner": 6,
+    "believe_any_end": 10,
+    "take_every_mark_for_done": 17,
+    "let_the_renewal_end_unseen": 35,
+}
+"""A seed that found the bug, where the first seeds did not."""
 ALL = os.environ.get("GOSSIP_CAFFE_PLANTED") == "all"
 
 
@@ -38,12 +49,17 @@ def plan_of(name: str, seed: int) -> Plan:
 def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = TABLE[name]
     planted.plant(monkeypatch)
-    for seed in range(1, SEEDS + 1):
+    first = 1 if ALL else FINDS.get(name, 1)
+    for seed in (*range(first, SEEDS + 1), *range(1, first)):
         found = simulate(plan_of(name, seed))
         if any(failure.startswith(planted.shows) for failure in found.failures):
             print(f"{name}: found with seed {seed} ({found.failures[0]})")
             return
     pytest.fail(f"{planted.what} Not found in {SEEDS} seeds, as {planted.shows}")
+
+
+def test_every_seed_that_is_known_is_one_of_a_bug() -> None:
+    assert all(name in TABLE and 1 <= seed <= SEEDS for name, seed in FINDS.items())
 
 
 def test_the_table_has_a_bug_for_every_kind_of_finding() -> None:
