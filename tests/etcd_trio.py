@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gossip_caffe.cluster.etcd.etcd_binary import find_etcd
 from gossip_caffe.cluster.etcd.ports import held_port
-from gossip_caffe.cluster.etcd.server import find_etcd
 from gossip_caffe.system.processes import spawn
 from tests.cluster_run import wait_for
 

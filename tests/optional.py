@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gossip_caffe.cluster.etcd.server import find_etcd
+from gossip_caffe.cluster.etcd.etcd_binary import find_etcd
 from gossip_caffe.errors import EnvironmentProblem, NotInstalled
 
 PACKAGES = {

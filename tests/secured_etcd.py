@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd.server import EtcdServer, find_etcd
+from gossip_caffe.cluster.etcd.etcd_binary import find_etcd
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.membership.etcd.access.roles import Kind, Scope
 from gossip_caffe.membership.etcd.etcd_channel import EtcdSettings
 from gossip_caffe.membership.etcd.etcd_roles import EtcdRoles

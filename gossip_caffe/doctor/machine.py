@@ -10,7 +10,7 @@ import resource
 import sys
 import tempfile
 
-from gossip_caffe.cluster.etcd.server import find_etcd
+from gossip_caffe.cluster.etcd.etcd_binary import find_etcd
 from gossip_caffe.doctor.check_result import CheckResult
 from gossip_caffe.errors import GossipCaffeError
 from gossip_caffe.solver.checks.gpu_trial import look_at_gpus

@@ -40,14 +40,15 @@ _SIGNS = (
     ("bad_certificate", TlsFault.NOT_ACCEPTED),
 )
 _NOT_CONNECTED = "failed to connect"
-_CLOSED = ("socket closed", "connection reset", "stream removed", "end of tcp stream")
+_CLOSED = ("socket closed", "connection reset", "stream removed", "end of tcp stream", "unwrap failed")
+"""``unwrap failed``: an alert of TLS 1.3, which may come when this side's handshake is done, and gRPC does not read."""
 
 
 def fault_in(details: str) -> TlsFault | None:
     """The fault that gRPC's text about a failed call on a secured channel tells; None for a fault of another kind.
 
-    A partner that does not accept this side's certificate closes the connection in the handshake, and says no more:
-    then the connection is not made (``failed to connect``), and was closed.
+    A partner that does not accept this side's certificate closes the connection in the handshake, and says no more, or
+    sends an alert that gRPC cannot read: then the connection is not made (``failed to connect``), and was closed.
     """
     said = details.lower()
     for sign, fault in _SIGNS:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gossip_caffe.cluster.etcd.server import EtcdServer, find_etcd
+from gossip_caffe.cluster.etcd.etcd_binary import find_etcd
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.errors import ExitCode
 from gossip_caffe.observe.checker.verdict import verdict_of
 from tests.cluster_run import ClusterRun, wait_for

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd.server import find_etcd
+from gossip_caffe.cluster.etcd.etcd_binary import find_etcd
 from gossip_caffe.errors import ExitCode
 from gossip_caffe.membership.etcd.etcd_channel import EtcdConnection
 from gossip_caffe.membership.keys import JobKeys

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.etcd.etcd_binary import find_etcd
 from gossip_caffe.cluster.etcd.own_etcd import own_etcd
-from gossip_caffe.cluster.etcd.server import EtcdServer, find_etcd
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.cluster.state.folder import ClusterState
 from gossip_caffe.errors import Ambiguous, StoreRefused, StoreUnavailable, UsageError, WritesRefused
 from gossip_caffe.membership.etcd.access.roles import Kind, Scope

@@ -16,8 +16,9 @@ import pytest
 
 from gossip_caffe.background import checked_by_owner, owned
 from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.etcd.etcd_binary import find_etcd
 from gossip_caffe.cluster.etcd.ports import held_port
-from gossip_caffe.cluster.etcd.server import EtcdServer, find_etcd
+from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.errors import StoreError, StoreRefused
 from gossip_caffe.membership.etcd.etcd_store import EtcdStore
 from gossip_caffe.membership.etcd.store import Delete, Operation, Put, Reset

