@@ -338,3 +338,17 @@ def test_results_come_in_the_order_of_the_tasks() -> None:
     tasks = random.Random(3).sample(range(1000), 20)
     assert list(in_order(abs, tasks, 1)) == tasks
     assert list(in_order(abs, iter(tasks), 2)) == tasks
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_an_error_comes_after_the_results_of_the_tasks_before_it(processes: int) -> None:
+    results = in_order(even, iter([*range(0, 40, 2), 41, 42, *range(43, 80)]), processes)
+    assert [next(results) for _ in range(20)] == list(range(0, 40, 2))
+    with pytest.raises(DataError, match="41 is odd"):
+        next(results)
+
+
+def even(number: int) -> int:
+    if number % 2:
+        raise DataError(f"{number} is odd", remedy="give even numbers")
+    return number

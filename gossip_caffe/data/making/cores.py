@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from gossip_caffe.begin import die_with_parent
-from gossip_caffe.errors import EnvironmentProblem
+from gossip_caffe.errors import EnvironmentProblem, GossipCaffeError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -31,22 +31,18 @@ def cores() -> int:
 def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], processes: int) -> Generator[Result]:
     """Yield the results of the tasks in their order. ``processes``: 1 works in this process.
 
+    This process is one of them: it works too, so that each core has one process, and fewer results are sent.
     ``work`` must be a function of a module. Its errors are raised here. No process outlives this one, or the loop.
     """
     if processes == 1:
         yield from map(work, tasks)
         return
-    waiting: deque[Future[Result]] = deque()
     pool = ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+        processes - 1, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
     )
     try:
-        for task in tasks:
-            waiting.append(pool.submit(work, task))
-            if len(waiting) >= AHEAD * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        starting = [pool.submit(_started, work) for _ in range(processes - 1)]
+        yield from _shared_out(pool, work, iter(tasks), starting)
     except BrokenProcessPool:
         raise EnvironmentProblem(
             "a process that reads pictures was killed",
@@ -56,11 +52,48 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], processes: i
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _shared_out(
+    pool: ProcessPoolExecutor,
+    work: Callable[[Task], Result],
+    tasks: Iterator[Task],
+    starting: list[Future[None]],
+) -> Generator[Result]:
+    """Work on the tasks here and in the processes of the pool. A process that is starting gets none, for its task would wait."""
+    waiting: deque[Future[Result]] = deque()
+    while True:
+        started = [future.result() for future in starting if future.done()]
+        in_flight = sum(not future.done() for future in waiting)
+        waiting.extend(pool.submit(work, task) for task in islice(tasks, AHEAD * len(started) - in_flight))
+        while waiting and waiting[0].done():
+            yield waiting.popleft().result()
+        own = list(islice(tasks, 1)) if len(waiting) < 2 * AHEAD * len(starting) else []
+        if own:
+            waiting.append(_done(work, own[0]))
+        elif waiting:
+            yield waiting.popleft().result()
+        else:
+            return
+
+
+def _done(work: Callable[[Task], Result], task: Task) -> Future[Result]:
+    """Work here. An error waits for its turn, as a result does: the tasks before it come first."""
+    future: Future[Result] = Future()
+    try:
+        future.set_result(work(task))
+    except GossipCaffeError as error:
+        future.set_exception(error)
+    return future
+
+
 def batches(items: Iterable[Task], size: int) -> Iterator[tuple[Task, ...]]:
     """Yield the items in tuples of ``size``; the last may be shorter."""
     rest = iter(items)
     while batch := tuple(islice(rest, size)):
         yield batch
+
+
+def _started(_work: object) -> None:
+    """Say that a process has begun: the modules of its work are imported."""
 
 
 def _begin(parent: int) -> None:

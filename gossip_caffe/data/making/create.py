@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +28,10 @@ from gossip_caffe.system.folders import flush, lock
 
 TRANSACTION_RECORDS = 1000
 TRANSACTION_BYTES = 1 << 27
+TASK_BYTES = 1 << 21
 TASK_RECORDS = 50
+"""Of pictures whose size is their own. Where all have one size a task has records of about TASK_BYTES."""
+MOST_TASK_RECORDS = 200
 MOST_ENTRIES = 100_000_000
 """Keys have eight digits."""
 _LOCK = "making.lock"
@@ -102,8 +104,7 @@ def key_of(number: int, entry: Entry) -> bytes:
 
 def made_of(how: Pictures, entries: Sequence[Entry]) -> list[One]:
     """Make the records of pictures. This is the work of a core."""
-    if parent_process() is not None:
-        open_cv().setNumThreads(1)  # each core has a process of its own
+    open_cv().setNumThreads(1)  # each core has a process of its own
     return [_one(partial(datum_of_file, entry.path, entry.label, entry.where, how)) for entry in entries]
 
 
@@ -163,11 +164,18 @@ def _records(recipe: Recipe, found: Entries, start: int, processes: int) -> Gene
             yield _one(partial(datum_of_row, rows.row(entry.row), entry.label, entry.where, how))
         return
     open_cv()  # the one line about a lack of it comes from here, not from a core
-    tasks = batches(rest, TASK_RECORDS)
-    enough = max(1, min(processes, len(rest) // TASK_RECORDS))
+    size = _task_records(recipe.pictures)
+    tasks = batches(rest, size)
+    enough = max(1, min(processes, len(rest) // size))
     with closing(in_order(partial(made_of, recipe.pictures), tasks, enough)) as results:
         for part in results:
             yield from part
+
+
+def _task_records(how: Pictures) -> int:
+    """Return the number of records that a core makes at once: few large ones, for they wait in memory."""
+    record_bytes = 3 * how.height * how.width
+    return max(1, min(MOST_TASK_RECORDS, TASK_BYTES // record_bytes)) if record_bytes else TASK_RECORDS
 
 
 def _first_shape(recipe: Recipe, found: Entries, start: int) -> Shape | None:

@@ -50,9 +50,8 @@ class LmdbWriter:
         """Write these records in one transaction."""
         while True:
             try:
-                with self._environment.begin(write=True) as transaction:
-                    for key, value in items:
-                        transaction.put(key, value, append=True)
+                with self._environment.begin(write=True) as transaction, transaction.cursor() as cursor:
+                    cursor.putmulti(items, append=True)
             except lmdb.MapFullError:
                 # The transaction is undone; it is made again in a larger map.
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
