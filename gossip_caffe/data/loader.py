@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from gossip_caffe.data.labels import check_labels
 from gossip_caffe.data.ring import BatchRing
+from gossip_caffe.data.sources.boxes import packed
 from gossip_caffe.data.sources.lmdb_environment import take_notices
 from gossip_caffe.data.sources.source import RecordSource, open_source
 from gossip_caffe.errors import CorruptRecord
-from gossip_caffe.job.spec.spec import DataSpec, read_fields
+from gossip_caffe.job.spec.spec import DataSpec, TopSpec, read_fields
 from gossip_caffe.system.control import Control, run_child
 
 WAIT_FOR_SLOT_S = 0.2
@@ -105,8 +106,17 @@ class OpenSources:
         if records and not all(rows):
             epoch, start, _ = parts[0]
             rows = self._fill(epoch, start, start + 1, arrays, rows, at_least_one=True)
-        self.rows = [count for count, spec in zip(rows, self._spec.sources, strict=True) for _ in spec.tops]
+        self.rows = [
+            # All records of the batch are there: their boxes come together.
+            packed(array, count) if top.boxes else count
+            for array, (count, top) in zip(arrays, self._rows_of_tops(rows), strict=True)
+        ]
         return records
+
+    def _rows_of_tops(self, rows: list[int]) -> list[tuple[int, TopSpec]]:
+        return [
+            (count, top) for count, spec in zip(rows, self._spec.sources, strict=True) for top in spec.tops
+        ]
 
     def _fill(
         self,

@@ -6,7 +6,7 @@ has not moved its counter, so its successor does the same batch again.
 
 Layout: a header page (counters, then the tops as JSON), then the slots. Each slot has some int64 (sequence, records,
 rows of each top) and one float32 array for each top, all aligned to 64 bytes. A top has as many rows as the batch has
-records, unless its layer's batches are smaller.
+records, unless its layer's batches are smaller. A top of boxes has a row for each box, at the beginning of its array.
 
 Counters are aligned 8-byte words, each with one writer. The consumer must see a batch before the counter that
 announces it, and the producer may write a slot only after the consumer has read it. So there are fences (ordering.py).
@@ -40,7 +40,10 @@ _LONGEST_POLL_S = 0.1  # the delay with which a batch is noticed when its writer
 
 @dataclass(slots=True)
 class RingBatch:
-    """A batch in its slot. ``arrays``: one view for each top, shape (rows of the top, *top.shape), float32."""
+    """A batch in its slot. ``arrays``: one view for each top, shape (rows of the top, *top.shape), float32.
+
+    Of a top of boxes: shape (1, 1, rows, values of a box).
+    """
 
     sequence: int
     records: int
@@ -59,7 +62,7 @@ class BatchRing:
             raise EnvironmentProblem("the descriptor is not a batch ring", remedy="start the peer again")
         self.slots, self.batch_records = int(self._words[1]), int(self._words[2])
         described = bytes(memory.view[_JSON_AT : _JSON_AT + int(self._words[3])])
-        self.tops = tuple(TopSpec(name, tuple(shape), batch) for name, shape, batch in json.loads(described))
+        self.tops = tuple(TopSpec(name, tuple(shape), *rest) for name, shape, *rest in json.loads(described))
         self._slot_bytes, offsets = _slot_layout(self.tops, self.batch_records)
         self._meta: list[NDArray[np.int64]] = []
         self._arrays: list[list[NDArray[np.float32]]] = []
@@ -85,7 +88,9 @@ class BatchRing:
                 f"a ring of {slots} slots for {batch_records} records and {len(tops)} tops",
                 remedy="set prefetch_batches and batch_size to 1 or more",
             )
-        described = json.dumps([[top.name, list(top.shape), top.batch_records] for top in tops]).encode()
+        described = json.dumps(
+            [[top.name, list(top.shape), top.batch_records, top.boxes] for top in tops]
+        ).encode()
         if _JSON_AT + len(described) > _HEADER_BYTES:
             raise EnvironmentProblem("the data layer's tops have too long names", remedy="shorten them")
         memory = SharedMemory.create("batches", ring_bytes(tops, batch_records, slots))
@@ -156,7 +161,10 @@ class BatchRing:
             return None
         slot = self.tail % self.slots
         sequence, records, *rows = (int(word) for word in self._meta[slot])
-        arrays = [array[:count] for array, count in zip(self._arrays[slot], rows, strict=True)]
+        arrays = [
+            array.reshape(1, 1, -1, top.shape[-1])[:, :, :count] if top.boxes else array[:count]
+            for top, array, count in zip(self.tops, self._arrays[slot], rows, strict=True)
+        ]
         return RingBatch(sequence, records, arrays)
 
     def records_of(self, sequence: int) -> int:

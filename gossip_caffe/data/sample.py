@@ -12,7 +12,7 @@ from gossip_caffe.data.labels import check_labels
 from gossip_caffe.data.sources.image_source import ImageSource
 from gossip_caffe.data.sources.source import RecordSource, open_source
 from gossip_caffe.errors import CorruptRecord
-from gossip_caffe.job.prototxts.label_bounds import Bounds, with_bounds
+from gossip_caffe.job.prototxts.labels.bounds import Bounds, with_bounds
 from gossip_caffe.job.spec.spec import DataSpec, NetTest, SourceSpec
 
 MOST_RECORDS = 1024

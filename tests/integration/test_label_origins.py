@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gossip_caffe.job.prototxts.label_origins import LabelOrigins
+from gossip_caffe.job.prototxts.labels.origins import LabelOrigins
 from gossip_caffe.job.prototxts.nets import NetState, present
 from gossip_caffe.job.prototxts.prototxt import Document
 from tests.cluster_run import DEADLINE_S

@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from gossip_caffe.data.labels import check_labels, first_wrong
 from gossip_caffe.errors import CorruptRecord
-from gossip_caffe.job.prototxts.label_bounds import label_bounds, shapes_from_text, with_bounds
-from gossip_caffe.job.prototxts.label_origins import TopOfSource
+from gossip_caffe.job.prototxts.labels.bounds import label_bounds, shapes_from_text, with_bounds
+from gossip_caffe.job.prototxts.labels.origins import TopOfSource
 from gossip_caffe.job.prototxts.nets import NetState, present
 from gossip_caffe.job.prototxts.prototxt import Document
 from gossip_caffe.job.spec.spec import DataSpec, JobSpec, LabelBound, SourceSpec, Span, TopSpec

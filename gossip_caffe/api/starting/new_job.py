@@ -16,8 +16,8 @@ from gossip_caffe.data.sources.source import measure
 from gossip_caffe.errors import ExitCode, ModelError, UsageError
 from gossip_caffe.job.checks import check_loss
 from gossip_caffe.job.notices import notices
-from gossip_caffe.job.prototxts.label_bounds import label_bounds, shapes_from_text, with_bounds
-from gossip_caffe.job.prototxts.label_origins import Shapes
+from gossip_caffe.job.prototxts.labels.bounds import label_bounds, shapes_from_text, with_bounds
+from gossip_caffe.job.prototxts.labels.origins import Shapes
 from gossip_caffe.job.prototxts.own_data import ranks_of
 from gossip_caffe.job.prototxts.solvers import stages_of
 from gossip_caffe.job.prototxts.starting import read_start

@@ -58,7 +58,7 @@ def _shared_out(
     tasks: Iterator[Task],
     starting: list[Future[None]],
 ) -> Generator[Result]:
-    """Work on the tasks here and in the processes of the pool. A process that is starting gets none, for its task would wait."""
+    """Work on the tasks here and in the processes of the pool, but for those that are still starting."""
     waiting: deque[Future[Result]] = deque()
     while True:
         started = [future.result() for future in starting if future.done()]

@@ -38,6 +38,11 @@ def decode(serialized: bytes, where: str, transform: TransformSpec = _AS_IT_IS) 
         raise CorruptRecord(
             f"{where}: not a Datum", remedy="write the data set again, or remove the record"
         ) from None
+    return record_of(datum, where, transform)
+
+
+def record_of(datum: wire.Datum, where: str, transform: TransformSpec = _AS_IT_IS) -> Record:
+    """Read a Datum, as ``decode`` does. Raises CorruptRecord."""
     if datum.encoded:
         return _decode_picture(datum, where, transform)
     shape = (datum.channels, datum.height, datum.width)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.data.sources.datum import Record, decode
-from gossip_caffe.data.sources.transform import Transformer
+from gossip_caffe.data.sources.transform import ShapesOf, Transformer, datum_shapes
 from gossip_caffe.errors import DataError, NotInstalled
 from gossip_caffe.job.spec.spec import SourceSpec
 from gossip_caffe.system.processes import is_alive
@@ -35,21 +35,19 @@ _TABLES = (".ldb", ".sst")
 class LevelDbDataSet:
     """The facts about a LevelDB that a new job needs: ``records``, ``shapes``, ``digest``.
 
-    Raises DataError when the data does not fit its layer.
+    ``shapes_of``: measures the first record. Raises DataError when the data does not fit its layer.
     """
 
     digest = ""
 
-    def __init__(self, spec: SourceSpec) -> None:
+    def __init__(self, spec: SourceSpec, shapes_of: ShapesOf = datum_shapes) -> None:
         self._path = spec.path
         with _opened(spec.path) as database, _named(spec.path):
             first = next(database.iterator(), None)
             if first is None:
                 raise DataError(f"the LevelDB at {spec.path} is empty", remedy="write the data set")
-            record = decode(first[1], _where(spec.path, first[0]), spec.transform)
+            self.shapes = shapes_of(spec, first[1], _where(spec.path, first[0]))
             self.records = sum(1 for _ in database.iterator(include_value=False))
-        shape = Transformer(spec.transform, seed=0).shape_of(record)
-        self.shapes: tuple[tuple[int, ...], ...] = (shape, ())[: len(spec.tops)]
 
     def chunk_keys(self, chunk_records: int) -> tuple[str, ...]:
         """Return the key (hex) of the first record of each chunk, by one pass over the keys."""
@@ -92,6 +90,13 @@ class LevelDbSource:
 
     def read(self, start: int, stop: int) -> Iterator[Record]:
         """Yield the records [start, stop), untransformed. Raises as ``fill``."""
+        return (decode(value, where, self._transform) for where, value in self.raw(start, stop))
+
+    def check_unwritten(self) -> None:
+        """Do nothing: each process reads a shadow of its own."""
+
+    def raw(self, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
+        """Yield (name for messages, value) of the records [start, stop). Raises as ``fill``."""
         if self._at != start:
             self._seek(start)
         with _named(self._path):
@@ -105,7 +110,7 @@ class LevelDbSource:
                 if not rest and item[0] != self._keys[chunk]:
                     raise self._lost(chunk)  # LevelDB skips blocks that it cannot read
                 self._at = index + 1
-                yield decode(item[1], _where(self._path, item[0]), self._transform)
+                yield _where(self._path, item[0]), item[1]
 
     def _seek(self, index: int) -> None:
         chunk, steps = divmod(index, self._chunk_records)

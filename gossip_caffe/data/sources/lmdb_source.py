@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gossip_caffe.data.sources.datum import Record, decode
 from gossip_caffe.data.sources.lmdb_environment import SharedLmdb, cursor_of, unreadable
 from gossip_caffe.data.sources.raw_run import RawRun
-from gossip_caffe.data.sources.transform import Transformer
+from gossip_caffe.data.sources.transform import ShapesOf, Transformer, datum_shapes
 from gossip_caffe.errors import DataError
 from gossip_caffe.job.spec.spec import SourceSpec
 
@@ -22,12 +22,12 @@ _PROGRESS_EVERY_RECORDS = 1 << 16
 class LmdbDataSet:
     """The facts about an LMDB that a new job needs: ``records``, ``shapes``, ``digest``.
 
-    Raises DataError when the data does not fit its layer.
+    ``shapes_of``: measures the first record. Raises DataError when the data does not fit its layer.
     """
 
     digest = ""
 
-    def __init__(self, spec: SourceSpec) -> None:
+    def __init__(self, spec: SourceSpec, shapes_of: ShapesOf = datum_shapes) -> None:
         self._path = path = spec.path
         shared = SharedLmdb(path)
         self.records = shared.entries
@@ -36,9 +36,7 @@ class LmdbDataSet:
             raise DataError(f"the LMDB at {path} is empty", remedy="write the data set")
         with cursor_of(path) as cursor:
             cursor.first()
-            record = decode(bytes(cursor.value()), where_of(path, bytes(cursor.key())), spec.transform)
-        shape = Transformer(spec.transform, seed=0).shape_of(record)
-        self.shapes: tuple[tuple[int, ...], ...] = (shape, ())[: len(spec.tops)]
+            self.shapes = shapes_of(spec, bytes(cursor.value()), where_of(path, bytes(cursor.key())))
 
     def chunk_keys(
         self, chunk_records: int, progress: Callable[[int], None] | None = None
@@ -109,7 +107,11 @@ class LmdbSource:
                 if len(out) > 1:
                     out[1][:] = [record.label for record in records]
         finally:
-            self._shared.check_unwritten()  # a write is then the cause of any other error
+            self.check_unwritten()  # a write is then the cause of any other error
+
+    def check_unwritten(self) -> None:
+        """Raise DataError when the LMDB is read without a lock, and was written to."""
+        self._shared.check_unwritten()
 
     def where(self, index: int) -> str:
         """Return a record's name for messages: the LMDB and the key."""
@@ -147,6 +149,10 @@ class LmdbSource:
 
     def read(self, start: int, stop: int) -> Iterator[Record]:
         """Yield the records [start, stop) in cursor order, untransformed. Raises as ``fill``."""
+        return (decode(value, where, self._transform) for where, value in self.raw(start, stop))
+
+    def raw(self, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
+        """Yield (name for messages, value) of the records [start, stop) in cursor order. Raises as ``fill``."""
         try:
             if self._at != start:
                 self._seek(start)
@@ -156,9 +162,9 @@ class LmdbSource:
                         f"{self._path} ends after {index} records", remedy="it changed: create the job again"
                     )
                 where = where_of(self._path, bytes(self._cursor.key()))
-                record = decode(bytes(self._cursor.value()), where, self._transform)
+                value = bytes(self._cursor.value())
                 self._at = index + 1 if self._cursor.next() else -1
-                yield record
+                yield where, value
         except lmdb.Error as error:
             raise unreadable(self._path, error) from None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossip_caffe.errors import DataError
-from gossip_caffe.job.spec.spec import SourceSpec
+from gossip_caffe.job.spec.spec import ANNOTATED, SOURCE_KINDS, SourceSpec
 
 if TYPE_CHECKING:  # a loader reads no prototxt
     from gossip_caffe.job.prototxts.sources import DataSet
@@ -75,7 +76,21 @@ def _kind(spec: SourceSpec) -> tuple[_Look, _Open]:
             from gossip_caffe.data.sources.dataset_source import DatasetSource, UsersDataSet  # noqa: PLC0415
 
             return UsersDataSet, DatasetSource
+        case "annotated_lmdb" | "annotated_leveldb":
+            return _annotated(spec.kind)
     raise DataError(
         f"data of the kind {spec.kind!r} is not supported",
-        remedy="use lmdb, leveldb, hdf5, images, dataset",
+        remedy=f"use {', '.join(SOURCE_KINDS)}",
     )
+
+
+def _annotated(kind: str) -> tuple[_Look, _Open]:
+    from gossip_caffe.data.sources.annotated_source import AnnotatedSource, annotated_shapes  # noqa: PLC0415
+
+    if kind == ANNOTATED["lmdb"]:
+        from gossip_caffe.data.sources.lmdb_source import LmdbDataSet, LmdbSource  # noqa: PLC0415
+
+        return partial(LmdbDataSet, shapes_of=annotated_shapes), partial(AnnotatedSource.of, LmdbSource)
+    from gossip_caffe.data.sources.leveldb_source import LevelDbDataSet, LevelDbSource  # noqa: PLC0415
+
+    return partial(LevelDbDataSet, shapes_of=annotated_shapes), partial(AnnotatedSource.of, LevelDbSource)

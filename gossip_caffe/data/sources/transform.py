@@ -6,7 +6,7 @@ each time it is trained in that epoch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from gossip_caffe.data.sources.datum import Record
+from gossip_caffe.data.sources.datum import Record, decode
 from gossip_caffe.errors import CorruptRecord, DataError
-from gossip_caffe.job.spec.spec import TransformSpec
+from gossip_caffe.job.spec.spec import SourceSpec, TransformSpec
 from gossip_caffe.mixing import mixed
 from gossip_caffe.wire import caffe_wire_pb2 as wire
 
@@ -31,6 +31,16 @@ def read_mean(path: str) -> NDArray[np.float32]:
         raise DataError(
             f"cannot read the mean file {path}", remedy="make it with 'gossip-caffe data mean'"
         ) from None
+
+
+ShapesOf = Callable[[SourceSpec, bytes, str], tuple[tuple[int, ...], ...]]
+"""Returns the shapes of a layer's tops from (the layer's spec, a serialised record, its name for messages)."""
+
+
+def datum_shapes(spec: SourceSpec, value: bytes, where: str) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a layer's tops, from a Datum. Raises CorruptRecord."""
+    record = decode(value, where, spec.transform)
+    return (Transformer(spec.transform, seed=0).shape_of(record), ())[: len(spec.tops)]
 
 
 class Transformer:
@@ -87,19 +97,41 @@ class Transformer:
         ``out``: shape (len(records), channels, height, width); height and width are crop_size if it is set. Raises
         CorruptRecord, naming a record that does not fit.
         """
-        wanted = out.shape[1:]
         for record in records:
-            self.check(record)
-            shape = record.values.shape
-            if (shape[0] if self._crop else shape) != (wanted[0] if self._crop else wanted):
-                raise CorruptRecord(
-                    f"{record.where}: {_shown(shape)}, but the data set began with {_shown(wanted)}",
-                    remedy="give all records one shape, or crop them",
-                )
+            self._check_shape(record, out.shape[1:])
         if self.whole and records:
             self.apply_whole(np.stack([record.values for record in records]), out)
         else:
             self.apply_each([record.values for record in records], epoch, first, out)
+
+    def apply_one(
+        self, record: Record, epoch: int, number: int, out: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], bool]:
+        """Transform one record into ``out``, shape (channels, height, width), as ``apply`` does.
+
+        Returns the window that is left of it, in parts of the picture (xmin, ymin, xmax, ymax), and if it is mirrored.
+        """
+        self._check_shape(record, out.shape)
+        bits = self._bits(epoch, number, 1)[0]
+        rows, columns = self._window(record.values.shape, bits)
+        mirrored = bool(self._mirror and bits[2] & np.uint64(1))
+        self._place(record.values, rows, columns, mirrored, out)
+        height, width = record.values.shape[1:]
+        top, bottom, _ = rows.indices(height)
+        left, right, _ = columns.indices(width)
+        edges = np.array([left, top, right, bottom], dtype=np.float32)
+        sizes = np.array([width, height, width, height], dtype=np.float32)
+        window: NDArray[np.float32] = np.divide(edges, sizes, dtype=np.float32)
+        return window, mirrored
+
+    def _check_shape(self, record: Record, wanted: Sequence[int]) -> None:
+        self.check(record)
+        shape = record.values.shape
+        if (shape[0] if self._crop else shape) != (wanted[0] if self._crop else wanted):
+            raise CorruptRecord(
+                f"{record.where}: {_shown(shape)}, but the data set began with {_shown(wanted)}",
+                remedy="give all records one shape, or crop them",
+            )
 
     @property
     def whole(self) -> bool:
@@ -116,17 +148,22 @@ class Transformer:
         """Transform checked records one by one, each with its own crop and mirroring."""
         for values, bits, place in zip(records, self._bits(epoch, first, len(records)), out, strict=True):
             rows, columns = self._window(values.shape, bits)
-            mean = self._mean
-            if mean is not None and self._mean_file:
-                mean = mean[:, rows, columns]
-            if self._mirror and bits[2] & np.uint64(1):
-                # Mirrored last: conversion and arithmetic are fast only on rows in memory order.
-                if self._scratch.shape != place.shape:
-                    self._scratch = np.empty_like(place)
-                self._scaled(values[:, rows, columns], mean, self._scratch)
-                np.copyto(place, self._scratch[:, :, ::-1])
-            else:
-                self._scaled(values[:, rows, columns], mean, place)
+            self._place(values, rows, columns, bool(self._mirror and bits[2] & np.uint64(1)), place)
+
+    def _place(
+        self, values: NDArray[Any], rows: slice, columns: slice, mirrored: bool, place: NDArray[np.float32]
+    ) -> None:
+        mean = self._mean
+        if mean is not None and self._mean_file:
+            mean = mean[:, rows, columns]
+        if mirrored:
+            # Mirrored last: conversion and arithmetic are fast only on rows in memory order.
+            if self._scratch.shape != place.shape:
+                self._scratch = np.empty_like(place)
+            self._scaled(values[:, rows, columns], mean, self._scratch)
+            np.copyto(place, self._scratch[:, :, ::-1])
+        else:
+            self._scaled(values[:, rows, columns], mean, place)
 
     def _window(self, shape: Sequence[int], bits: NDArray[np.uint64]) -> tuple[slice, slice]:
         if not self._crop:

@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 
 from gossip_caffe.job.prototxts.nets import Layer
 from gossip_caffe.job.prototxts.prototxt import Document, edited
-from gossip_caffe.job.spec.spec import FedLayer
+from gossip_caffe.job.spec.spec import FedLayer, TopSpec
 
 SOURCE_MODULE = "gossip_caffe.solver.engines.source_layer"
 SOURCE_CLASS = "BatchSource"
@@ -66,9 +66,15 @@ def shape_layer(fed: FedLayer) -> str:
     tops = fed.source.tops
     names = " ".join(f"top: {quoted(top.name)}" for top in tops)
     shapes = " ".join(
-        f"shape {{ {' '.join(f'dim: {size}' for size in (fed.batch_records, *top.shape))} }}" for top in tops
+        f"shape {{ {' '.join(f'dim: {size}' for size in whole_shape(top, fed.batch_records))} }}"
+        for top in tops
     )
     return f'layer {{ name: {quoted(fed.source.layer)} type: "Input" {names} input_param {{ {shapes} }} }}'
+
+
+def whole_shape(top: TopSpec, records: int) -> tuple[int, ...]:
+    """The shape of a top for a batch of ``records`` records; of a top of boxes: that for a single box."""
+    return (1, 1, 1, top.shape[-1]) if top.boxes else (records, *top.shape)
 
 
 def quoted(text: str) -> str:

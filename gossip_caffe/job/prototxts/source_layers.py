@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from gossip_caffe.job.prototxts.annotated_layer import read_boxes
 from gossip_caffe.job.prototxts.nets import SOURCE_TYPES, Layer
 from gossip_caffe.job.prototxts.paths import Paths
 from gossip_caffe.job.prototxts.prototxt import Document, Field
-from gossip_caffe.job.spec.spec import ImageSpec, SourceSpec, TopSpec, TransformSpec
+from gossip_caffe.job.spec.spec import ANNOTATED, ImageSpec, SourceSpec, TopSpec, TransformSpec
 
-_UNSUPPORTED_TRANSFORMS = ("crop_h", "crop_w", "noise_param", "emit_constraint", "old_resize_param")
+_UNSUPPORTED_TRANSFORMS = (
+    *("crop_h", "crop_w", "noise_param", "emit_constraint", "old_resize_param"),
+    *("resize_param", "distort_param", "expand_param"),
+)
 FED_TYPES = frozenset({"Input", "MemoryData"})
 _BACKENDS = {"LEVELDB": "leveldb", "0": "leveldb", "LMDB": "lmdb", "1": "lmdb"}
 
@@ -74,6 +78,13 @@ def _read_database(net: Document, layer: Layer, paths: Paths) -> SourceRequest:
         transform=read_transform(net, layer, paths),
     )
     return SourceRequest(spec, batch_size(net, layer, "data_param"), entry)
+
+
+def _read_annotated(net: Document, layer: Layer, paths: Paths) -> SourceRequest:
+    request = _read_database(net, layer, paths)
+    spec = request.spec
+    spec = dataclasses.replace(spec, kind=ANNOTATED[spec.kind], boxes=read_boxes(net, layer))
+    return dataclasses.replace(request, spec=spec)
 
 
 def _read_hdf5(net: Document, layer: Layer, paths: Paths) -> SourceRequest:
@@ -187,6 +198,8 @@ def read_transform(net: Document, layer: Layer, paths: Paths) -> TransformSpec:
     if param is None:
         return TransformSpec()
     for name in _UNSUPPORTED_TRANSFORMS:
+        if name == "emit_constraint" and layer.type == "AnnotatedData":
+            continue
         if (entry := param.last(name)) is not None:
             raise net.error(
                 entry.start, f"{name} is not BVLC Caffe's", "apply it when the data set is written"
@@ -213,6 +226,7 @@ def read_transform(net: Document, layer: Layer, paths: Paths) -> TransformSpec:
 
 _READERS: dict[str, Callable[[Document, Layer, Paths], SourceRequest]] = {
     "Data": _read_database,
+    "AnnotatedData": _read_annotated,
     "HDF5Data": _read_hdf5,
     "ImageData": _read_images,
 }

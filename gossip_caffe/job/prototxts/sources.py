@@ -12,7 +12,7 @@ from gossip_caffe.job.prototxts.paths import Paths
 from gossip_caffe.job.prototxts.prototxt import Document
 from gossip_caffe.job.prototxts.source_layers import FED_TYPES, Fed, SourceRequest, read_source
 from gossip_caffe.job.spec.chunking import choose_chunk_records
-from gossip_caffe.job.spec.spec import DataSpec, FedLayer, SourceSpec, TopSpec
+from gossip_caffe.job.spec.spec import ANNOTATED, DataSpec, FedLayer, SourceSpec, TopSpec
 
 
 class DataSet(Protocol):
@@ -82,7 +82,7 @@ def read_data(
         if own > data.records:
             what = f"batch_size {own} exceeds the {data.records} records of {spec.path}"
             raise net.error(request.place.start, what, "choose a smaller batch")
-        tops = tuple(TopSpec(top.name, shape) for top, shape in zip(spec.tops, data.shapes, strict=True))
+        tops = _shaped(spec, data)
         keys = data.chunk_keys(chunk_records)
         sources.append(
             dataclasses.replace(
@@ -114,12 +114,20 @@ def read_tested(
     """
     request = read_source(net, layer, paths, Fed())
     data = _measured(net, request, measure)
-    tops = tuple(TopSpec(top.name, shape) for top, shape in zip(request.spec.tops, data.shapes, strict=True))
+    tops = _shaped(request.spec, data)
     keys = data.chunk_keys(data.records) if to_read else ()
     spec = dataclasses.replace(
         request.spec, tops=tops, records=data.records, chunk_keys=keys, digest=data.digest
     )
     return FedLayer(spec, request.batch_records)
+
+
+def _shaped(spec: SourceSpec, data: DataSet) -> tuple[TopSpec, ...]:
+    with_boxes = spec.kind in ANNOTATED.values()
+    return tuple(
+        TopSpec(top.name, shape, boxes=with_boxes and len(shape) == 2)
+        for top, shape in zip(spec.tops, data.shapes, strict=True)
+    )
 
 
 def _measured(net: Document, request: SourceRequest, measure: Measure) -> DataSet:

@@ -33,16 +33,55 @@ class ImageSpec:
     color: bool = True
 
 
+MOST_TRIALS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSpec:
+    """A ``batch_sampler`` of an AnnotatedData layer: pieces of a picture, drawn until ``max_sample`` are accepted.
+
+    A piece is accepted if some box of the picture has the ``measure`` with it, ``least`` to ``most``: "jaccard" is
+    intersection over union, "sample" the share of the piece that the box covers, "object" the share of the box that
+    the piece covers, "" accepts each. ``max_sample`` 0: all of ``max_trials``.
+    """
+
+    min_scale: float = 1.0
+    max_scale: float = 1.0
+    min_aspect_ratio: float = 1.0
+    max_aspect_ratio: float = 1.0
+    measure: str = ""
+    least: float = 0.0
+    most: float = 2.0
+    max_sample: int = 0
+    max_trials: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BoxesSpec:
+    """The parameters of an AnnotatedData layer that concern its boxes.
+
+    ``emit``: the boxes that a cropped picture keeps besides the condition that they are partly in it: "CENTER", those
+    whose centre is in it; "MIN_OVERLAP", those of which it covers more than ``emit_overlap``; "", all.
+    """
+
+    samplers: tuple[SamplerSpec, ...] = ()
+    emit: str = ""
+    emit_overlap: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class TopSpec:
     """One top of a source layer. ``shape``: that of a single record, float32; () for a label.
 
-    ``batch_records``: the records of a batch where the layer's batch differs from the job's; else 0.
+    ``batch_records``: the records of a batch where the layer's batch differs from the job's; else 0. ``boxes``: the top
+    holds the boxes of all records of a batch, and has the shape (1, 1, boxes, 8); ``shape`` is (the most boxes of a
+    record, 8).
     """
 
     name: str
     shape: tuple[int, ...]
     batch_records: int = 0
+    boxes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +123,7 @@ class SourceSpec:
     nothing. ``folder``: the folder at which relative names in a list file begin, as for Caffe; without it they begin
     beside the list. ``first``: for a user-defined data set, the index of its record's value that is this layer's first
     top. ``labels``: the bounds on the tops' values; all bounds of a top apply. ``batch_records``: as in ``TopSpec``.
+    ``boxes``: for records with boxes.
     """
 
     layer: str
@@ -99,9 +139,12 @@ class SourceSpec:
     first: int = 0
     labels: tuple[LabelBound, ...] = ()
     batch_records: int = 0
+    boxes: BoxesSpec = BoxesSpec()
 
 
-SOURCE_KINDS = ("lmdb", "leveldb", "hdf5", "images", "dataset")
+ANNOTATED = {"lmdb": "annotated_lmdb", "leveldb": "annotated_leveldb"}
+"""The kinds of databases whose records are AnnotatedDatums."""
+SOURCE_KINDS = ("lmdb", "leveldb", "hdf5", "images", "dataset", *ANNOTATED.values())
 
 
 @dataclass(frozen=True, slots=True)

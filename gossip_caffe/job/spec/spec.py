@@ -13,11 +13,15 @@ from dataclasses import dataclass
 
 from gossip_caffe.errors import UsageError
 from gossip_caffe.job.spec.data_spec import (
+    ANNOTATED,
+    MOST_TRIALS,
     SOURCE_KINDS,
+    BoxesSpec,
     DataSpec,
     FedLayer,
     ImageSpec,
     LabelBound,
+    SamplerSpec,
     SourceSpec,
     Span,
     TopSpec,
@@ -33,7 +37,10 @@ from gossip_caffe.job.spec.settings import (
 )
 
 __all__ = [
+    "ANNOTATED",
+    "MOST_TRIALS",
     "SOURCE_KINDS",
+    "BoxesSpec",
     "DataSpec",
     "FedLayer",
     "FileSpec",
@@ -43,6 +50,7 @@ __all__ = [
     "LabelBound",
     "NetTest",
     "RateSchedule",
+    "SamplerSpec",
     "SourceSpec",
     "Span",
     "StartSpec",
@@ -179,9 +187,14 @@ class JobSpec:
         tested = [layer["source"] for test in content["tests"] for layer in test["fed"]]
         for source in (*content["data"]["sources"], *tested):
             del source["labels"]  # derived from the net, and only as far as Caffe was asked
+            if source["kind"] not in ANNOTATED.values():
+                del source["boxes"]  # jobs of older versions keep their fingerprint
             for entry in (source, *source["tops"]):
                 if not entry["batch_records"]:
                     del entry["batch_records"]  # jobs of older versions keep their fingerprint
+            for top in source["tops"]:
+                if not top["boxes"]:
+                    del top["boxes"]  # jobs of older versions keep their fingerprint
         usual = JobSettings()
         for name in LATER_SETTINGS:
             if content["settings"][name] == getattr(usual, name):
@@ -241,6 +254,11 @@ def _checked(spec: JobSpec) -> JobSpec:
             for span in bound.spans:
                 _within(span.stop, 1, values, f"job.data: the labels of layer {source.layer!r:.80}")
                 _within(span.start, 0, span.stop - 1, f"job.data: the labels of layer {source.layer!r:.80}")
+        for sampler in source.boxes.samplers:
+            _within(sampler.max_trials, 0, MOST_TRIALS, f"job.data: a sampler of layer {source.layer!r:.80}")
+            _within(
+                sampler.max_sample, 0, _AS_MUCH_AS_FITS, f"job.data: a sampler of layer {source.layer!r:.80}"
+            )
         for size in (size for top in source.tops for size in top.shape):
             _within(size, 0, _AS_MUCH_AS_FITS, f"job.data: the shape of layer {source.layer!r:.80}")
     return spec

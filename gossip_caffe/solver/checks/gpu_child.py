@@ -88,11 +88,12 @@ def one_iteration(spec: EngineSpec, tops: Iterable[TopSpec]) -> str:
 
     ring = BatchRing.create(tuple(tops), spec.batch_records, spec.iter_size)
     for sequence in range(spec.iter_size):
-        for array in ring.reserve(0.0) or ():
-            array[...] = 0
-        ring.commit(
-            sequence, spec.batch_records, [top.batch_records or spec.batch_records for top in ring.tops]
-        )
+        for top, array in zip(ring.tops, ring.reserve(0.0) or (), strict=False):
+            array[:] = 0
+            if top.boxes:
+                array[0, 0] = -1  # no picture has a box
+        rows = [1 if top.boxes else top.batch_records or spec.batch_records for top in ring.tops]
+        ring.commit(sequence, spec.batch_records, rows)
     engine = PycaffeEngine(spec, ring)
     engine.step(ring, spec.iter_size, 0.0)
     weights = np.empty(engine.layout.size, dtype=np.float32)

@@ -14,7 +14,7 @@ from typing import Any
 
 from gossip_caffe.errors import EnvironmentProblem, ModelError
 from gossip_caffe.job.checks import check_layer_types, check_names, no_loss
-from gossip_caffe.job.prototxts.label_origins import Shapes
+from gossip_caffe.job.prototxts.labels.origins import Shapes
 from gossip_caffe.job.prototxts.nets import SOURCE_TYPES, Layer
 from gossip_caffe.job.prototxts.prototxt import Document, edited
 from gossip_caffe.job.prototxts.rewriting import net_to_feed

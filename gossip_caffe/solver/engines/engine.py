@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.job.prototxts.prototxt import Document
-from gossip_caffe.job.spec.spec import JobSpec, NetTest, SourceSpec
+from gossip_caffe.job.spec.spec import ANNOTATED, JobSpec, NetTest, SourceSpec
 from gossip_caffe.solver.engines.layout import WeightLayout
 from gossip_caffe.solver.engines.place import ALONE, LayerRank
 from gossip_caffe.solver.gpu.device import CPU
@@ -156,8 +156,9 @@ def seeds_drawn(source: SourceSpec, *, testing: bool = False) -> int:
     """Return the number of seeds that Caffe's own layer draws: one for each thread, two for a random transformation.
 
     See InternalThread::StartInternalThread and DataTransformer::InitRand, which base_data_layer.cpp calls twice. A Data
-    layer has one more thread, for reading. With ``testing`` a crop is not random.
+    or AnnotatedData layer has one more thread, for reading. With ``testing`` a crop is not random.
     """
-    threads = {"lmdb": 2, "leveldb": 2, "images": 1}.get(source.kind, 0)
+    databases = ("lmdb", "leveldb", *ANNOTATED.values())
+    threads = 2 if source.kind in databases else int(source.kind == "images")
     at_random = source.transform.mirror or (source.transform.crop_size > 0 and not testing)
     return threads + 2 * (threads > 0 and at_random)

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import caffe
+import numpy as np
+from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.errors import ModelError
+from gossip_caffe.job.prototxts.rewriting import whole_shape
 
 _ring: BatchRing | None = None
 _fill_up = False
@@ -57,14 +60,18 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
         self._last = _ring is not None and first + count == len(_ring.tops)
         for index, spec in enumerate(tops):  # pycaffe's vectors can be indexed, not iterated
             batch = spec.batch_records or (_ring.batch_records if _ring is not None else 0)
-            top[index].reshape(batch, *spec.shape)
+            top[index].reshape(*whole_shape(spec, batch))
+        self._tops = tops
 
     def reshape(self, bottom: Any, top: Any) -> None:
-        """Reshape the tops to the next batch's number of records."""
-        if self._ring is None or self._fill_up or (batch := self._ring.take(0.0)) is None:
+        """Reshape the tops to the next batch's number of records, and of boxes."""
+        if self._ring is None or (batch := self._ring.take(0.0)) is None:
             return
-        for index, array in enumerate(batch.arrays[self._own]):
-            if top[index].shape[0] != len(array):
+        own = batch.arrays[self._own]
+        for index, array in enumerate(own):
+            if self._tops[index].boxes:
+                top[index].reshape(*self._repeated(array, len(own[0])).shape)
+            elif not self._fill_up and top[index].shape[0] != len(array):
                 top[index].reshape(*array.shape)
 
     def forward(self, bottom: Any, top: Any) -> None:
@@ -73,14 +80,27 @@ class BatchSource(caffe.Layer):  # type: ignore[misc]
             raise RuntimeError("the net ran without a batch in the ring")
         if self._before_pass is not None:
             self._before_pass()
-        for index, array in enumerate(batch.arrays[self._own]):
+        own = batch.arrays[self._own]
+        for index, array in enumerate(own):
             data = top[index].data
+            if self._tops[index].boxes:
+                data[...] = self._repeated(array, len(own[0]))
+                continue
             rows = min(len(array), len(data))
             data[:rows] = array[:rows]
             for row in range(rows, len(data)):
                 data[row] = array[row % rows]
         if self._last:
             self._ring.release()
+
+    def _repeated(self, boxes: NDArray[np.float32], records: int) -> NDArray[np.float32]:
+        """Return the boxes of a batch, shape (1, 1, boxes, values), with those of the records that fill it up."""
+        size = self._tops[0].batch_records or (self._ring.batch_records if self._ring is not None else 0)
+        if not self._fill_up or not 0 < records < size or boxes[0, 0, 0, 0] < 0:
+            return boxes
+        again = np.concatenate([boxes] * -(-size // records), axis=2)
+        again[0, 0, :, 0] += np.repeat(np.arange(0, size, records), boxes.shape[2])
+        return again[:, :, again[0, 0, :, 0] < size]
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
         """Do nothing: data has no gradient."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from gossip_caffe.data.labels import check_labels
 from gossip_caffe.data.test_phase import where_in_lmdb
-from gossip_caffe.job.prototxts.label_bounds import label_bounds
+from gossip_caffe.job.prototxts.labels.bounds import label_bounds
 from gossip_caffe.job.prototxts.nets import Layer, brings_data
 from gossip_caffe.job.spec.spec import FedLayer, LabelBound, TopSpec
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gossip_caffe.errors import UsageError
 from gossip_caffe.job.checks import check_loss
-from gossip_caffe.job.prototxts.label_bounds import label_bounds, shapes_from_text, with_bounds
+from gossip_caffe.job.prototxts.labels.bounds import label_bounds, shapes_from_text, with_bounds
 from gossip_caffe.job.prototxts.own_data import ranks_of
 from gossip_caffe.job.prototxts.paths import Paths
 from gossip_caffe.job.prototxts.prototxt import Document, edited

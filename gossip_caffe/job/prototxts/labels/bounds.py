@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from gossip_caffe.job.prototxts.label_origins import LabelOrigins, Shapes, TopOfSource
+from gossip_caffe.job.prototxts.labels.origins import LabelOrigins, Shapes, TopOfSource
 from gossip_caffe.job.prototxts.nets import Layer
 from gossip_caffe.job.spec.spec import DataSpec, LabelBound
 
@@ -93,7 +93,8 @@ def with_bounds(data: DataSpec, bounds: Bounds) -> DataSpec:
             source,
             labels=tuple(
                 bound
-                for number in range(len(source.tops))
+                for number, top in enumerate(source.tops)
+                if not top.boxes
                 for bound in bounds.get((source.layer, number), ())
                 if bound.classes or source.kind in _MAY_BE_NAN
             ),
