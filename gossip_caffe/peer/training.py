@@ -126,6 +126,7 @@ class Training:
                 exhausted=self._is_exhausted,
                 restarting=lambda: trainer.is_restarting,
                 authenticated=world.authenticated,
+                outlook=lambda: self.progress.outlook(len(self.training_peers)),
             )
         )
         self._clipping = Clipping(

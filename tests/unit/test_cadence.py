@@ -9,8 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip_caffe.gossip.policy.cadence import FASTER, LONGEST, SHORTEST, SLOWER, Cadence, steered
+from gossip_caffe.errors import UsageError
+from gossip_caffe.gossip.codecs.codec import CODECS
+from gossip_caffe.gossip.policy.cadence import (
+    EARLY,
+    EARLY_TIMES,
+    EXCHANGES,
+    FASTER,
+    FLOAT32_BYTES,
+    LONGEST,
+    SHORTEST,
+    SHORTEST_START,
+    SLOWER,
+    Cadence,
+    Outlook,
+    affordable,
+    begun,
+    early,
+    steered,
+)
 from gossip_caffe.gossip.policy.health import running_mean
+from gossip_caffe.job.spec.settings import JobSettings, with_overrides
+from gossip_caffe.peer.sharing.own_cadence import OwnCadence
 
 EVERIES = st.floats(SHORTEST, LONGEST)
 DISTANCES = st.floats(1e-12, 10.0)
@@ -83,3 +103,89 @@ def test_when_the_rate_falls_fewer_bytes_are_spent() -> None:
         every.append(cadence.every)
     assert every[149] == pytest.approx(10, rel=0.1)
     assert every[-1] == LONGEST
+
+
+@given(st.floats(1, 1e7), st.floats(1, 1e7), st.integers(1, 1000))
+def test_a_job_begins_with_the_interval_that_gives_enough_exchanges(
+    iterations: float, other: float, longest: int
+) -> None:
+    found = begun(iterations, longest)
+    assert min(SHORTEST_START, longest) <= found.every <= longest
+    assert iterations / found.every >= EXCHANGES * 0.999 or found.every == min(SHORTEST_START, longest)
+    if other > iterations:
+        assert begun(other, longest).every >= found.every
+    assert "are wanted" in found.reason
+
+
+def test_the_intervals_of_known_jobs() -> None:
+    assert begun(176, 8).every == 2  # LeNet, 3 epochs, 16 peers
+    assert begun(351, 8).every == pytest.approx(2.7)  # the same, 8 peers
+    assert begun(100_000, 8).every == 8
+
+
+@given(st.floats(1, LONGEST), st.floats(0, 1))
+def test_exchanges_are_more_frequent_in_the_first_tenth_only(every: float, share: float) -> None:
+    cadence = Cadence(every, "")
+    found = early(cadence, share)
+    if share >= EARLY:
+        assert found == cadence
+    else:
+        assert min(every, SHORTEST_START) <= found.every <= every
+        assert every / found.every <= EARLY_TIMES
+
+
+@given(
+    every=st.floats(1, LONGEST),
+    budget=st.floats(1e-4, 1),
+    living=st.integers(2, 1000),
+    codec=st.sampled_from(sorted(CODECS)),
+)
+def test_a_budget_of_bytes_is_kept_with_every_codec(
+    every: float, budget: float, living: int, codec: str
+) -> None:
+    values = 431_080
+    value_bytes = CODECS[codec].payload_bytes(values) / values
+    found = affordable(Cadence(every, ""), budget, living, value_bytes)
+    assert found.every >= every
+    all_reduce = (
+        2 * (living - 1) / living * FLOAT32_BYTES
+    )  # bytes that a peer sends for each value and iteration
+    exchanged = 2 * value_bytes / found.every
+    assert exchanged <= budget * all_reduce * (1 + 1e-9)
+    if found.every > every:
+        assert exchanged == pytest.approx(budget * all_reduce)
+        assert "budget" in found.reason
+
+
+def test_without_a_budget_or_a_partner_nothing_is_spared() -> None:
+    cadence = Cadence(4, "")
+    assert affordable(cadence, 0.0, 8, 4.0) is cadence
+    assert affordable(cadence, 0.001, 1, 4.0) is cadence
+
+
+def test_a_founder_that_began_alone_takes_the_interval_of_the_peers_that_came() -> None:
+    seen = [Outlook(2000, 0.5, 1)]
+    cadence = OwnCadence(JobSettings(), lambda: seen[-1])
+    assert cadence.now.every == 8
+    seen.append(Outlook(250, 0.5, 8))
+    assert cadence.now.every == SHORTEST_START
+    cadence.steer(1e-2)
+    assert cadence.now.every == SHORTEST_START
+    cadence.steer(1e-9)
+    assert cadence.now.every == pytest.approx(SHORTEST_START * SLOWER)
+
+
+def test_a_fixed_cadence_stays_but_for_the_budget() -> None:
+    seen = Outlook(250, 0.0, 8)
+    settings = JobSettings(cadence="fixed")
+    cadence = OwnCadence(settings, lambda: seen)
+    cadence.steer(1.0)
+    assert cadence.now.every == 8
+    thrifty = with_overrides(settings, {"bytes_budget": "1/100", "codec": "float32"})
+    assert OwnCadence(thrifty, lambda: seen).now.every == pytest.approx(100 * 8 / 7)
+
+
+@pytest.mark.parametrize("text", ["2", "-1", "1/0", "much", "nan", "1/100/2"])
+def test_a_budget_that_is_no_ratio_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="a fraction like 1/100"):
+        with_overrides(JobSettings(), {"bytes_budget": text})

@@ -70,6 +70,28 @@ def test_peers_on_virtual_time_train_every_record_once_and_finish_their_job(tmp_
         assert any(event["event"] == "exchanged" and event["outcome"] == "applied" for event in log)
 
 
+def test_a_budget_of_bytes_holds_in_a_whole_job(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", records=400, batch=BATCH, iterations=1500)
+    settings = JobSettings(bytes_budget="1/30", codec="float32")
+    spec = read_job("tiny", job.solver, settings, source.measure)
+
+    async def course() -> float:
+        simulated = SimulatedJob(spec, tmp_path / "run", NumpyEngine, seed=1)
+        try:
+            for index in range(3):
+                await simulated.start(f"p{index}", Pace(STEP_S))
+            await simulated.finished()
+            peers = simulated.peers.values()
+            vector = 4 * next(iter(peers)).trainer.layout.exchanged
+            iterations = sum(len(peer.stepped_at) for peer in peers)
+            return simulated.carried.payload_bytes / (2 * 2 / 3 * vector * iterations)
+        finally:
+            simulated.close()
+
+    # Joiners exchange before they claim, and peers whose data are used up share their last batches: both on top.
+    assert 0.5 / 30 < run(course()) < 1.35 / 30
+
+
 def test_one_seed_has_one_course_and_another_seed_another(tmp_path: Path) -> None:
     spec = spec_in(tmp_path, 300)
     first, again, other = (

@@ -142,7 +142,7 @@ def test_settings_are_given_as_text() -> None:
         (
             "exchange_every",
             "4",
-            "there is no setting 'exchange_every'; known settings: cadence, cadence_distance",
+            "there is no setting 'exchange_every'; known settings: bytes_budget, cadence, cadence_distance",
         ),
         ("exchange_every_iterations", "4.5", "--set exchange_every_iterations=4.5: not a int"),
         ("exchange_every_iterations", "0", "out of range; give a value from 1 to"),

@@ -31,14 +31,18 @@ class JobSettings:
     sync_start_peers: int = 0
     """With `sync`: the first step waits until so many peers train. 0: the first peer begins alone."""
     exchange_every_iterations: int = 8
-    """A peer offers an exchange about once in so many iterations."""
+    """A peer offers an exchange about once in so many iterations. Under the cadence `auto` it begins with so many at
+    most."""
     exchange_jitter: float = 0.2
     """The share by which the distance between two exchanges varies at random."""
     cadence: str = "auto"
-    """`auto`: as often as holds the peers together, from 4 to 64 iterations, beginning with
-    `exchange_every_iterations` (docs/internals/protocol.md#cadence); `fixed`: always `exchange_every_iterations`."""
+    """`auto`: as often as holds the peers together, up to once in 64 iterations, beginning with what the length of the
+    job asks for (docs/internals/protocol.md#cadence); `fixed`: always `exchange_every_iterations`."""
     cadence_distance: float = 1e-4
     """The consensus distance that the cadence `auto` holds."""
+    bytes_budget: str = "0"
+    """The most bytes of weights that exchanges take, relative to those of a ring all-reduce of float32 in each
+    iteration: `0.01`, or `1/100`. Exchanges become rarer until they keep to it. 0: no limit."""
     codec: str = "float16"
     """How weights travel, and how much each codec loses: docs/internals/protocol.md#codecs. Blobs out of the codec's
     range travel as float32."""
@@ -97,6 +101,7 @@ class JobSettings:
 LATER_SETTINGS = (
     "layer_ranks",
     "clip",
+    "bytes_budget",
     "strategy",
     "sync_every_iterations",
     "sync_wait_s",
@@ -169,7 +174,23 @@ def checked_setting(name: str, value: Any, where: str) -> Any:
         raise UsageError(f"{where}: out of range", remedy=f"give a value from {low} to {high}")
     if name == "clip":
         _check_clip(value, where)
+    if name == "bytes_budget":
+        read_ratio(value, where)
     return checked_store_url(value) if name == "checkpoint_store" else value
+
+
+def read_ratio(text: str, where: str) -> float:
+    """The value of a ratio from 0 to 1, given as a number or as ``1/100``. Raises UsageError."""
+    above, _, below = text.partition("/")
+    try:
+        ratio = float(above) / (float(below) if below else 1.0)
+    except (ValueError, ZeroDivisionError):
+        ratio = -1.0
+    if not 0 <= ratio <= 1:
+        raise UsageError(
+            f"{where}: not a ratio", remedy="give a number from 0 to 1, or a fraction like 1/100"
+        )
+    return ratio
 
 
 def _check_clip(value: str, where: str) -> None:

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.codecs.message import Refusal
+from gossip_caffe.gossip.policy.cadence import Outlook
 from gossip_caffe.gossip.policy.contact import Contact, NoContact
 from gossip_caffe.gossip.protocol.outcome import Outcome
 from gossip_caffe.gossip.protocol.ports import Offload
@@ -53,6 +54,7 @@ class StrategyContext:
     * ``serve`` lets an answerer answer other peers, for a strategy that needs this before its peer trains.
     * ``exhausted`` returns True if every claimed record is trained, and none can be claimed now.
     * ``authenticated``: every caller's name is that of its certificate.
+    * ``outlook`` returns how long the job is, how far it is, and how many peers train.
     * ``restarting`` returns True while no solver runs, because one has died.
     """
 
@@ -84,6 +86,7 @@ class StrategyContext:
     exhausted: Callable[[], bool] = lambda: False
     restarting: Callable[[], bool] = lambda: False
     authenticated: bool = False
+    outlook: Callable[[], Outlook | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gossip_caffe.clock import Clock
 from gossip_caffe.gossip.codecs.message import Refusal
-from gossip_caffe.gossip.policy.cadence import Cadence, steered
+from gossip_caffe.gossip.policy.cadence import Outlook
 from gossip_caffe.gossip.policy.contact import Contact, NoContact
 from gossip_caffe.gossip.policy.partners import PARTNER_POLICIES, AvoidedPartners, Standpoint, next_exchange
 from gossip_caffe.gossip.protocol.answering import Answering
@@ -25,6 +25,7 @@ from gossip_caffe.observe.log.events import Event, EventLog, rounded
 from gossip_caffe.peer.core.complaints import Complaints
 from gossip_caffe.peer.core.strategy import SharingFigures, Strategy, StrategyContext, say_nothing
 from gossip_caffe.peer.sharing.answers_logged import AnswersLogged, half_of
+from gossip_caffe.peer.sharing.own_cadence import OwnCadence
 from gossip_caffe.solver.board import WeightBoard
 
 SHORTEST_LOOK_S = 0.002
@@ -93,6 +94,7 @@ class PairwiseStrategy:
         contact: Contact | None = None,
         half_added: Callable[[str, str], None] = lambda partner, exchange_id: None,  # noqa: ARG005
         refused: Callable[[str], None] = say_nothing,
+        outlook: Callable[[], Outlook | None] = lambda: None,
     ) -> None:
         self._peer = peer
         self._offering = offering
@@ -112,7 +114,7 @@ class PairwiseStrategy:
         self._log = log
         self._suspects = AvoidedPartners()
         self._contact = contact or NoContact()
-        self._cadence = Cadence(settings.exchange_every_iterations, "as the job begins")
+        self._cadence = OwnCadence(settings, outlook)
         self._complaints = Complaints(say, clock)
         self._half_added = half_added
         self._refused = refused
@@ -226,9 +228,7 @@ class PairwiseStrategy:
         if outcome.kind is OutcomeKind.APPLIED:
             self._half_added(outcome.partner, outcome.exchange_id)
             self._shared(outcome)
-            if self._settings.cadence == "auto":
-                distance, held = self._peer.mean_distance, self._settings.cadence_distance
-                self._cadence = steered(self._cadence, distance, held)
+            self._cadence.steer(self._peer.mean_distance)
         return outcome
 
     def _steps_since(self, outcome: Outcome) -> dict[str, object]:
@@ -259,7 +259,7 @@ class PairwiseStrategy:
 
     def _next_due(self) -> int:
         return next_exchange(
-            self._board.iteration, self._cadence.every, self._settings.exchange_jitter, self._rng
+            self._board.iteration, self._cadence.now.every, self._settings.exchange_jitter, self._rng
         )
 
 
@@ -298,4 +298,5 @@ def pairwise(around: StrategyContext) -> Strategy:
         contact=around.contact,
         half_added=around.half_added,
         refused=around.refused,
+        outlook=around.outlook,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gossip_caffe.gossip.policy.cadence import Outlook
 from gossip_caffe.job.spec.gradient_clip import UNKNOWN, GradientClip, given, scaling
 from gossip_caffe.job.spec.learning_rate import Ramp, factor
 from gossip_caffe.job.spec.spec import JobSettings, JobSpec
@@ -76,6 +77,12 @@ class Progress:
         True stays true: a store that loses done marks does not make the halves of honest partners long again.
         """
         return self._most_samples >= self._spec.settings.warmup * self._spec.budget_samples
+
+    def outlook(self, living: int) -> Outlook:
+        """The length of the job for each of so many peers, and how far it is."""
+        spec, peers = self._spec, max(1, living)
+        iterations = spec.budget_samples / (spec.samples_per_iteration * peers)
+        return Outlook(iterations, self.samples / spec.budget_samples, peers)
 
     async def look(self, ledger: Ledger) -> None:
         """Read the progress from the ledger. Raises StoreError."""
