@@ -51,7 +51,11 @@ def run(tmp_path: Path, step: Path, request: pytest.FixtureRequest) -> Iterator[
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("run", list(CLOCKS), indirect=True)
+@pytest.mark.parametrize(
+    "run",
+    [pytest.param(name, marks=[] if name == "apart" else pytest.mark.long) for name in CLOCKS],
+    indirect=True,
+)
 def test_a_run_with_a_kill_a_joiner_and_a_start_anew_is_whole_whatever_the_clocks_say(
     run: OddRun, step: Path, tmp_path: Path
 ) -> None:

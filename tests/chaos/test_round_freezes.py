@@ -57,7 +57,9 @@ def ended_whole(run: ClusterRun, up: subprocess.Popen[bytes], job: TinyJob) -> t
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("leads", [True, False], ids=["the leader", "a member"])
+@pytest.mark.parametrize(
+    "leads", [True, pytest.param(False, marks=pytest.mark.long)], ids=["the leader", "a member"]
+)
 def test_a_frozen_peer_stops_the_others_for_its_lease_and_comes_back(tmp_path: Path, leads: bool) -> None:
     job = write_job(tmp_path / "job", records=9600, batch=16, iterations=600, pace_ms=120)
     with cluster_run(tmp_path / "state") as run:

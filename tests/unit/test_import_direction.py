@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,11 +77,23 @@ CAFFES_PROCESSES = {
 }
 
 
+@functools.cache
 def files() -> list[Path]:
     return sorted(path for path in ROOT.rglob("*.py") if not path.stem.endswith(("_pb2", "_pb2_grpc")))
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def modules() -> frozenset[tuple[str, ...]]:
+    """The parts of the name of each module of the package, from the package's folder on."""
+    return frozenset(path.relative_to(ROOT).with_suffix("").parts for path in files())
+
+
+@functools.cache
+def imported(path: Path) -> tuple[str, ...]:
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -118,11 +131,10 @@ def test_imports_never_point_up_within_a_room(path: Path) -> None:
     own = path.relative_to(ROOT).parts
     if path.name == "__init__.py":
         return
-    modules = {tuple(other.relative_to(ROOT).with_suffix("").parts) for other in files()}
     for name in imported(path):
         parts = tuple(name.split(".")[1:])
-        module = parts if parts in modules else parts[:-1]
-        if name.startswith("gossip_caffe.") and module in modules and module[0] == own[0] and len(own) > 1:
+        module = parts if parts in modules() else parts[:-1]
+        if name.startswith("gossip_caffe.") and module in modules() and module[0] == own[0] and len(own) > 1:
             assert inner_height(module) <= inner_height(own), f"{'/'.join(own)} imports {name}"
 
 
