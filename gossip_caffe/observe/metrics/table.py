@@ -133,8 +133,7 @@ SECTIONS = (
                 "goodput_ratio",
                 _G,
                 "",
-                "Share of this process's time in which the solver made iterations, without the samples that it trained"
-                " again. verify has the goodput of a whole run.",
+                "Share of this process's time that went into iterations, without samples that were trained again.",
             ),
             Metric(
                 "records_skipped_total", _C, "records", "Corrupt records that were left out of their batches."
