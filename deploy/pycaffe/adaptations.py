@@ -138,9 +138,14 @@ CHANGES = (
 
 def adapt(source: Path) -> None:
     """Apply the whole list to an unpacked source tree. Raises AdaptationError naming the file at fault."""
-    for name in STALE:
-        (source / name).unlink(missing_ok=True)
+    remove(STALE, source)
     apply(CHANGES, source)
+
+
+def remove(files: Iterable[str], source: Path) -> None:
+    """Remove files that others stand for."""
+    for name in files:
+        (source / name).unlink(missing_ok=True)
 
 
 def apply(changes: Iterable[Change], source: Path) -> None:

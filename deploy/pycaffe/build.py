@@ -26,12 +26,15 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import adaptations_api
 import adaptations_cuda
+import adaptations_fields
+import adaptations_schema
 import cuda_toolkit
 import needs
 import pinned
 import wheel_file
-from adaptations import AdaptationError, adapt, apply
+from adaptations import AdaptationError, adapt, apply, remove
 from compiling import BuildError, compile_package, say
 from cuda_toolkit import Toolkit
 
@@ -39,21 +42,30 @@ HERE = Path(__file__).resolve().parent
 RECIPE = (
     "CMakeLists.txt",
     "adaptations.py",
+    "adaptations_api.py",
+    "adaptations_fields.py",
+    "adaptations_schema.py",
     "compiling.py",
     "gossip_extension.cpp",
     "_gossip.pyi",
     "pinned.py",
     "wheel_file.py",
+    *(
+        f"{folder}/{path.name}"
+        for folder in ("bindings", "layers")
+        for path in sorted((HERE / folder).glob("*.[ch]pp"))
+    ),
 )
 CUDA_RECIPE = (
     "adaptations_cuda.py",
     "cuda.cmake",
     "cuda_toolkit.py",
     *sorted(f"cuda/{path.name}" for path in (HERE / "cuda").iterdir()),
+    *sorted(f"layers/{path.name}" for path in (HERE / "layers").glob("*.cu")),
 )
 """What the device's half adds: a change of it leaves the wheels for the CPU as they are."""
 NAME = "gossip-caffe-pycaffe"
-VERSION = f"1.0.0+brocolli{pinned.CAFFE.version}.2"
+VERSION = f"1.0.0+brocolli{pinned.CAFFE.version}.3"
 SUMMARY = "Caffe with its Python interface, and what elastic training needs of its solvers"
 REQUIRES = ("numpy>=1.26", "protobuf>=3.20", "six>=1.16")
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
@@ -184,6 +196,8 @@ def build_in(work: Path, log: Path, jobs: int, boost: pinned.Pinned | None, cuda
     pinned.unpack(pinned.fetch(pinned.CAFFE, sources, log), work)
     source = work / pinned.CAFFE.file.removesuffix(".tar.gz")
     adapt(source)
+    remove(adaptations_schema.STALE, source)
+    apply((*adaptations_schema.CHANGES, *adaptations_fields.CHANGES, *adaptations_api.CHANGES), source)
     if cuda:
         apply(adaptations_cuda.CHANGES, source)
     settings = cuda.settings if cuda else ()

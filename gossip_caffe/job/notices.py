@@ -38,6 +38,12 @@ def notices(
                 f"{model.train.document.name}:{transform.line}: transform_param of layer {layer.name!r} is ignored, as "
                 "by Caffe: what a program gives is not transformed"
             )
+        named = layer.fields.last("source_class")
+        if named is not None:
+            yield (
+                f"{model.train.document.name}:{named.line}: source_class of layer {layer.name!r} is not used: it names "
+                "a reader of CaffeOnSpark, with the fields of its own that the layer's parameters have"
+            )
     if not spec.data.sources:
         yield (
             f"{model.train.document.name}: the net makes its own data, so there is none to share out: "

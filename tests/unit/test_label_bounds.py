@@ -61,6 +61,12 @@ def layer(kind: str, *bottoms: str, top: str = "out", more: str = "") -> str:
         (layer("ContrastiveLoss", "ip", "ip", "label"), (8, 10), [(0, ())]),
         (layer("Embed", "label", more="embed_param { input_dim: 7 num_output: 2 }"), (8, 10), [(7, ())]),
         (layer("SoftmaxWithLoss", "ip", "label", more="softmax_param { axis: 7 }"), (8, 10), None),
+        (layer("CenterLoss", "ip", "label", more="center_loss_param { num_output: 6 }"), (8, 10), [(6, ())]),
+        (
+            layer("MarginInnerProduct", "ip", "label", more="margin_inner_product_param { num_output: 5 }"),
+            (8, 10),
+            [(5, ())],
+        ),
         (layer("Python", "ip", "label"), (8, 10), None),
     ],
 )
@@ -159,6 +165,19 @@ def test_where_a_net_cuts_the_batch_or_no_shape_is_known_nothing_is_followed() -
             + layer("ReLU", "a", top="a")
             + layer("Dropout", "a", top="b")
             + layer("SoftmaxWithLoss", "b", "label"),
+            {LABEL: [7]},
+        ),
+        (
+            layer(
+                "MarginInnerProduct",
+                "data",
+                "label",
+                top="a",
+                more="margin_inner_product_param { num_output: 7 }",
+            )
+            + layer("Swish", "a", top="a")
+            + layer("Clip", "a", top="a")
+            + layer("Accuracy", "a", "label"),
             {LABEL: [7]},
         ),
         (

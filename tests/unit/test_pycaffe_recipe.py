@@ -12,6 +12,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "pycaffe"))
 
 import adaptations
+import adaptations_api
+import adaptations_fields
+import adaptations_schema
+import build
 import compiling
 import needs
 import pinned
@@ -40,6 +44,32 @@ def test_an_adaptation_that_fits_more_often_than_expected_stops_the_build_too(
     (tmp_path / "a.cpp").write_text("x")
     adaptations.adapt(tmp_path)
     assert (tmp_path / "a.cpp").read_text() == "y"
+
+
+def test_every_change_says_why_and_changes_something() -> None:
+    for part in (adaptations, adaptations_api, adaptations_fields, adaptations_schema):
+        for change in part.CHANGES:
+            assert change.why
+            assert change.old != change.new
+
+
+def test_every_file_of_the_layers_and_the_bindings_is_part_of_one_recipe() -> None:
+    names = {
+        f"{path.parent.name}/{path.name}"
+        for folder in ("layers", "bindings")
+        for path in (build.HERE / folder).iterdir()
+    }
+    assert names == {
+        name for name in (*build.RECIPE, *build.CUDA_RECIPE) if name.startswith(("layers/", "bindings/"))
+    }
+
+
+def test_a_number_that_two_families_gave_away_is_taken_once() -> None:
+    added = "\n".join(change.new for change in adaptations_schema.CHANGES)
+    for field, (theirs, ours) in adaptations_schema.FOREIGN_NUMBERS.items():
+        name = field.partition(".")[2]
+        assert f" {name} = {ours}" in added
+        assert f" {name} = {theirs}" not in added
 
 
 def test_missing_packages_are_those_whose_files_are_not_there(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ _NOT_A_PEERS_BUSINESS = frozenset(
             "test_initialization",
             "eval_type",
             "ap_version",
+            "show_per_class_result",
         ),
         *(
             "display",

@@ -33,9 +33,10 @@ _KEEP_SHAPE = frozenset(
             "MVN",
             "Power",
         ),
-        *("PReLU", "ReLU", "Scale", "Sigmoid", "Softmax", "Split", "TanH"),
+        *("PReLU", "ReLU", "Scale", "Sigmoid", "Softmax", "Split", "TanH", "Clip", "Swish"),
     }
 )
+_PRODUCTS = {"InnerProduct": "inner_product_param", "MarginInnerProduct": "margin_inner_product_param"}
 
 
 def label_bounds(layers: Sequence[Layer], shapes: Shapes) -> dict[TopOfSource, tuple[LabelBound, ...]]:
@@ -68,8 +69,8 @@ def shapes_from_text(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
     for layer in layers:
         bottoms = layer.fields.texts("bottom")
         shape: tuple[int, ...] | None = None
-        if layer.type == "InnerProduct":
-            param = layer.fields.message("inner_product_param")
+        if layer.type in _PRODUCTS:
+            param = layer.fields.message(_PRODUCTS[layer.type])
             if param is not None and param.integer("axis", 1) == 1:
                 shape = (0, param.integer("num_output"))
         elif layer.type in {"Convolution", "Deconvolution"}:
@@ -139,6 +140,17 @@ def _of_a_record(layer: Layer, shape: Sequence[int]) -> int:
     return math.prod(shape[1:])
 
 
+def _as_given(param: str) -> Callable[[Layer, Sequence[int]], int]:
+    """The number of classes is ``param``'s num_output."""
+
+    def count(layer: Layer, shape: Sequence[int]) -> int:
+        del shape
+        given = layer.fields.message(param)
+        return given.integer("num_output") if given is not None else 0
+
+    return count
+
+
 def _ignored(layer: Layer) -> tuple[int, ...]:
     names = {"Accuracy": "accuracy_param"}
     param = layer.fields.message(names.get(layer.type, "loss_param"))
@@ -153,6 +165,8 @@ _CLASSES: dict[str, Callable[[Layer, Sequence[int]], int]] = {
     "Accuracy": _along("accuracy_param"),
     "HingeLoss": _of_a_record,
     "MultinomialLogisticLoss": _of_a_record,
+    "CenterLoss": _as_given("center_loss_param"),
+    "MarginInnerProduct": _as_given("margin_inner_product_param"),
 }
-_WITHOUT_IGNORED = frozenset({"HingeLoss", "MultinomialLogisticLoss"})
+_WITHOUT_IGNORED = frozenset({"HingeLoss", "MultinomialLogisticLoss", "CenterLoss", "MarginInnerProduct"})
 _FINITE = frozenset({"EuclideanLoss", "SigmoidCrossEntropyLoss", "ContrastiveLoss"})
