@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.integration, added_layers()]
 
 NETS = Path(__file__).parents[1] / "nets" / "public"
 FAMILIES = ("ssd", "fast_rcnn", "faster_rcnn", "center_loss", "sphereface", "bvlc_1_0")
-BLOBS = {
+BLOBS: dict[str, dict[str, tuple[int, ...]]] = {
     "ssd": {"mbox_loc": (2, 5120), "mbox_conf": (2, 3840), "mbox_priorbox": (1, 2, 5120)},
     "fast_rcnn": {"pool5": (6, 8, 6, 6), "bbox_pred": (6, 16)},
     "faster_rcnn": {"rpn_cls_prob_reshape": (1, 18, 16, 16), "roi_pool_conv5": (6, 8, 6, 6)},
