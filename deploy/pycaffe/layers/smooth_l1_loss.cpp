@@ -43,9 +43,9 @@ void SmoothL1LossLayer<Dtype>::Forward_cpu(const vector<Blob<Dtype>*>& bottom, c
     error[i] = v * (quadratic ? sigma2_ * d * d / 2 : std::fabs(d) - Dtype(0.5) / sigma2_);
     slope[i] = v * w * (quadratic ? sigma2_ * d : Dtype((0 < d) - (d < 0)));
   }
-  Dtype sum = 0;
+  double sum = 0;  // of a hundred thousand errors, one after the other
   for (int i = 0; i < count; ++i) sum += error[i];
-  top[0]->mutable_cpu_data()[0] = sum / bottom[0]->shape(0);
+  top[0]->mutable_cpu_data()[0] = static_cast<Dtype>(sum / bottom[0]->shape(0));
 }
 
 template <typename Dtype>
