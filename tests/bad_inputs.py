@@ -224,8 +224,8 @@ BAD = [
     ),
     Bad(
         "a field that Caffe does not have, before data that is not there",
-        both(net("/train", "/trainee"), net('type: "ReLU"', 'type: "ReLU" roi_pooling_param { }')),
-        r'net\.prototxt:16:\d+: .*no field named "roi_pooling_param"',
+        both(net("/train", "/trainee"), net('type: "ReLU"', 'type: "ReLU" dense_block_param { }')),
+        r'net\.prototxt:16:\d+: .*no field named "dense_block_param"',
     ),
     Bad(
         "a layer that Caffe does not have, before what is missing",

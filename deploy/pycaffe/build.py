@@ -166,7 +166,7 @@ def build(jobs: int, cuda: Toolkit | None, *, force: bool) -> Path:
         for left in folder.parent.glob(f"building-{folder.name}-*"):  # of a build that was killed
             shutil.rmtree(left)
         log.write_text("")
-        minutes = 9
+        minutes = 6
         if cuda:
             minutes += 3 + 6 * len(cuda.architectures)
             say(

@@ -69,7 +69,7 @@ def roi_pooled(features: Array, regions: Array, height: int, width: int, scale: 
 
 def test_roi_pooling_takes_the_maximum_of_each_cell() -> None:
     text = layer("ROIPooling", "roi_pooling_param { pooled_h: 3 pooled_w: 2 spatial_scale: 0.25 }", bottoms=2)
-    features: Array = RNG.permutation(2 * 2 * 6 * 7).astype(np.float64).reshape(2, 2, 6, 7)
+    features: Array = RNG.permutation(2 * 2 * 6 * 7).astype(np.float64).reshape(2, 2, 6, 7) / 64
     regions = np.array(
         [
             [0, 0, 0, 27, 23],  # the whole image

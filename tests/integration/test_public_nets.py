@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +138,22 @@ def test_data_layers_as_they_are_published_parse() -> None:
     assert transform.resize_param.interp_mode[4] == caffe_pb2.ResizeParameter.LANCZOS4
     assert transform.distort_param.hue_delta == 18
     assert net.layer[2].resize_param.width == 9
+
+
+def test_a_transformation_that_this_caffe_cannot_make_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text(
+        'layer { name: "data" type: "MemoryData" top: "data" top: "label" '
+        "memory_data_param { batch_size: 1 channels: 3 height: 8 width: 8 } "
+        "transform_param { resize_param { height: 4 width: 4 } } }"
+    )
+    program = f"import caffe; caffe.Net({str(net)!r}, caffe.TRAIN)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert "resize_param" in done.stderr
+    assert "OpenCV" in done.stderr
 
 
 def test_fields_have_the_numbers_of_their_families() -> None:
