@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gossip_caffe.observe.log.events import Event
@@ -121,6 +121,8 @@ def test_an_absence_of_etcd_is_said_once_and_its_return_too() -> None:
     assert "away" not in figures(watched)
 
 
+@example([3.7e307, -1.43e308], 2)
+@example([1.7e308] * 3, 1)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=300), st.integers(1, 40))
 def test_a_sparkline_is_never_too_wide_and_spans_its_values(values: list[float], width: int) -> None:
     drawn = sparkline(values, width)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII = "_.-~=*%#"
 """For a terminal whose encoding has no blocks."""
+HUGE = 1e300
+"""Beyond it sums and differences of values may be infinite. Only the relations of values are drawn."""
 
 
 def sparkline(values: Sequence[float], width: int, *, unicode: bool = True) -> str:
@@ -20,6 +22,8 @@ def sparkline(values: Sequence[float], width: int, *, unicode: bool = True) -> s
     finite = [value for value in values if math.isfinite(value)]
     if not finite or width < 1:
         return ""
+    if (largest := max(map(abs, finite))) > HUGE:
+        finite = [value / largest for value in finite]
     size = -(-len(finite) // width)
     first = len(finite) % size
     cuts = ([finite[:first]] if first else []) + [
