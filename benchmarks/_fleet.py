@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from _models import MODELS, write_solver
 from _peer_process import start_peer, wait_for_end
 
+from gossip_caffe.clock import SystemClock
+from gossip_caffe.cluster.etcd.server import EtcdServer
+from gossip_caffe.data.sources import source
+from gossip_caffe.job.reading import read_job
+from gossip_caffe.job.spec.spec import JobSettings
+from gossip_caffe.membership.etcd.etcd_store import EtcdStore
+from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.reading import read_history
 from gossip_caffe.observe.log.runs import one_by_one
 
 DEADLINE_S = 300.0
+JOB = "fleet"
 
 
 @dataclass
 class Fleet:
-    """Peers of the job ``job``, which ``start`` names p0, p1 and so on."""
+    """Peers of the job JOB, which ``start`` names p0, p1 and so on."""
 
     endpoint: str
     folder: Path
-    job: str
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self) -> str:
         name = f"p{len(self.processes)}"
         log = self.folder / f"{name}.log"
-        self.processes[name] = start_peer(self.endpoint, self.job, name, self.folder, log)
+        self.processes[name] = start_peer(self.endpoint, JOB, name, self.folder, log)
         return name
 
     def events(self, name: str, *kinds: Event) -> list[tuple[float, Mapping[str, Any]]]:
@@ -101,3 +112,29 @@ def wait_for(what: str, condition: Callable[[], bool]) -> None:
         if time.monotonic() > deadline:
             raise SystemExit(f"not within {DEADLINE_S:.0f} s: {what}")
         time.sleep(0.05)
+
+
+@contextmanager
+def training_fleet(net: str, peers: int, settings: JobSettings, folder: Path) -> Iterator[Fleet]:
+    """Peers that all train one job without an end. ``net``: a name in MODELS."""
+    server = EtcdServer(folder / "etcd")
+    server.start()
+    fleet = Fleet(server.endpoint, folder)
+    try:
+        solver = write_solver(MODELS[net], folder, max_iter=1_000_000)
+        asyncio.run(_make_job(server.endpoint, solver, settings))
+        for _ in range(peers):
+            fleet.start()
+        wait_for("all train", lambda: all(fleet.steps(name) for name in fleet.processes))
+        yield fleet
+    finally:
+        fleet.stop()
+        server.stop()
+
+
+async def _make_job(endpoint: str, solver_file: Path, settings: JobSettings) -> None:
+    store = EtcdStore([endpoint], SystemClock(), random.Random(1))
+    try:
+        await create_job(store, read_job(JOB, solver_file, settings, source.measure))
+    finally:
+        await store.close()

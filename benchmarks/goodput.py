@@ -3,15 +3,14 @@
     python benchmarks/goodput.py [--peers 4] [--minutes 3] [--every 20] [--net lenet]
                                  [--torchrun /venv/with/torch/bin/torchrun]
 
-What is lost is told by kind (docs/internals/verify.md). torchrun, with the same deaths in the same run, is taken to
-lose only the time in which its workers make no step: it is given a checkpoint at each death for nothing.
+The figures tell what is lost by its kind (docs/internals/verify.md). torchrun, with the same deaths in the same run,
+is taken to lose only the time in which its workers make no step: it is given a checkpoint at each death for nothing.
 docs/internals/benchmarks.md says what each figure means.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import json
 import os
@@ -20,23 +19,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from _fleet import Fleet, Torchrun, wait_for
-from _models import MODELS, write_solver
-from recover import make_job
+from _fleet import JOB, Torchrun, training_fleet, wait_for
+from _models import MODELS
 
-from gossip_caffe.cluster.etcd.server import EtcdServer
 from gossip_caffe.job.spec.spec import JobSettings
 from gossip_caffe.observe.checker.goodput import Goodput
 from gossip_caffe.observe.checker.verdict import Verdict, verdict_of
 from gossip_caffe.observe.history.run import OBSERVER
-
-JOB = "recover"
 
 
 def kill_by_turns(seconds: float, every_s: float, kill: Callable[[random.Random], None]) -> int:
@@ -52,29 +46,14 @@ def kill_by_turns(seconds: float, every_s: float, kill: Callable[[random.Random]
     raise AssertionError
 
 
-@contextmanager
-def fleet_of(net: str, peers: int, folder: Path) -> Iterator[Fleet]:
-    """Peers of a job without an end that all train."""
-    server = EtcdServer(folder / "etcd")
-    server.start()
-    fleet = Fleet(server.endpoint, folder, JOB)
-    try:
-        solver = write_solver(MODELS[net], folder, max_iter=1_000_000)
-        asyncio.run(make_job(server.endpoint, solver, JobSettings()))
-        for _ in range(peers):
-            fleet.start()
-        wait_for("all train", lambda: all(fleet.steps(name) for name in fleet.processes))
-        yield fleet
-    finally:
-        fleet.stop()
-        server.stop()
-
-
 def of_peers(net: str, peers: int, seconds: float, every_s: float) -> tuple[Verdict, int]:
     """The verdict on a run with so many deaths, and their number."""
     with tempfile.TemporaryDirectory(prefix="gossip-caffe-goodput-") as name:
         folder = Path(name)
-        with fleet_of(net, peers, folder) as fleet, (folder / OBSERVER).open("a") as seen:
+        with (
+            training_fleet(net, peers, JobSettings(), folder) as fleet,
+            (folder / OBSERVER).open("a") as seen,
+        ):
 
             def kill(rng: random.Random) -> None:
                 victim = rng.choice(fleet.living)

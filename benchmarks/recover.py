@@ -11,7 +11,6 @@ docs/internals/benchmarks.md says what each figure means.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import json
 import os
@@ -24,22 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from _fleet import Fleet, Torchrun, wait_for
-from _models import MODELS, write_solver
+from _fleet import Fleet, Torchrun, training_fleet, wait_for
+from _models import MODELS
 
-from gossip_caffe.clock import SystemClock
-from gossip_caffe.cluster.etcd.server import EtcdServer
-from gossip_caffe.data.sources import source
-from gossip_caffe.job.reading import read_job
 from gossip_caffe.job.spec.spec import JobSettings
-from gossip_caffe.membership.etcd.etcd_store import EtcdStore
-from gossip_caffe.membership.jobs import create_job
 from gossip_caffe.observe.log.events import Event
 
 AFTER_S = 10.0
 """How long is watched before a kill, and after it: the lease of five seconds ends, and the work is taken over."""
-
-JOB = "recover"
 
 
 def longest_gap_s(steps: list[float], begin: float, end: float) -> float:
@@ -106,14 +97,6 @@ def torchrun_stopped_s(torchrun: str, workers: int, rng: random.Random, folder: 
         other.stop()
 
 
-async def make_job(endpoint: str, solver_file: Path, settings: JobSettings) -> None:
-    store = EtcdStore([endpoint], SystemClock(), random.Random(1))
-    try:
-        await create_job(store, read_job(JOB, solver_file, settings, source.measure))
-    finally:
-        await store.close()
-
-
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """The deaths, and the seconds of the joins, of peers of one strategy."""
@@ -137,31 +120,19 @@ class Recovery:
 def recovered(strategy: str, net: str, peers: int, repeats: int) -> Recovery:
     """Kill a peer and start another, so many times."""
     found = Recovery([], [])
-    with tempfile.TemporaryDirectory(prefix="gossip-caffe-recover-") as name:
-        folder = Path(name)
-        server = EtcdServer(folder / "etcd")
-        server.start()
-        fleet = Fleet(server.endpoint, folder, JOB)
-        try:
-            solver = write_solver(MODELS[net], folder, max_iter=1_000_000)
-            asyncio.run(make_job(server.endpoint, solver, JobSettings(strategy=strategy)))
-            for _ in range(peers):
-                fleet.start()
-            wait_for("all train", lambda: all(fleet.steps(name) for name in fleet.processes))
+    with (
+        tempfile.TemporaryDirectory(prefix="gossip-caffe-recover-") as name,
+        training_fleet(net, peers, JobSettings(strategy=strategy), Path(name)) as fleet,
+    ):
+        print(f"{strategy:>10} {'gap before':>12} {'gap after':>12} {'re-claimed':>12} {'joined':>12}   (s)")
+        for repeat in range(repeats):
+            found.deaths.append(death := kill(fleet, random.Random(repeat)))
+            found.joins.append(join(fleet))
             print(
-                f"{strategy:>10} {'gap before':>12} {'gap after':>12} {'re-claimed':>12} {'joined':>12}   (s)"
+                f"{repeat:>10} {death.gap_before_s:>12.3f} {death.gap_s:>12.3f}"
+                f" {death.reclaimed_s:>12.2f} {found.joins[-1]:>12.2f}",
+                flush=True,
             )
-            for repeat in range(repeats):
-                found.deaths.append(death := kill(fleet, random.Random(repeat)))
-                found.joins.append(join(fleet))
-                print(
-                    f"{repeat:>10} {death.gap_before_s:>12.3f} {death.gap_s:>12.3f}"
-                    f" {death.reclaimed_s:>12.2f} {found.joins[-1]:>12.2f}",
-                    flush=True,
-                )
-        finally:
-            fleet.stop()
-            server.stop()
     return found
 
 

@@ -147,13 +147,17 @@ class EtcdServer:
 
     @property
     def _members(self) -> str:
-        """The name of the socket for other members, of which there are none; it differs for each data folder."""
-        return f"members:{1 + zlib.crc32(self._data_dir.name.encode()) % 65535}"
+        """The name of the socket for other members, of which there are none."""
+        return self._socket_name("members")
 
     @property
     def _http(self) -> str:
         """The name of the socket for HTTP, which only this user can open."""
-        return f"http:{1 + zlib.crc32(self._data_dir.name.encode()) % 65535}"
+        return self._socket_name("http")
+
+    def _socket_name(self, purpose: str) -> str:
+        """A name of a Unix socket in the form of a host and a port; it differs for each data folder."""
+        return f"{purpose}:{1 + zlib.crc32(self._data_dir.name.encode()) % 65535}"
 
     def _spawn(self, binary: Path) -> None:
         scheme = "http" if self._tls is None else "https"

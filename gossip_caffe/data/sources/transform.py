@@ -114,7 +114,7 @@ class Transformer:
         self._check_shape(record, out.shape)
         bits = self._bits(epoch, number, 1)[0]
         rows, columns = self._window(record.values.shape, bits)
-        mirrored = bool(self._mirror and bits[2] & np.uint64(1))
+        mirrored = self._mirrors(bits)
         self._place(record.values, rows, columns, mirrored, out)
         height, width = record.values.shape[1:]
         top, bottom, _ = rows.indices(height)
@@ -148,7 +148,10 @@ class Transformer:
         """Transform checked records one by one, each with its own crop and mirroring."""
         for values, bits, place in zip(records, self._bits(epoch, first, len(records)), out, strict=True):
             rows, columns = self._window(values.shape, bits)
-            self._place(values, rows, columns, bool(self._mirror and bits[2] & np.uint64(1)), place)
+            self._place(values, rows, columns, self._mirrors(bits), place)
+
+    def _mirrors(self, bits: NDArray[np.uint64]) -> bool:
+        return bool(self._mirror and bits[2] & np.uint64(1))
 
     def _place(
         self, values: NDArray[Any], rows: slice, columns: slice, mirrored: bool, place: NDArray[np.float32]

@@ -135,14 +135,11 @@ def _took(run: Run, killed: Sequence[Life]) -> tuple[list[float], list[float]]:
                     claimed.setdefault((event["epoch"], number), []).append((event["t"], life))
             elif event["old"] == "training" and not event["new"]:
                 gone.setdefault(event["member"], []).append(event["t"])
-    kills = [(line["t"], line.get("peer")) for line in run.faults("kill")]
     detected, reclaimed = [], []
     for life in killed:
         if "t" not in life.events[-1]:
             continue
-        at = max(
-            (t for t, peer in kills if peer == life.peer and t <= life.ended_at + 60), default=life.ended_at
-        )
+        at = run.killed_t(life)
         if seen := [moment - at for moment in gone.get(life.peer, ()) if moment >= at]:
             detected.append(min(seen))
         again = [

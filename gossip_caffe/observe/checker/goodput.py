@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from gossip_caffe.observe.history.run import Life, Line, Run
+from gossip_caffe.observe.history.run import Life, Run
 from gossip_caffe.observe.log.events import Event
 from gossip_caffe.observe.log.runs import one_by_one
 
@@ -46,13 +46,10 @@ def goodput(run: Run) -> Goodput | None:
     """The goodput of a run; None where its records or the pace of all its peers are not known."""
     if run.account is None:
         return None
-    trained = [(life, list(one_by_one(life.of(Event.TRAINED)))) for life in run.lives]
-    over_t = max((batches[-1]["t"] for _, batches in trained if batches), default=0.0)
-    kills = [(float(line["t"]), line.get("peer")) for line in run.faults("kill")]
-    return shares(
-        [_lived(life, batches, over_t, _end_t(life, kills)) for life, batches in trained],
-        twice=run.account.records_twice,
-    )
+    trained = [(life, _trained(life)) for life in run.lives]
+    over_t = max((batches.last_t for _, batches in trained), default=0.0)
+    lives = [_lived(life, batches, _end_t(run, life), over_t) for life, batches in trained]
+    return shares(lives, twice=run.account.records_twice)
 
 
 def shares(lives: Sequence[Lived], *, twice: int) -> Goodput | None:
@@ -77,39 +74,48 @@ def shares(lives: Sequence[Lived], *, twice: int) -> Goodput | None:
     return Goodput(*(samples / could for samples in (new, twice, starting, stalled, rest)))
 
 
-def _end_t(life: Life, kills: Sequence[tuple[float, object]]) -> float:
-    """The wall second at which a life ended: that of its kill, where an observer wrote one down, or its last line."""
-    if life.left is not None:
-        return life.ended_at
-    after = [t for t, peer in kills if peer == life.peer and t >= life.ended_at]
-    return min(after, default=life.ended_at)
+@dataclass(slots=True)
+class _Trained:
+    """The batches of a life. ``pace_s``: as in ``Lived``, by the newest report."""
+
+    samples: int = 0
+    first_samples: int = 0
+    first_t: float = 0.0
+    last_t: float = 0.0
+    pace_s: float | None = None
 
 
-def _lived(life: Life, batches: Sequence[Line], over_t: float, end_t: float) -> Lived:
+def _trained(life: Life) -> _Trained:
+    """The batches of a life, taken in one by one: a long log has millions."""
+    told = next((event for event in reversed(list(life.of(Event.PROGRESS))) if event.get("stepping_s")), None)
+    found, until_told = _Trained(), 0
+    for batch in one_by_one(life.of(Event.TRAINED)):
+        samples = sum(int(stop) - int(start) for _, start, stop in batch["parts"])
+        if not found.first_t:
+            found.first_t, found.first_samples = float(batch["t"]), samples
+        found.last_t = float(batch["t"])
+        found.samples += samples
+        if told is not None and batch["t"] <= told["t"]:
+            until_told += samples
+    if told is not None and until_told:
+        found.pace_s = float(told["stepping_s"]) / until_told
+    return found
+
+
+def _end_t(run: Run, life: Life) -> float:
+    """The wall second at which a life ended."""
+    return life.ended_at if life.left is not None else max(life.ended_at, run.killed_t(life))
+
+
+def _lived(life: Life, trained: _Trained, end_t: float, over_t: float) -> Lived:
     began_t = float(life.events[0]["t"])
     lived_s = max(0.0, min(end_t, over_t) - began_t)
-    samples = sum(_records(batch) for batch in batches)
-    pace_s = _pace_s(life, batches)
-    if not batches:
-        return Lived(lived_s, lived_s, 0.0, 0, pace_s)
-    first_s = batches[0]["t"] - began_t - (pace_s or 0.0) * _records(batches[0])
+    if not trained.samples:
+        return Lived(lived_s, lived_s, 0.0, 0, trained.pace_s)
+    first_s = trained.first_t - began_t - (trained.pace_s or 0.0) * trained.first_samples
     starting_s = min(lived_s, max(0.0, first_s))
-    stalled_s = sum(_stalls_s(life, float(batches[0]["t"]), over_t))
-    return Lived(lived_s, starting_s, min(lived_s - starting_s, stalled_s), samples, pace_s)
-
-
-def _records(batch: Line) -> int:
-    return sum(int(stop) - int(start) for _, start, stop in batch["parts"])
-
-
-def _pace_s(life: Life, batches: Sequence[Line]) -> float | None:
-    """The seconds that a sample takes in iterations, by the newest report; None where no report tells it."""
-    told = [event for event in life.of(Event.PROGRESS) if event.get("stepping_s")]
-    if not told:
-        return None
-    last = told[-1]
-    samples = sum(_records(batch) for batch in batches if batch["t"] <= last["t"])
-    return float(last["stepping_s"]) / samples if samples else None
+    stalled_s = sum(_stalls_s(life, trained.first_t, over_t))
+    return Lived(lived_s, starting_s, min(lived_s - starting_s, stalled_s), trained.samples, trained.pace_s)
 
 
 def _stalls_s(life: Life, since_t: float, until_t: float) -> Iterator[float]:

@@ -21,6 +21,9 @@ OBSERVER = "observer.jsonl"
 Line = Mapping[str, Any]
 """One event of a log, with its ``peer``."""
 
+OBSERVED_S = 60.0
+"""A kill at most so many seconds after the last event of a life is taken for its end."""
+
 Chunk = tuple[int, int]
 """(Epoch, number of the chunk)."""
 
@@ -202,6 +205,17 @@ class Run:
     def killed(self) -> list[Life]:
         """The lives without an event ``left``."""
         return [life for life in self.lives if life.left is None]
+
+    def killed_t(self, life: Life) -> float:
+        """The wall second of the kill of a life, where an observer wrote one down, else of its last event."""
+        return max(
+            (
+                float(line["t"])
+                for line in self.faults("kill")
+                if line.get("peer") == life.peer and line["t"] <= life.ended_at + OBSERVED_S
+            ),
+            default=life.ended_at,
+        )
 
     def faults(self, *kinds: str) -> list[Line]:
         """The injected faults of the given kinds; of all kinds if none is given."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Gradients:
@@ -25,9 +26,14 @@ class Gradients:
         """Measure the gradient, and shorten it to the limit if it is longer. Does nothing without a limit."""
         if not self.limit:
             return
-        gradients = [blob.diff for blob in self._blobs]
-        self.length = math.sqrt(sum(float(np.dot(each.ravel(), each.ravel())) for each in gradients))
-        if self.length > self.limit:
-            share = np.float32(self.limit / self.length)
-            for gradient in gradients:
-                np.multiply(gradient, share, out=gradient)
+        self.length = shorten([blob.diff for blob in self._blobs], self.limit)
+
+
+def shorten(gradients: Sequence[NDArray[np.float32]], limit: float) -> float:
+    """Scale the gradients so that all together are at most ``limit`` long (L2). Returns their length before that."""
+    length = math.sqrt(sum(float(np.dot(each.ravel(), each.ravel())) for each in gradients))
+    if length > limit:
+        share = np.float32(limit / length)
+        for gradient in gradients:
+            np.multiply(gradient, share, out=gradient)
+    return length

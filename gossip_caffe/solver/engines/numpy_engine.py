@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gossip_caffe.data.ring import BatchRing
 from gossip_caffe.solver.engines.engine import EngineSpec, NetOutput
+from gossip_caffe.solver.engines.gradients import shorten
 from gossip_caffe.solver.engines.layout import WeightLayout
 
 CLASSES = 10
@@ -75,9 +76,7 @@ class NumpyEngine:
             loss += self._add_gradient(batch.arrays[0], batch.arrays[1], gradient) / batches
             ring.release()
         if self._limit:
-            self.gradient_length = math.sqrt(float(np.dot(gradient, gradient)))
-            if self.gradient_length > self._limit:
-                gradient *= np.float32(self._limit / self.gradient_length)
+            self.gradient_length = shorten([gradient], self._limit)
         self._velocity *= np.float32(MOMENTUM)
         self._velocity += np.float32(learning_rate / batches) * gradient
         self._flat -= self._velocity
